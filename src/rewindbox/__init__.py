@@ -1,0 +1,64 @@
+"""Rewindbox runs what a model wrote in an isolated vm, remembers every execution, and can undo any of them.
+
+Importing does nothing and loads nothing: each name is loaded when it is first used, so that the command line
+and the small process that starts vms pay only for what they need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rewindbox.door import Rewindbox, Vm
+    from rewindbox.engine import AsyncRewindbox, AsyncVm, HistoryPage
+    from rewindbox.errors import RewindboxError
+    from rewindbox.execution import Execution
+    from rewindbox.limits import Limits
+    from rewindbox.models import CodeBlock, HistoryConfig, VmExecutionConfig
+    from rewindbox.timeline import Point, Rollback, Snapshot
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncRewindbox": "engine",
+    "AsyncVm": "engine",
+    "CodeBlock": "models",
+    "Execution": "execution",
+    "HistoryConfig": "models",
+    "HistoryPage": "engine",
+    "Limits": "limits",
+    "Point": "timeline",
+    "Rewindbox": "door",
+    "RewindboxError": "errors",
+    "Rollback": "timeline",
+    "Snapshot": "timeline",
+    "Vm": "door",
+    "VmExecutionConfig": "models",
+}
+
+__all__ = [
+    "AsyncRewindbox",
+    "AsyncVm",
+    "CodeBlock",
+    "Execution",
+    "HistoryConfig",
+    "HistoryPage",
+    "Limits",
+    "Point",
+    "Rewindbox",
+    "RewindboxError",
+    "Rollback",
+    "Snapshot",
+    "Vm",
+    "VmExecutionConfig",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rewindbox' has no attribute {name!r}")
+    return getattr(import_module(f"rewindbox.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

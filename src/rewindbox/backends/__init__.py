@@ -1,0 +1,19 @@
+"""What makes vms: chosen by name from one table, loaded only when chosen."""
+
+from importlib import import_module
+
+from rewindbox.backends.base import Backend
+from rewindbox.errors import ConfigError
+
+_TABLE = {"namespace": "rewindbox.backends.namespace.backend:NamespaceBackend"}
+
+
+def load(name: str, folder: str) -> Backend:
+    """The backend called `name`, keeping its vms in `folder`. Raises ConfigError: no such backend."""
+    try:
+        module, _, attribute = _TABLE[name].partition(":")
+    except KeyError:
+        known = ", ".join(sorted(_TABLE))
+        raise ConfigError(f"no backend named {name!r}", remedy=f"choose one of {known}") from None
+    backend: Backend = getattr(import_module(module), attribute)(folder)
+    return backend

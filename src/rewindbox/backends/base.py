@@ -1,0 +1,151 @@
+"""The contract of a backend: what makes vms. Values in, values out; it knows nothing of history or policy.
+
+A `State` is what a backend needs to find a vm's files again. It is JSON, made and read by the backend
+alone; the caller stores it and hands it back.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from rewindbox.execution import Ended
+from rewindbox.languages import Language
+from rewindbox.limits import LimitReport, Limits
+
+State = dict[str, Any]
+Stream = Literal["stdout", "stderr"]
+OnOutput = Callable[[Stream, bytes], None]
+FileKind = Literal["file", "folder", "link", "other"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One piece of code to run."""
+
+    id: str
+    """Safe as a file name: letters, digits and underscores."""
+    language: Language
+    code: str
+    limits: Limits
+    environment: dict[str, str] = field(default_factory=dict)
+    """Added to the vm's own; never stored."""
+    stdin: bytes = b""
+    working_dir: str | None = None
+    """Inside the vm; relative to its home. None: its home."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a job ended, told by the host's own wait, never by the code."""
+
+    ended: Ended
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+    wall_s: float
+    cpu_s: float
+    memory_peak_bytes: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """A point that was taken."""
+
+    state: State
+    """What to go back to."""
+    live: State
+    """What the running vm stands on now; to be stored together with the point."""
+    method: Literal["same", "copy", "freeze"]
+    written_bytes: int
+    """What taking it wrote to the disk, file contents only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileInfo:
+    """One entry of a folder in a vm."""
+
+    name: str
+    kind: FileKind
+    size_bytes: int
+    modified_s: float
+
+
+class BackendVm(Protocol):
+    """A running vm. One job at a time; `cancel` and the file verbs may be called meanwhile."""
+
+    id: str
+    live: State
+    """What it stands on now."""
+    interrupted: Outcome | None
+    """How the job ended whose `execute` was cancelled."""
+
+    async def execute(self, job: Job, on_output: OnOutput | None = None) -> Outcome:
+        """Run one job to its end. Nothing that it started is alive on return.
+
+        Cancelling kills it first, puts its outcome into `interrupted`, then re-raises.
+
+        Raises:
+            BadRequest: the working directory does not exist; nothing ran.
+            UnsupportedLanguage: the vm has no such program; nothing ran.
+            VmNotAvailable: the vm died; no result.
+        """
+
+    async def cancel(self) -> None:
+        """End the running job as `killed`; `execute` then returns its outcome. Nothing runs: no effect."""
+
+    async def take_point(self) -> Taken:
+        """Keep the files as they are now. Raises SnapshotFailed; the vm is as it was."""
+
+    async def go_to(self, state: State) -> State:
+        """Put the files back to `state`, in place; returns the new live state.
+
+        Every process of the vm dies. Raises RollbackFailed; the vm is as it was.
+        """
+
+    async def read(self, path: str, max_bytes: int) -> bytes:
+        """A regular file's content. Raises BadRequest: no such file, not a regular one, too big."""
+
+    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Create or replace a regular file; folders on the way are made. Raises BadRequest."""
+
+    async def list(self, path: str) -> Sequence[FileInfo]:
+        """The entries of a folder, by name. Raises BadRequest."""
+
+    def sweep(self, keep: Sequence[State]) -> None:
+        """Delete, soon, every stored layer that neither `keep` nor the running vm needs. Does not wait."""
+
+    async def stop(self) -> None:
+        """End every process of the vm; its files stay. Idempotent."""
+
+
+class Backend(Protocol):
+    """What makes vms."""
+
+    name: str
+
+    def warm(self) -> None:
+        """Start what every vm will need, without waiting for it."""
+
+    async def create(self, vm_id: str, live: State | None = None, point: State | None = None) -> BackendVm:
+        """Start the vm `vm_id`: new, or on the files of `live`.
+
+        `point`: the state that `live` is known to be exactly, if there is one.
+
+        Raises:
+            HostUnsupported: this host cannot; the text is the cause and the remedy.
+            VmDamaged: files that `live` names are gone.
+        """
+
+    async def destroy(self, vm_id: str) -> None:
+        """Delete the files of a stopped vm. Idempotent."""
+
+    def programs(self) -> dict[str, str | None]:
+        """For each language of the table, where a vm finds its program, or None."""
+
+    async def limits(self) -> Sequence[LimitReport]:
+        """How this host holds each field of `Limits`; probed by doing."""
+
+    async def close(self) -> None:
+        """Stop every vm. Idempotent."""

@@ -1,0 +1,1 @@
+"""The namespace backend: a vm made of Linux namespaces, for any user, without a daemon."""

@@ -1,0 +1,99 @@
+"""What this host allows: how limits are held, and why a vm cannot be made, in words a person can act on."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from rewindbox.errors import HostUnsupported
+from rewindbox.limits import LimitReport
+
+_APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+_CLONE = "/proc/sys/kernel/unprivileged_userns_clone"
+_MAX = "/proc/sys/user/max_user_namespaces"
+
+
+def limit_reports() -> Sequence[LimitReport]:
+    """How each field of `Limits` is held here."""
+    watch = "supervisor, every 2 to 50 ms"
+    return [
+        LimitReport(limit="wall_s", enforcement="watched", by="supervisor's clock, then SIGKILL to all"),
+        LimitReport(limit="cpu_s", enforcement="watched", by=f"{watch}; RLIMIT_CPU for each process"),
+        LimitReport(
+            limit="memory_mib", enforcement="watched", by=f"{watch}: resident memory of all processes"
+        ),
+        LimitReport(limit="processes", enforcement="hard", by="RLIMIT_NPROC in the vm's user namespace"),
+        LimitReport(limit="output_bytes", enforcement="watched", by="the reader of the pipe"),
+        LimitReport(limit="file_mib", enforcement="hard", by="RLIMIT_FSIZE"),
+        LimitReport(limit="open_files", enforcement="hard", by="RLIMIT_NOFILE"),
+        LimitReport(limit="disk_mib", enforcement="watched", by="supervisor, when free space falls"),
+        LimitReport(limit="inodes", enforcement="watched", by="supervisor, when free inodes fall"),
+    ]
+
+
+def launcher_died(launcher: "subprocess.Popen[bytes] | None") -> HostUnsupported:
+    """The launcher ended before it answered."""
+    code = launcher.poll() if launcher is not None else None
+    return HostUnsupported(
+        f"the launcher of vms ended (exit code {code})",
+        remedy="run with REWINDBOX_DEBUG=1 to see its own words",
+    )
+
+
+def explain(answer: dict[str, Any]) -> HostUnsupported:
+    """The cause and the remedy for a step that the host refused."""
+    step, number = str(answer.get("step", "")), answer.get("errno")
+    cause, remedy = _cause(step, number if isinstance(number, int) else 0)
+    return HostUnsupported(
+        f"this host refuses a step of making a vm ({answer.get('text')}): {cause}", remedy=remedy
+    )
+
+
+def _cause(step: str, number: int) -> tuple[str, str]:
+    if step in ("user namespace", "id map", "namespaces") or (
+        step == "private mounts" and number == errno.EACCES
+    ):
+        return _user_namespaces(number)
+    if step == "overlay":
+        return (
+            "its kernel cannot mount an overlay for ordinary users (Linux 5.11 or later can), or the store lies on "
+            "a file system that an overlay cannot write to (another overlay, NFS)",
+            "put the store on ext4, xfs, btrfs or tmpfs with REWINDBOX_STORE",
+        )
+    if step == "proc":
+        return (
+            "a new /proc may not be mounted where parts of the old one are covered, as in a plain container",
+            "start the container with --security-opt systempaths=unconfined, or run on the machine itself",
+        )
+    return ("the kernel said no", "run `rewindbox doctor` and report what it prints")
+
+
+def _user_namespaces(number: int) -> tuple[str, str]:
+    if read_setting(_APPARMOR) == "1":
+        return (
+            "AppArmor restricts user namespaces for ordinary users (Ubuntu 23.10 and later)",
+            "allow them with `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
+        )
+    if read_setting(_CLONE) == "0":
+        return (
+            "user namespaces are switched off for ordinary users",
+            "allow them with `sudo sysctl kernel.unprivileged_userns_clone=1`",
+        )
+    if read_setting(_MAX) == "0" or number == errno.ENOSPC:
+        return (
+            "no more user namespaces are allowed",
+            "allow them with `sudo sysctl user.max_user_namespaces=65536`",
+        )
+    return (
+        "user namespaces are refused, as the default seccomp profile of a container does",
+        "start the container with --security-opt seccomp=unconfined, or run on the machine itself",
+    )
+
+
+def read_setting(path: str) -> str | None:
+    """A kernel setting, or None where the kernel does not have it."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()

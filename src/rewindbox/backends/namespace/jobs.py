@@ -1,0 +1,241 @@
+"""Running one job in a vm: start it in the sandbox, watch it, end it and everything it started.
+
+Runs in the supervisor. Namespaces, capabilities, no_new_privs and seccomp belong to a *thread* in the kernel:
+a thread puts them on, spawns, and ends; the supervisor stays as it was.
+"""
+
+import contextlib
+import os
+import platform
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rewindbox.backends.namespace import kernel, seccomp, trees
+from rewindbox.backends.namespace.machine import Machine
+
+_OWN_THREADS = 4
+"""What RLIMIT_NPROC counts besides the job: pid 1, and our threads (same user, same user namespace)."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK = os.sysconf("SC_CLK_TCK")
+_FASTEST_GROWTH = 4 << 30
+"""Bytes a second that we believe a program can touch; says how long we may look away."""
+_LOOK_S = (0.002, 0.05)
+_DEADLY_S = 10.0
+"""A killed process that is not gone by then sits in the kernel: the vm is broken."""
+
+
+class StillAlive(Exception):
+    """Processes survived SIGKILL for too long."""
+
+
+class Job:
+    """One running job."""
+
+    def __init__(
+        self, machine: Machine, disk: "Disk", order: dict[str, Any], streams: list[int], wake: int
+    ) -> None:
+        """Start it. `wake` is written to when the start is over, well or badly."""
+        self.machine, self.order, self._disk = machine, order, disk
+        self.limits: dict[str, float] = order["limits"]
+        self.pid: int | None = None
+        self.failure: OSError | None = None
+        self.why: str | None = None
+        self.peak_bytes = 0
+        self._cpu_before = _children_cpu()
+        self.started = time.monotonic()
+        self.deadline = self.started + self.limits["wall_s"]
+        self._streams, self._wake = streams, wake
+        self._thread = threading.Thread(target=self._start, daemon=True)
+        self._thread.start()
+
+    def _start(self) -> None:
+        try:
+            self.pid = self._enter_and_spawn()
+        except OSError as error:
+            self.failure = error
+        finally:
+            for stream in self._streams:
+                os.close(stream)
+            os.write(self._wake, b"!")
+
+    def _enter_and_spawn(self) -> int:
+        kernel.unshare(kernel.CLONE_FS)
+        kernel.setns(self.machine.pid_ns, kernel.NEWPID)
+        kernel.setns(self.machine.mount_ns, kernel.NEWNS)
+        kernel.empty_bounding_set()
+        kernel.no_new_privileges()
+        seccomp.install(platform.machine())
+        environment = [f"{name}={value}" for name, value in self.order["environment"].items()]
+        words = [*self._bounds(), *self.order["command"]]
+        return kernel.spawn(words[0], words, environment, self.order["folder"], self._streams)
+
+    def _bounds(self) -> list[str]:
+        """The limits that the kernel counts per process are set by a program that then becomes the job:
+        posix_spawn has no way to, and a limit set from outside afterwards comes too late for a fast fork."""
+        cpu_s = max(1, int(self.limits["cpu_s"] + 0.999))
+        return [
+            "/usr/bin/prlimit",
+            f"--cpu={cpu_s}:{cpu_s + 1}",
+            f"--fsize={int(self.limits['file_mib']) << 20}",
+            f"--nofile={int(self.limits['open_files'])}",
+            f"--nproc={int(self.limits['processes']) + _OWN_THREADS}",
+            "--",
+        ]
+
+    def look(self) -> float:
+        """See whether a limit is passed (then `why` says which); returns how long we may look away."""
+        now = time.monotonic()
+        if now >= self.deadline:
+            self.why = "wall"
+            return 0.0
+        used_bytes, cpu_s = self._consumption()
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+        limit_bytes = int(self.limits["memory_mib"]) << 20
+        if used_bytes > limit_bytes:
+            self.why = "memory"
+        elif cpu_s > self.limits["cpu_s"]:
+            self.why = "cpu"
+        elif self._disk.is_over(self.limits):
+            self.why = "disk"
+        pause = (limit_bytes - used_bytes) / _FASTEST_GROWTH
+        return float(min(max(pause, _LOOK_S[0]), _LOOK_S[1], self.deadline - now))
+
+    def _consumption(self) -> tuple[int, float]:
+        """Resident bytes (shared ones once, when it matters) and CPU seconds of all processes."""
+        pages, ticks, limit = 0, 0, int(self.limits["memory_mib"]) << 20
+        pids = list(processes(self.machine.proc))
+        for pid in pids:
+            fields = _read(self.machine.proc, f"{pid}/stat").rpartition(b")")[2].split()
+            if len(fields) > 21:
+                pages += int(fields[21])
+                ticks += int(fields[11]) + int(fields[12])
+        used = pages * _PAGE
+        if used > limit:  # every process counts the libraries it shares: now count exactly
+            used = sum(_proportional_bytes(self.machine.proc, pid) for pid in pids)
+        return used, ticks / _TICK + _children_cpu() - self._cpu_before
+
+    def reap(self) -> dict[str, Any]:
+        """Call when the job's first process has ended or was killed: end the rest, say how it was."""
+        assert self.pid is not None
+        _, status, usage = os.wait4(self.pid, 0)
+        wall_s = time.monotonic() - self.started
+        kill_all(self.machine.proc)
+        return {
+            "status": status,
+            "why": self.why,
+            "wall_s": wall_s,
+            "cpu_s": _children_cpu() - self._cpu_before,
+            "memory_peak_bytes": max(self.peak_bytes, usage.ru_maxrss * 1024),
+        }
+
+    def kill(self) -> None:
+        """SIGKILL to the first process; `reap` does the rest. While it is being started: to all there are."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+        else:
+            signal_all(self.machine.proc, signal.SIGKILL)
+
+
+class Disk:
+    """What the vm's files occupy. Walking them is slow, so we walk, in a thread, only when the host's free
+    space, which is cheap to ask, has fallen by enough that the limit could be passed."""
+
+    def __init__(self, usage: Callable[[], trees.Usage], *, is_new: bool) -> None:
+        self._usage = usage
+        self._known = trees.Usage() if is_new else None
+        self._free = os.statvfs(".")
+        self._walk: threading.Thread | None = None
+        self._not_before = 0.0
+
+    def is_over(self, limits: dict[str, float]) -> bool:
+        """Whether the last walk found more than the limits allow; starts a walk when one is due."""
+        if self._walk is not None and self._walk.is_alive():
+            return False
+        limit_bytes, limit_files = int(limits["disk_mib"]) << 20, int(limits["inodes"])
+        known, now = self._known, os.statvfs(".")
+        if known is not None:
+            if known.size_bytes > limit_bytes or known.files > limit_files:
+                self._known = None  # look again at the next job
+                return True
+            grown_bytes = (self._free.f_bfree - now.f_bfree) * now.f_frsize
+            grown_files = self._free.f_ffree - now.f_ffree
+            if known.size_bytes + grown_bytes <= limit_bytes and known.files + grown_files <= limit_files:
+                return False
+        if time.monotonic() >= self._not_before:
+            self._walk = threading.Thread(target=self._measure, daemon=True)
+            self._walk.start()
+        return False
+
+    def forget(self) -> None:
+        """The vm stands on other files now."""
+        self._known = None
+
+    def _measure(self) -> None:
+        began = time.monotonic()
+        self._free = os.statvfs(".")
+        self._known = self._usage()
+        self._not_before = time.monotonic() + 10 * (time.monotonic() - began)
+
+
+def processes(proc: int) -> list[int]:
+    """Pids in the vm (as the vm numbers them) besides its pid 1."""
+    return [int(name) for name in os.listdir(proc) if name.isdigit() and name != "1"]
+
+
+def signal_all(proc: int, number: int) -> int:
+    """Send a signal to every process of the vm but pid 1; returns how many there were."""
+    pids = processes(proc)
+    for pid in pids:
+        with contextlib.suppress(OSError):  # ended meanwhile
+            handle = os.open(str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+            try:
+                signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
+    return len(pids)
+
+
+def kill_all(proc: int) -> None:
+    """End every process of the vm but pid 1, however fast they fork; returns when none is left.
+
+    First stop them all, until a pass finds no new one: a stopped process does not fork. Then kill.
+    """
+    known: set[int] = set()
+    while fresh := set(processes(proc)) - known:
+        signal_all(proc, signal.SIGSTOP)
+        known |= fresh
+    pause, deadline = 0.0001, time.monotonic() + _DEADLY_S
+    while signal_all(proc, signal.SIGKILL):
+        if time.monotonic() > deadline:
+            raise StillAlive(f"{len(processes(proc))} processes survive SIGKILL")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.01)
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _read(folder: int, name: str) -> bytes:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def _proportional_bytes(proc: int, pid: int) -> int:
+    for line in _read(proc, f"{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0

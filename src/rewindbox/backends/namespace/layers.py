@@ -1,0 +1,165 @@
+"""The files of a vm: what it stands on, the points taken of it, going back to one.
+
+A state is `{"layers": [frozen, bottom first], "copy": name or null}`. While the upper layer is small, a point
+is a copy of it (unchanged files are hard links to the last copy) and the running vm is not disturbed; above
+that, the upper itself is frozen and the vm moves onto a new one: 0.7 ms whatever it holds, but from then on
+`rename` of an older folder gives EXDEV and the first append to an older big file copies it.
+"""
+
+import errno
+import os
+from typing import Any
+
+from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace.machine import LAYER_NAME, Machine
+
+COPY_MAX_FILES = 100
+COPY_MAX_BYTES = 2 << 20
+FOLD_AT = 40
+"""Lookups in a folder that all layers have cost about 0.4 us a layer; folding costs 14 us a file."""
+LAYERS_MAX = 400
+"""The kernel takes 500, and mount(2) one page of names."""
+
+State = dict[str, Any]
+
+
+class BadState(ValueError):
+    """A state names something that this vm's folder does not have."""
+
+
+class Layers:
+    """The files of one running vm."""
+
+    def __init__(self, machine: Machine, live: State | None, point: State | None) -> None:
+        """On the files of `live`, or new. `point`: the state that `live` is known to be exactly, if any."""
+        self.machine = machine
+        self.layers: list[str] = list(live["layers"]) if live else []
+        self.upper: str = live["upper"] if live else machine.new_name("u")
+        for name in (*self.layers, *([self.upper] if live else ())):
+            check_layer(name)
+        if live is None:
+            os.mkdir(self.upper)
+            os.chmod(self.upper, 0o755)
+            point = {"layers": [], "copy": None}
+        machine.start(self.layers, self.upper)
+        self._point: State | None = None
+        self._signature: trees.Signature | None = None
+        if point is not None and self._is_small():
+            self._remember(point)
+
+    @property
+    def live(self) -> State:
+        """What the vm stands on now."""
+        return {"layers": self.layers, "upper": self.upper}
+
+    def _remember(self, point: State) -> None:
+        """The upper is, at this moment, exactly what `point` says."""
+        self._point = point
+        self._signature = trees.signature(self.upper, COPY_MAX_FILES * 2, COPY_MAX_BYTES * 2)
+
+    def _is_small(self) -> bool:
+        try:
+            trees.signature(self.upper, COPY_MAX_FILES, COPY_MAX_BYTES)
+        except trees.TooBig:
+            return False
+        return True
+
+    def take_point(self) -> dict[str, Any]:
+        """Keep the files as they are. No process of the vm may run."""
+        try:
+            found = trees.signature(self.upper, COPY_MAX_FILES, COPY_MAX_BYTES)
+        except trees.TooBig:
+            return self._freeze()
+        if self._point is not None and found == self._signature:
+            return self._taken("same", 0)
+        return self._copy(found)
+
+    def _copy(self, found: trees.Signature) -> dict[str, Any]:
+        name = self.machine.new_name("c")
+        previous = self._point["copy"] if self._point else None
+        try:
+            written = trees.copy(self.upper, name, found, previous, self._signature)
+        except OSError:
+            trees.delete(name)
+            raise
+        self._point, self._signature = {"layers": self.layers, "copy": name}, found
+        return self._taken("copy", written)
+
+    def _freeze(self) -> dict[str, Any]:
+        """The upper becomes a layer. Whoever still writes to it (EBUSY) is not disturbed: then we copy it."""
+        try:
+            self.machine.freeze_root()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return self._copy(trees.signature(self.upper, 1 << 31, 1 << 62))
+        layers = self._folded([*self.layers, self.upper])
+        self._move(layers, None)
+        self._remember({"layers": self.layers, "copy": None})
+        return self._taken("freeze", 0)
+
+    def _folded(self, layers: list[str]) -> list[str]:
+        if len(layers) < FOLD_AT:
+            return layers
+        name = self.machine.new_name("f")
+        try:
+            trees.fold(layers, self.machine.skeleton, name)
+        except OSError:
+            trees.delete(name)
+            if len(layers) < LAYERS_MAX:
+                return layers
+            raise
+        return [name]
+
+    def go_to(self, state: State) -> None:
+        """Put the vm back to `state`. No process of the vm may run."""
+        layers, copy = list(state["layers"]), state["copy"]
+        for name in (*layers, *([copy] if copy else ())):
+            check_layer(name)
+        self._move(layers, copy)
+        self._remember({"layers": layers, "copy": copy})
+
+    def _move(self, layers: list[str], copy: str | None) -> None:
+        """Onto a fresh upper above `layers` that has the files of `copy`: a real copy, since the code will
+        write into it; a copy as one more layer would make every folder in it refuse to be renamed."""
+        upper = self.machine.new_name("u")
+        try:
+            if copy:
+                trees.copy(copy, upper, trees.signature(copy, 1 << 31, 1 << 62))
+            else:
+                os.mkdir(upper)
+                os.chmod(upper, 0o755)
+            self.machine.move_onto(layers, upper)
+        except BaseException:
+            trees.delete(upper)
+            raise
+        self.layers, self.upper = layers, upper
+
+    def _taken(self, method: str, written: int) -> dict[str, Any]:
+        return {"state": self._point, "live": self.live, "method": method, "written_bytes": written}
+
+    def usage(self) -> trees.Usage:
+        """What the vm's own files occupy, without the points that were taken of them."""
+        parts = [trees.usage(name) for name in (*self.layers, self.upper)]
+        return trees.Usage(sum(part.files for part in parts), sum(part.size_bytes for part in parts))
+
+    def unneeded(self, keep: set[str]) -> list[str]:
+        """The layers that neither `keep` nor the running vm needs, and scratch folders of mounts long gone."""
+        needed = {*keep, *self.layers, self.upper}
+        if self._point:
+            needed |= {*self._point["layers"], self._point["copy"]}
+        scratch = f"w{self.upper[1:]}-"
+        return [
+            name
+            for name in os.listdir(".")
+            if (LAYER_NAME.fullmatch(name) and name not in needed)
+            or (name.startswith("w") and not name.startswith(scratch))
+        ]
+
+
+def check_layer(name: str) -> None:
+    """Raises BadState unless `name` is a layer's name and a folder of that name is here."""
+    if not LAYER_NAME.fullmatch(name):
+        raise BadState(f"{name!r} is no name of a layer")
+    if not os.path.isdir(name) or os.path.islink(name):
+        raise BadState(f"the layer {name} is gone or is no folder")

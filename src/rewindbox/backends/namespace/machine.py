@@ -1,0 +1,301 @@
+"""The inside of a vm: its namespaces, its root file system, its pid 1; and moving it onto other files.
+
+Runs in the supervisor. The vm's folder is the working directory, all names in it are relative and short:
+
+    uN   an upper layer: what the running vm writes, or what a frozen one wrote
+    wN   the overlay's scratch folder for the mount with the same number
+    cN   a copy of an upper, taken for a point
+    fN   several frozen layers folded into one
+    m    where an overlay is put together          v   memory: code (read-only inside), run, shm
+
+Invariant: an upper is mounted once. Invariant: a frozen layer, a copy and a fold are never written to.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+from rewindbox.backends.namespace import kernel
+
+LAYER_NAME = re.compile(r"[ucf][0-9]{1,9}")
+HOSTNAME = "rewindbox"
+INNER_ID = 1000
+"""Who the code is inside. Not root: tools that give files away (tar, cp -a) then do not even try."""
+
+_CAP_WAKE_ALARM = 35  # harmless; pid 1 holds it, the code does not, so the code may not trace pid 1
+_VOLATILE_MEMORY = "size=256m,nr_inodes=65536,mode=755"
+_SHARED = ("usr", "proc", "dev", "run")
+"""Mounts that are carried along when the vm moves onto other files."""
+_NODES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
+_PROC_READONLY = ("sys", "irq", "bus", "fs", "sysrq-trigger")
+_PROC_HIDDEN = (
+    *("acpi", "asound", "cmdline", "config.gz", "interrupts", "iomem", "ioports", "kallsyms", "kcore"),
+    *("key-users", "keys", "kmsg", "latency_stats", "modules", "pagetypeinfo", "sched_debug", "scsi"),
+    *("slabinfo", "softirqs", "timer_list", "timer_stats", "vmallocinfo", "sys/kernel/random/boot_id"),
+)
+
+
+class StepFailed(Exception):
+    """The host refused a step; `doctor` knows what each step means."""
+
+    def __init__(self, step: str, cause: OSError) -> None:
+        super().__init__(f"{step}: {cause}")
+        self.step, self.cause = step, cause
+
+
+@contextlib.contextmanager
+def step(name: str) -> Iterator[None]:
+    """Name what is being done, for the error if it is refused."""
+    try:
+        yield
+    except OSError as error:
+        raise StepFailed(name, error) from error
+
+
+def leave_host() -> None:
+    """New user namespace with one id in it, and a pid namespace for the next child."""
+    uid, gid = os.getuid(), os.getgid()
+    with step("user namespace"):
+        kernel.unshare(kernel.NEWUSER | kernel.NEWPID)
+    with step("id map"):
+        kernel.set_dumpable(True)  # a changed uid hands /proc/self to root
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{INNER_ID} {uid} 1"),
+            ("gid_map", f"{INNER_ID} {gid} 1"),
+        ):
+            _write_proc(name, text)
+
+
+def _write_proc(name: str, text: str) -> None:
+    descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+class Machine:
+    """One vm's namespaces and mounts, seen from its supervisor."""
+
+    def __init__(self, skeleton: str) -> None:
+        """Make the namespaces; call in the first process of a fresh pid namespace."""
+        self.skeleton = skeleton
+        self.mount_ns = self.pid_ns = self.proc = self.root = -1
+        self._next = 1 + max(
+            (int(n[1:]) for n in os.listdir(".") if re.fullmatch("[ucfw][0-9]+", n)), default=0
+        )
+        with step("namespaces"):
+            kernel.unshare(kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS)
+        socket.sethostname(HOSTNAME)
+        _loopback_up()
+        with step("private mounts"):
+            kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        for folder in ("m", "v"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+        with step("tmpfs"):
+            kernel.mount("memory", "v", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _VOLATILE_MEMORY)
+        for folder, mode in (
+            ("code", 0o755),
+            ("run", 0o755),
+            ("run/code", 0o755),
+            ("shm", 0o1777),
+            ("void", 0o555),
+        ):
+            os.mkdir(f"v/{folder}")
+            os.chmod(f"v/{folder}", mode)
+
+    def new_name(self, letter: str) -> str:
+        """A name that this vm's folder never had in this life."""
+        self._next += 1
+        return f"{letter}{self._next}"
+
+    def start(self, layers: list[str], upper: str) -> None:
+        """Mount the root and start pid 1 in it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        kernel.unshare(kernel.NEWPID)
+        if os.fork() == 0:
+            self._become_pid_1(theirs, layers, upper)
+        theirs.close()
+        kernel.setns(own, kernel.NEWPID)
+        os.close(own)
+        message, descriptors, _, _ = socket.recv_fds(ours, 4096, 4, socket.MSG_CMSG_CLOEXEC)
+        ours.close()
+        if message != b"ready":
+            name, _, number = message.decode().partition("\0")
+            raise StepFailed(name or "pid 1", OSError(int(number or 0), os.strerror(int(number or 0))))
+        self.mount_ns, self.pid_ns, self.proc, self.root = descriptors
+
+    def _become_pid_1(self, link: socket.socket, layers: list[str], upper: str) -> None:
+        """Never returns. A `sleep` that reaps by ignoring SIGCHLD and that the code may not trace."""
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            os.setsid()
+            kernel.unshare(kernel.NEWNS)
+            self._mount_overlay(layers, upper)
+            self._furnish()
+            os.chdir("m")
+            proc = os.open("proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            namespaces = [
+                os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("mnt", "pid")
+            ]
+            with step("pivot_root"):
+                kernel.pivot_root_here()
+            root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+            kernel.keep_capability_over_exec(_CAP_WAKE_ALARM)
+            kernel.no_new_privileges()
+            socket.send_fds(link, [b"ready"], [*namespaces, proc, root])
+            for number in (0, 1, 2):
+                os.dup2(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), number)
+            os.execve("/usr/bin/sleep", ["init", "infinity"], {})
+        except StepFailed as failure:
+            link.send(f"{failure.step}\0{failure.cause.errno}".encode())
+        except OSError as error:
+            link.send(f"{error}\0{error.errno}".encode())
+        finally:
+            os._exit(1)
+
+    def _mount_overlay(self, layers: list[str], upper: str) -> None:
+        work = f"w{upper[1:]}-{os.urandom(4).hex()}"  # a scratch folder is good for one mount
+        for folder in (upper, work):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+                os.chmod(folder, 0o755)
+        lower = ":".join([*reversed(layers), self.skeleton])
+        with step("overlay"):
+            data = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
+            kernel.mount("vm", "m", "overlay", kernel.MS_NODEV | kernel.MS_NOSUID, data)
+
+    def _furnish(self) -> None:
+        """Everything of the root that is not the vm's own files."""
+        for folder in _SHARED:
+            _check_folder(f"m/{folder}")
+        with step("bind /usr"):
+            kernel.mount("/usr", "m/usr", None, kernel.MS_BIND | kernel.MS_REC)
+            kernel.set_mount_attributes("m/usr", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+        with step("proc"):
+            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+            kernel.mount("proc", "m/proc", "proc", flags, "hidepid=invisible")
+        with step("dev"):
+            _furnish_dev()
+        with step("masks"):
+            _mask_proc()
+        with step("bind run"):
+            kernel.mount("v/run", "m/run", None, kernel.MS_BIND)
+            _bind_readonly("v/code", "m/run/code")
+
+    def move_onto(self, layers: list[str], upper: str) -> None:
+        """Put the running vm onto other files, in place; its processes move along. 0.4 ms.
+
+        Raises StepFailed; the vm is then where it was.
+        """
+        _in_thread(lambda: self._move(layers, upper))
+
+    def _move(self, layers: list[str], upper: str) -> None:
+        self._mount_overlay(layers, upper)
+        try:
+            tree = kernel.open_tree("m")
+        finally:
+            kernel.umount("m")
+        with step("move root"):
+            kernel.setns(self.mount_ns, kernel.NEWNS)
+            kernel.move_mount(tree, "/")
+            os.fchdir(tree)
+            try:
+                for folder in _SHARED:
+                    kernel.mount(f"/{folder}", folder, None, kernel.MS_BIND | kernel.MS_REC)
+            except OSError:
+                kernel.umount(".")
+                raise
+            kernel.pivot_root_here()
+            root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+            self.root, old = root, self.root
+            os.close(old)
+            os.close(tree)
+
+    def freeze_root(self) -> None:
+        """Make the current overlay read-only, before it becomes a layer. OSError EBUSY: somebody writes."""
+        kernel.make_readonly(self.root)
+
+
+def _in_thread(function: Callable[[], None]) -> None:
+    """Run in a thread that has a root and working directory of its own, as entering a namespace needs."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            kernel.unshare(kernel.CLONE_FS)
+            function()
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _check_folder(path: str) -> None:
+    """A mount point that the code turned into a link would lead a mount astray."""
+    with step("root folders"):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise NotADirectoryError(20, f"{path} is not a folder")
+
+
+def _furnish_dev() -> None:
+    kernel.mount(
+        "dev", "m/dev", "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "size=64k,nr_inodes=32,mode=755"
+    )
+    for name in _NODES:
+        os.close(os.open(f"m/dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        kernel.mount(f"/dev/{name}", f"m/dev/{name}", None, kernel.MS_BIND)
+    for name, target in _DEV_LINKS.items():
+        os.symlink(target, f"m/dev/{name}")
+    for folder in ("shm", "pts"):
+        os.mkdir(f"m/dev/{folder}")
+    kernel.mount("v/shm", "m/dev/shm", None, kernel.MS_BIND)
+    kernel.mount(
+        "pts",
+        "m/dev/pts",
+        "devpts",
+        kernel.MS_NOSUID | kernel.MS_NOEXEC,
+        "newinstance,ptmxmode=0666,mode=620",
+    )
+    _remount_readonly("m/dev")
+
+
+def _remount_readonly(path: str) -> None:
+    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NOEXEC
+    kernel.mount("none", path, None, flags)
+
+
+def _bind_readonly(source: str, target: str) -> None:
+    kernel.mount(source, target, None, kernel.MS_BIND | kernel.MS_REC)
+    kernel.set_mount_attributes(target, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
+
+
+def _mask_proc() -> None:
+    for name in _PROC_READONLY:
+        if os.path.exists(f"m/proc/{name}"):
+            _bind_readonly(f"m/proc/{name}", f"m/proc/{name}")
+    for name in _PROC_HIDDEN:
+        path = f"m/proc/{name}"
+        if os.path.lexists(path):
+            kernel.mount("v/void" if os.path.isdir(path) else "m/dev/null", path, None, kernel.MS_BIND)
+
+
+def _loopback_up() -> None:
+    """SIOCSIFFLAGS IFF_UP on lo: a new network namespace has it down."""
+    with step("loopback"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 1))

@@ -1,0 +1,348 @@
+"""The system calls a vm may make: one seccomp filter, built here, worn by every process of every vm.
+
+In: the machine's name. Out: the BPF program, or the program installed on the calling thread. A call is
+allowed unless a table below says otherwise:
+
+* known and refused: EPERM (or the error that a kernel built without the feature would give);
+* unknown, so newer than these tables, or best done the older way: ENOSYS, on which C libraries fall back;
+* made through another door of the kernel (32-bit, x32), where numbers mean other calls: the process dies.
+
+Why it is there: any program may make itself a user namespace, in which it is root, and most ways to become
+root of the host start there. Nothing else that a vm wears stops that.
+Not covered: a hole in a call that is allowed. Paths and whatever else is behind a pointer: a filter sees
+numbers only. Bits of chmod: without setuid ones tar and dpkg fail, and under no_new_privs they give nothing.
+seccomp(2) itself is allowed: with it a program may give up more (browsers do) and never gets anything back.
+
+Only the standard library, and little of it: the tiny process that starts vms imports this.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+from functools import cache
+
+_X86_64, _AARCH64 = range(2)
+_MACHINES = {"x86_64": _X86_64, "aarch64": _AARCH64}
+_AUDIT_ARCH = (0xC000003E, 0xC00000B7)
+_SECCOMP_NR = (317, 277)
+_X32_BIT = 0x40000000
+"""Set in the numbers of the x32 calls, which arrive under the same audit architecture as those of x86-64."""
+
+_LAST_KNOWN = 469
+"""The newest call looked at here (file_setattr, Linux 6.17); from 424 on, numbers are the same everywhere."""
+
+_Numbers = dict[str, tuple[int | None, int | None]]
+"""Name of a call -> its number on x86-64 and on aarch64; None where there is no such call."""
+
+_REFUSED: _Numbers = {
+    # Mounts and roots: what the vm sees would no longer be what was built for it.
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "open_tree_attr": (467, 467),
+    # Namespaces: a new user namespace makes anybody root in it; a new uts one sheds the execution's mark.
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    # The kernel itself: its code, its settings, its accounting, its ports.
+    "create_module": (174, None),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "get_kernel_syms": (177, None),
+    "query_module": (178, None),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "lookup_dcookie": (212, 18),
+    "acct": (163, 89),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "reboot": (169, 142),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "modify_ldt": (154, None),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "lsm_get_self_attr": (459, 459),
+    "lsm_set_self_attr": (460, 460),
+    "lsm_list_modules": (461, 461),
+    # Relics: most kernels do not have them, and nobody has looked at them for years.
+    "nfsservctl": (180, 42),
+    "getpmsg": (181, None),
+    "putpmsg": (182, None),
+    "afs_syscall": (183, None),
+    "tuxcall": (184, None),
+    "security": (185, None),
+    "vserver": (236, None),
+    "uselib": (134, None),
+    "ustat": (136, None),
+    "sysfs": (139, None),
+    "_sysctl": (156, None),
+    # What attacks on kernels are made of. io_uring also makes calls that no filter sees; keyrings and
+    # fanotify know no namespaces.
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    # Other processes: sessions, their frozen checkpoints and whatever is between fork and exec share one uid.
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    # Files by handle: a way past every directory.
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    # The host's clock, names, log and terminal.
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "syslog": (103, 116),
+    "vhangup": (153, 58),
+    # Placement of memory, also other processes' memory. All or none: libnuma then says "not available".
+    "move_pages": (279, 239),
+    "migrate_pages": (256, 238),
+    "mbind": (237, 235),
+    "get_mempolicy": (239, 236),
+    "set_mempolicy": (238, 237),
+    "set_mempolicy_home_node": (450, 450),
+}
+
+_ABSENT: _Numbers = {
+    # Its flags are behind a pointer: new namespaces look like threads. C libraries fall back on clone.
+    "clone3": (435, 435),
+    # They list mounts past the masks on /proc; callers read /proc/self/mountinfo instead.
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+}
+
+_CHECKED: _Numbers = {
+    "clone": (56, 220),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "ioctl": (16, 29),
+    "fcntl": (72, 25),
+    "personality": (135, 92),
+    "prlimit64": (302, 261),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
+}
+
+_Step = tuple[int, int, tuple[int, ...], str, str]
+"""Argument, mask, values, where to go if `argument & mask` is one of the values, and where if not.
+
+Where: a verdict, another name of `_STEPS`, or "next". Only the low 32 bits are looked at, as all of these
+arguments are ints to the kernel: a filter that compares 64 bits is passed by setting a high one."""
+
+_ALL = 0xFFFFFFFF
+_CLONE_NEW = 0x7E020000  # mount, cgroup, uts, ipc, user, pid, net; the time namespace cannot be made by clone
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_RAW, _PACKET, _TYPE = 3, 10, 0xF  # SOCK_PACKET turns an INET socket into one that sees whole frames
+_IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
+_SEND_KEYS = (
+    0x5412,
+    0x541C,
+)  # TIOCSTI, TIOCLINUX: type into, or paste to, the terminal of whoever started us
+_SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
+_SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
+_PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
+_NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
+
+_STEPS: dict[str, tuple[_Step, ...]] = {
+    "clone": ((0, _CLONE_NEW, (0,), "allow", "refuse"),),
+    # Families with their own history of holes are out; so are raw sockets. EPERM, as for other refusals.
+    "socket": (
+        (0, _ALL, (_UNIX,), "allow", "next"),
+        (0, _ALL, (_NETLINK,), "netlink", "next"),
+        (0, _ALL, (_INET, _INET6), "next", "refuse"),
+        (1, _TYPE, (_RAW, _PACKET), "refuse", "next"),
+        (2, _ALL, _IP_PROTOCOLS, "allow", "no protocol"),
+    ),
+    # Protocol 0 (ROUTE) lists interfaces. EAFNOSUPPORT: useradd and su take it for a kernel without audit
+    # and go on; on EPERM they give up.
+    "netlink": ((2, _ALL, (0,), "allow", "no family"),),
+    "socketpair": ((0, _ALL, (_UNIX,), "allow", "refuse"),),
+    "ioctl": ((1, _ALL, _SEND_KEYS + _SET_OWNER_IOCTL, "refuse", "allow"),),
+    "fcntl": ((1, _ALL, _SET_OWNER_FCNTL, "refuse", "allow"),),
+    "personality": ((0, _ALL, _PERSONALITIES, "allow", "refuse"),),
+    # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it.
+    "prlimit64": ((0, _ALL, (0,), "allow", "refuse"),),
+    # Devices, and with them the whiteouts of overlays (character device 0:0); FIFOs and sockets are fine.
+    "mknod": ((1, _NODE, (_DEVICE,), "refuse", "allow"),),
+    "mknodat": ((2, _NODE, (_DEVICE,), "refuse", "allow"),),
+}
+
+_RET_ERRNO = 0x00050000
+_VERDICTS = {
+    "allow": 0x7FFF0000,
+    "refuse": _RET_ERRNO | errno.EPERM,
+    "absent": _RET_ERRNO | errno.ENOSYS,
+    "no family": _RET_ERRNO | errno.EAFNOSUPPORT,
+    "no protocol": _RET_ERRNO | errno.EPROTONOSUPPORT,
+    "kill": 0x80000000,
+}
+
+_Line = tuple[str, int, str, str]
+"""One line of source: operation, constant, where to go if true, where if false ("" is the following line).
+A line without an operation is a label; its name stands in the third place."""
+
+_OPCODES = {"load": 0x20, "and": 0x54, "equal": 0x15, "at least": 0x35, "goto": 0x05, "return": 0x06}
+_JUMPS = ("equal", "at least")
+_LONGEST_JUMP = 255
+_AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
+"""Offsets in struct seccomp_data. An argument takes 8 bytes; its low half comes first on both machines."""
+
+
+@cache
+def program(machine: str) -> bytes:
+    """The filter for `machine` (as `platform.machine()` spells it), as an array of `struct sock_filter`.
+
+    Raises:
+        ValueError: the tables do not cover that machine; the text names those they do.
+    """
+    if machine not in _MACHINES:
+        known = " and ".join(_MACHINES)
+        raise ValueError(f"no system call tables for machine {machine!r}; namespace vms run on {known}")
+    return _assemble(_source(_MACHINES[machine]))
+
+
+def install(machine: str) -> None:
+    """Put the filter on the calling thread, and on whatever it starts from now on; there is no way back.
+
+    Other threads of the process are not touched. The caller has set no_new_privs.
+
+    Raises:
+        ValueError: as `program`.
+        OSError: the kernel refused: no seccomp, or no no_new_privs. Nothing was installed.
+    """
+    code = program(machine)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    fprog = ctypes.create_string_buffer(struct.pack("HP", len(code) // 8, ctypes.addressof(buffer)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    set_mode_filter, no_flags = ctypes.c_long(1), ctypes.c_long(0)
+    if libc.syscall(ctypes.c_long(_SECCOMP_NR[_MACHINES[machine]]), set_mode_filter, no_flags, fprog) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"the kernel did not accept the seccomp filter: {os.strerror(number)}")
+
+
+def _source(column: int) -> list[_Line]:
+    """The whole filter as lines with labels; jumps lead forwards only."""
+    lines: list[_Line] = [
+        ("load", _AT_ARCH, "", ""),
+        ("equal", _AUDIT_ARCH[column], "", "kill"),
+        ("load", _AT_NUMBER, "", ""),
+    ]
+    lines += _search(_intervals(column))
+    for name, steps in _STEPS.items():
+        lines += _check(name, steps)
+    for name, value in _VERDICTS.items():
+        lines += [("", 0, name, ""), ("return", value, "", "")]
+    return lines
+
+
+def _intervals(column: int) -> list[tuple[int, str]]:
+    """First number -> where to go, for stretches of numbers that go to the same place, in order."""
+    where = dict.fromkeys(range(_LAST_KNOWN + 1), "allow")
+    for table, verdict in ((_REFUSED, "refuse"), (_ABSENT, "absent"), (_CHECKED, None)):
+        for name, numbers in table.items():
+            number = numbers[column]
+            if number is not None:
+                where[number] = verdict or name
+    where[_LAST_KNOWN + 1] = "absent"
+    if column == _X86_64:
+        where[_X32_BIT] = "kill"
+    return [(n, to) for n, to in where.items() if n == 0 or to != where.get(n - 1)]
+
+
+def _search(intervals: list[tuple[int, str]]) -> list[_Line]:
+    """A binary search for the number in hand: about seven comparisons for any call."""
+    if len(intervals) == 1:
+        return [("goto", 0, intervals[0][1], "")]
+    half = len(intervals) // 2
+    lower, upper = intervals[:half], intervals[half:]
+    first = upper[0][0]
+    yes = upper[0][1] if len(upper) == 1 else f"from {first}"
+    no = lower[0][1] if len(lower) == 1 else ""
+    lines: list[_Line] = [("at least", first, yes, no)]
+    lines += _search(lower) if len(lower) > 1 else []
+    lines += [("", 0, yes, ""), *_search(upper)] if len(upper) > 1 else []
+    return lines
+
+
+def _check(name: str, steps: tuple[_Step, ...]) -> list[_Line]:
+    """The lines that decide one call by its arguments."""
+    lines: list[_Line] = []
+    for index, (argument, mask, values, yes, no) in enumerate(steps):
+        following = f"{name} {index + 1}"
+        to = [following if where == "next" else where for where in (yes, no)]
+        lines += [("", 0, f"{name} {index}" if index else name, "")]
+        lines += [("load", _AT_ARGUMENTS + 8 * argument, "", "")]
+        lines += [("and", mask, "", "")] if mask != _ALL else []
+        lines += [("equal", value, to[0], "") for value in values[:-1]]
+        lines += [("equal", values[-1], to[0], to[1])]
+    return lines
+
+
+def _assemble(lines: list[_Line]) -> bytes:
+    """Source -> instructions. A condition reaches 255 of them; to go further it gets two plain jumps."""
+    far: set[int] = set()
+    while True:
+        places, labels = _layout(lines, far)
+        too_far = {
+            index
+            for index, (op, _, yes, no) in enumerate(lines)
+            if op in _JUMPS and any(labels[to] - places[index] - 1 > _LONGEST_JUMP for to in (yes, no) if to)
+        }
+        if too_far <= far:
+            break
+        far |= too_far
+    return b"".join(_encode(line, places[i], labels, i in far) for i, line in enumerate(lines))
+
+
+def _layout(lines: list[_Line], far: set[int]) -> tuple[list[int], dict[str, int]]:
+    """Where each line and each label comes to lie, in instructions."""
+    places: list[int] = []
+    labels: dict[str, int] = {}
+    at = 0
+    for index, (op, _, name, _) in enumerate(lines):
+        places.append(at)
+        if not op:
+            labels[name] = at
+        at += 3 if index in far else 1 if op else 0
+    return places, labels
+
+
+def _encode(line: _Line, at: int, labels: dict[str, int], far: bool) -> bytes:
+    """One line as bytes. `at` is its place; a far condition is followed by its two plain jumps."""
+    op, constant, yes, no = line
+    if not op:
+        return b""
+    if far:
+        jumps = [labels[to] - at - 2 - slot if to else 1 - slot for slot, to in enumerate((yes, no))]
+        return _instruction(op, constant, 0, 1) + b"".join(_instruction("goto", jump) for jump in jumps)
+    ahead = [labels[to] - at - 1 if to else 0 for to in (yes, no)]
+    return _instruction("goto", ahead[0]) if op == "goto" else _instruction(op, constant, *ahead)
+
+
+def _instruction(op: str, constant: int, yes: int = 0, no: int = 0) -> bytes:
+    """One `struct sock_filter`. A negative jump does not fit and raises: BPF knows no way back."""
+    return struct.pack("HBBI", _OPCODES[op], yes, no, constant)

@@ -1,0 +1,307 @@
+"""Folders written by hostile code: measured, copied, folded and deleted without following anything.
+
+Everything goes by descriptors of folders, never by a path that the code could have changed into a link,
+and holds a bounded number of them. The caller makes sure that nobody writes meanwhile.
+"""
+
+import errno
+import itertools
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK_BYTES = 1 << 20
+_OPAQUE = "user.overlay.opaque"
+
+Signature = dict[str, tuple[int, int, int, int]]
+"""Path -> inode, change time, size and mode: what tells an unchanged file."""
+
+
+class TooBig(Exception):
+    """A tree has more entries or bytes than the caller wants to copy."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a tree occupies."""
+
+    files: int = 0
+    size_bytes: int = 0
+
+
+def signature(root: str, max_files: int, max_bytes: int) -> Signature:
+    """Every entry below `root`, in an order in which parents come first. Raises TooBig beyond a bound."""
+    found: Signature = {"": _identity(os.lstat(root))}
+    size, waiting = 0, [""]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(os.path.join(root, folder)) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                path = os.path.join(folder, entry.name)
+                found[path] = _identity(status)
+                size += status.st_blocks * 512
+                if len(found) > max_files or size > max_bytes or len(path) > 3000:
+                    raise TooBig
+                if stat.S_ISDIR(status.st_mode):
+                    waiting.append(path)
+    return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_ino, status.st_ctime_ns, status.st_size, status.st_mode
+
+
+def usage(root: str) -> Usage:
+    """Entries and bytes below `root`, blocks as the disk counts them. Deep trees end at the path limit."""
+    total, waiting = Usage(), [root]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    total.files += 1
+                    total.size_bytes += status.st_blocks * 512 // max(1, status.st_nlink)
+                    if stat.S_ISDIR(status.st_mode):
+                        waiting.append(entry.path)
+        except OSError:
+            continue  # gone meanwhile, or deeper than a path can say
+    return total
+
+
+def copy(
+    source: str, target: str, found: Signature, previous: str | None = None, same: Signature | None = None
+) -> int:
+    """Copy the entries `found` below `source` to the new folder `target`; returns the bytes written.
+
+    A regular file whose identity is unchanged since `same` was read is hard-linked from `previous`, the
+    copy made then: frozen copies may share inodes with each other, never with a tree that still changes.
+    """
+    written, folders, links = 0, [], dict[int, str]()
+    os.mkdir(target, 0o700)
+    for path, identity in found.items():
+        here, there = os.path.join(source, path), os.path.join(target, path)
+        if stat.S_ISDIR(identity[3]):
+            folders.append((here, there))
+            if path:
+                os.mkdir(there, 0o700)
+        elif stat.S_ISREG(identity[3]):
+            if previous and same and same.get(path) == identity:
+                os.link(os.path.join(previous, path), there, follow_symlinks=False)
+            elif identity[0] in links:
+                os.link(links[identity[0]], there, follow_symlinks=False)
+            else:
+                written += _copy_file(here, there)
+                links[identity[0]] = there
+        else:
+            _copy_special(here, there)
+    for here, there in reversed(folders):
+        _copy_attributes(here, there)
+    return written
+
+
+def _copy_file(source: str, target: str) -> int:
+    """Contents with their holes, then attributes."""
+    read = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            written = _copy_data(read, write, os.fstat(read).st_size)
+        finally:
+            os.close(write)
+    finally:
+        os.close(read)
+    _copy_attributes(source, target)
+    return written
+
+
+def _copy_data(read: int, write: int, size: int) -> int:
+    written = at = 0
+    os.ftruncate(write, size)
+    while at < size:
+        try:
+            at = os.lseek(read, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                break
+            raise
+        end = os.lseek(read, at, os.SEEK_HOLE)
+        os.lseek(read, at, os.SEEK_SET)
+        os.lseek(write, at, os.SEEK_SET)
+        while at < end:
+            data = os.read(read, min(_CHUNK_BYTES, end - at))
+            if not data:
+                return written
+            written += _write_all(write, data)
+            at += len(data)
+    return written
+
+
+def _write_all(write: int, data: bytes) -> int:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(write, view) :]
+    return len(data)
+
+
+def _copy_special(source: str, target: str) -> None:
+    """A link, a pipe, a socket, or an overlay's mark for a deleted name (character device 0:0)."""
+    status = os.lstat(source)
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(source), target)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+    elif stat.S_ISCHR(status.st_mode):
+        os.link(source, target, follow_symlinks=False)
+    else:
+        os.mknod(target, status.st_mode)
+        _copy_attributes(source, target)
+
+
+def _is_overlays_own(name: str) -> bool:
+    """The kernel's own marks; those that code set inside are escaped as user.overlay.overlay.*"""
+    return name.startswith("user.overlay.") and not name.startswith("user.overlay.overlay.")
+
+
+def _copy_attributes(source: str, target: str, *, folding: bool = False) -> None:
+    """Extended attributes, mode and times; the owner is the same user by construction."""
+    for name in os.listxattr(source, follow_symlinks=False):
+        if name.startswith("user.") and not (folding and _is_overlays_own(name)):
+            value = os.getxattr(source, name, follow_symlinks=False)
+            os.setxattr(target, name, value, follow_symlinks=False)
+    status = os.lstat(source)
+    os.chmod(target, stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def fold(layers: list[str], skeleton: str, target: str) -> None:
+    """Make one layer of several (bottom first) by hard links: what an overlay of them shows.
+
+    Marks for deleted names and replaced folders are kept only where `skeleton`, which stays below, has the
+    name: in a folder that nothing below has, the kernel would list them.
+    """
+    os.mkdir(target, 0o700)
+    folders: list[tuple[str, str]] = []
+    waiting = [_Merge("", layers[::-1], True)]
+    while waiting:
+        merge = waiting.pop()
+        folders.append((os.path.join(merge.layers[0], merge.path), os.path.join(target, merge.path)))
+        waiting += _fold_folder(merge, skeleton, target)
+    for here, there in reversed(folders):
+        _copy_attributes(here, there, folding=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Merge:
+    """A folder of the result, and the layers (top first) whose entries show in it."""
+
+    path: str
+    layers: list[str]
+    skeleton_shows: bool
+
+
+def _fold_folder(merge: _Merge, skeleton: str, target: str) -> list[_Merge]:
+    """Link the entries of one folder; returns its own folders, which are merged next."""
+    holders: dict[str, list[str]] = {}
+    for layer in merge.layers:
+        for name in os.listdir(os.path.join(layer, merge.path)):
+            holders.setdefault(name, []).append(layer)
+    inner = []
+    for name, having in holders.items():
+        path = os.path.join(merge.path, name)
+        below = merge.skeleton_shows and os.path.lexists(os.path.join(skeleton, path))
+        top = os.lstat(os.path.join(having[0], path))
+        if stat.S_ISDIR(top.st_mode):
+            shown, covered = _shown(path, having)
+            os.mkdir(os.path.join(target, path), 0o700)
+            if covered and below:
+                os.setxattr(os.path.join(target, path), _OPAQUE, b"y")
+            inner.append(_Merge(path, shown, below and not covered))
+        elif below or not is_whiteout(top):
+            os.link(os.path.join(having[0], path), os.path.join(target, path), follow_symlinks=False)
+    return inner
+
+
+def _shown(path: str, layers: list[str]) -> tuple[list[str], bool]:
+    """The layers whose folder `path` is merged, and whether what lies further below is covered."""
+    for count, layer in enumerate(layers):
+        here = os.path.join(layer, path)
+        if not stat.S_ISDIR(os.lstat(here).st_mode):
+            return layers[:count], True
+        if _is_opaque(here):
+            return layers[: count + 1], True
+    return layers, False
+
+
+def is_whiteout(status: os.stat_result) -> bool:
+    """An overlay's mark for a deleted name: a character device 0:0."""
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _is_opaque(folder: str) -> bool:
+    try:
+        return os.getxattr(folder, _OPAQUE, follow_symlinks=False) == b"y"
+    except OSError:
+        return False
+
+
+def delete(path: str) -> None:
+    """Delete a tree, however deep, with three descriptors. Missing: nothing happens.
+
+    Every folder is moved up to the top before it is emptied, so that no path grows.
+    """
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_folder:
+        os.unlink(path)
+        return
+    top = _open_writable(path, None)
+    try:
+        _empty(top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def empty(path: str) -> None:
+    """Delete everything below a folder."""
+    top = _open_writable(path, None)
+    try:
+        _empty(top)
+    finally:
+        os.close(top)
+
+
+def _empty(top: int) -> None:
+    prefix = f".{secrets.token_hex(8)}-"
+    count = itertools.count()
+    waiting = _unlink_files(top)
+    while waiting:
+        name = waiting.pop()
+        folder = _open_writable(name, top)
+        for child in _unlink_files(folder):
+            moved = f"{prefix}{next(count)}"
+            os.chmod(child, 0o700, dir_fd=folder)  # moving a folder writes to it
+            os.rename(child, moved, src_dir_fd=folder, dst_dir_fd=top)
+            waiting.append(moved)
+        os.close(folder)
+        os.rmdir(name, dir_fd=top)
+
+
+def _unlink_files(folder: int) -> list[str]:
+    """Unlink everything in a folder but its folders, whose names are returned."""
+    folders = []
+    for name in os.listdir(folder):
+        if stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=folder)
+    return folders
+
+
+def _open_writable(name: str, parent: int | None) -> int:
+    os.chmod(name, 0o700, dir_fd=parent)
+    return os.open(name, _FOLDER, dir_fd=parent)

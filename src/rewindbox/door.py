@@ -1,0 +1,282 @@
+"""The synchronous door: the engine's names without `await`, through one portal into one event loop.
+
+Nothing is decided here. Every call runs in the engine's thread; Ctrl-C (or any exception) in the caller while
+it waits cancels the call there, waits for it to end in order, and goes on.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from rewindbox.backends.base import FileInfo, OnOutput
+from rewindbox.engine import AsyncRewindbox, AsyncVm, HistoryPage, OnDecision, OnFailure
+from rewindbox.execution import Execution
+from rewindbox.limits import Limits
+from rewindbox.policy import Decision
+from rewindbox.registry import VmRecord
+from rewindbox.timeline import Point, Rollback, Snapshot
+
+if TYPE_CHECKING:
+    from rewindbox.models import VmExecutionConfig
+
+T = TypeVar("T")
+
+
+class Rewindbox:
+    """A store of vms and their history, and the means to run code in them. Use it in a `with` block."""
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | None = None,
+        *,
+        config: "VmExecutionConfig | None" = None,
+        limits: Limits | None = None,
+        agent_id: str | None = None,
+    ) -> None:
+        """See `AsyncRewindbox`."""
+        self._box = AsyncRewindbox(store, config=config, limits=limits, agent_id=agent_id)
+        self._stack = ExitStack()
+        self._portal: Any = None
+
+    def __enter__(self) -> "Rewindbox":
+        self._portal = self._stack.enter_context(start_blocking_portal())
+        self._stack.callback(lambda: self.call(self._box.close))
+        try:
+            self.call(self._box.__aenter__)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._portal = None
+
+    def close(self) -> None:
+        """Stop every vm; their files and history stay. Idempotent."""
+        self.__exit__(None, None, None)
+
+    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+        """Run a coroutine function of the engine to its end."""
+        if self._portal is None:
+            self.__enter__()
+        future = self._portal.start_task_soon(lambda: function(*arguments, **options))
+        try:
+            result: T = future.result()
+        except BaseException:
+            if not future.done():
+                _cancel(future)
+            raise
+        return result
+
+    @property
+    def settings(self) -> Any:
+        """What is in force; see `config.Settings`."""
+        return self._box.settings
+
+    def vm(
+        self, name_or_id: str | None = None, *, agent_id: str | None = None, create: bool | None = None
+    ) -> "Vm":
+        """See `AsyncRewindbox.vm`."""
+        return Vm(self, self.call(self._box.vm, name_or_id, agent_id=agent_id, create=create))
+
+    def vms(self) -> list[VmRecord]:
+        """See `AsyncRewindbox.vms`."""
+        return self.call(self._box.vms)
+
+    def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
+        """See `AsyncRewindbox.plan`."""
+        return self.call(_soon(self._box.plan), text, threshold=threshold)
+
+    def run(
+        self,
+        text: str,
+        vm: "Vm | str | None" = None,
+        *,
+        on_failure: OnFailure = "stop",
+        threshold: float = 0.0,
+        agent_id: str | None = None,
+        limits: Limits | None = None,
+        on_decision: OnDecision | None = None,
+        on_output: OnOutput | None = None,
+    ) -> Iterator[Execution]:
+        """See `AsyncRewindbox.run`. Callbacks are called in the engine's thread."""
+        executions = self._box.run(
+            text,
+            vm.inner if isinstance(vm, Vm) else vm,
+            on_failure=on_failure,
+            threshold=threshold,
+            agent_id=agent_id,
+            limits=limits,
+            on_decision=on_decision,
+            on_output=on_output,
+        )
+        while (execution := self.call(_next, executions)) is not None:
+            yield execution
+
+    def execution(self, ref: str) -> Execution:
+        """See `AsyncRewindbox.execution`."""
+        return self.call(self._box.execution, ref)
+
+    def history(
+        self,
+        vm: "Vm | str | None" = None,
+        *,
+        agent_id: str | None = None,
+        failures_only: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> HistoryPage:
+        """See `AsyncRewindbox.history`."""
+        return self.call(
+            self._box.history,
+            vm.inner if isinstance(vm, Vm) else vm,
+            agent_id=agent_id,
+            failures_only=failures_only,
+            since=since,
+            until=until,
+            limit=limit,
+            offset=offset,
+        )
+
+    def verify(self) -> list[str]:
+        """See `AsyncRewindbox.verify`."""
+        return self.call(self._box.verify)
+
+
+class Vm:
+    """A vm: files that stay, in which code is run, one execution at a time."""
+
+    def __init__(self, box: Rewindbox, inner: AsyncVm) -> None:
+        self.id, self.name = inner.id, inner.name
+        self.inner = inner
+        self._call = box.call
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    @property
+    def record(self) -> VmRecord:
+        """What the store knows of it now."""
+        return self._call(_soon(lambda: self.inner.record))
+
+    @property
+    def is_running(self) -> bool:
+        """See `AsyncVm.is_running`."""
+        return self.inner.is_running
+
+    def execute(
+        self,
+        language: str,
+        code: str,
+        *,
+        agent_id: str | None = None,
+        limits: Limits | None = None,
+        timeout_seconds: float | None = None,
+        environment: dict[str, str] | None = None,
+        stdin: bytes | str = b"",
+        working_dir: str | None = None,
+        on_output: OnOutput | None = None,
+        rollback_on_failure: bool | None = None,
+    ) -> Execution:
+        """See `AsyncVm.execute`. `on_output` is called in the engine's thread."""
+        return self._call(
+            self.inner.execute,
+            language,
+            code,
+            agent_id=agent_id,
+            limits=limits,
+            timeout_seconds=timeout_seconds,
+            environment=environment,
+            stdin=stdin,
+            working_dir=working_dir,
+            on_output=on_output,
+            rollback_on_failure=rollback_on_failure,
+        )
+
+    def rollback(
+        self,
+        to: str | Execution | Snapshot | Point,
+        *,
+        snapshot_first: bool = True,
+        agent_id: str | None = None,
+    ) -> Rollback:
+        """See `AsyncVm.rollback`."""
+        return self._call(self.inner.rollback, to, snapshot_first=snapshot_first, agent_id=agent_id)
+
+    def rollback_to_last_success(
+        self, *, snapshot_first: bool = True, agent_id: str | None = None
+    ) -> Rollback:
+        """See `AsyncVm.rollback_to_last_success`."""
+        return self._call(
+            self.inner.rollback_to_last_success, snapshot_first=snapshot_first, agent_id=agent_id
+        )
+
+    def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
+        """See `AsyncVm.snapshot`."""
+        return self._call(self.inner.snapshot, name, agent_id=agent_id)
+
+    def snapshots(self) -> list[Snapshot]:
+        """See `AsyncVm.snapshots`."""
+        return self._call(self.inner.snapshots)
+
+    def remove_snapshot(self, ref: str) -> Snapshot:
+        """See `AsyncVm.remove_snapshot`."""
+        return self._call(self.inner.remove_snapshot, ref)
+
+    def history(self, **query: Any) -> HistoryPage:
+        """See `AsyncRewindbox.history`."""
+        return self._call(self.inner.history, **query)
+
+    def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
+        """See `AsyncVm.read`."""
+        return self._call(self.inner.read, path, max_bytes=max_bytes)
+
+    def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
+        """See `AsyncVm.write`."""
+        self._call(self.inner.write, path, data, mode=mode)
+
+    def list(self, path: str = ".") -> Sequence[FileInfo]:
+        """See `AsyncVm.list`."""
+        return self._call(self.inner.list, path)
+
+    def stop(self) -> None:
+        """See `AsyncVm.stop`."""
+        self._call(self.inner.stop)
+
+    def remove(self) -> None:
+        """See `AsyncVm.remove`."""
+        self._call(self.inner.remove)
+
+
+def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    """A plain function as one that the portal can run: SQLite belongs to the engine's thread."""
+
+    async def run(*arguments: Any, **options: Any) -> T:
+        return function(*arguments, **options)
+
+    return run
+
+
+async def _next(executions: Any) -> Execution | None:
+    found: Execution | None = await anext(executions, None)
+    return found
+
+
+def _cancel(future: Any) -> None:
+    """Cancel what runs in the engine, and wait until it has put itself in order."""
+    future.cancel()
+    try:
+        future.result()
+    except (CancelledError, Exception):  # noqa: S110  the caller's own exception is the one that goes on
+        pass

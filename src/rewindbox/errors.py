@@ -1,0 +1,229 @@
+"""Every error we raise, drawn as the tree that callers catch by.
+
+RewindboxError
+├── BadRequest                 fix it: do not retry as it is                    (exit code 2)
+│   ├── ValidationFailed       the code, the text or an argument is not acceptable
+│   ├── UnsupportedLanguage    no such language, or no toolchain for it on this host
+│   ├── UnknownVm              no vm has that name or id              (is a VmNotAvailable)
+│   ├── VmBusy                 another process holds the vm           (is a VmNotAvailable)
+│   ├── UnknownExecution       no execution has that id                 (is a HistoryError)
+│   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
+│   ├── SessionNotFound        no such live session
+│   └── ConfigError            a setting is wrong: names key, value and remedy
+├── Refused                    allowed by nobody: show the reason               (exit code 3)
+│   └── LanguageRefused        known, but not in `allowed_languages`
+└── Broken                     the host or the vm failed, not the code          (exit code 4)
+    ├── VmNotAvailable         the vm died or cannot be started; retry on a fresh one
+    ├── HostUnsupported        this host cannot make vms: the text says why and what to do
+    ├── Timeout                we waited for the vm itself (a slow *program* is a result)
+    ├── ExecutionFailed        the execution could not be carried out
+    ├── SnapshotFailed         the point could not be taken; the vm is as it was
+    ├── RollbackFailed         the vm could not go back; it is as it was
+    ├── HistoryError           the store cannot be read or written
+    ├── ApiError               a server answered with an error
+    ├── ConnectionFailed       no server answered
+    └── Internal               a bug of ours; please report it
+
+Code that exits non-zero is a result, never one of these. `code` is stable: it is on the wire and in
+the database, never renamed and never reused. The texts of the fourteen kinds are those of
+terraphim_multi_agent 1.0.0; `kind` is its name for the variant (None where it has none).
+"""
+
+from typing import ClassVar
+
+
+class RewindboxError(Exception):
+    """Root of the tree. `str(error)` says what, the value, and the remedy."""
+
+    code: ClassVar[str] = "error"
+    kind: ClassVar[str | None] = None
+    prefix: ClassVar[str] = ""
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, detail: str, *, remedy: str | None = None) -> None:
+        text = f"{self.prefix}{detail}"
+        super().__init__(f"{text}; {remedy}" if remedy else text)
+        self.detail = detail
+        self.remedy = remedy
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The error as `--json` prints it: code, message, remedy."""
+        return {"code": self.code, "message": str(self), "remedy": self.remedy}
+
+
+class BadRequest(RewindboxError):
+    """Something in the request is wrong. Nothing was changed."""
+
+    code = "bad_request"
+    exit_code = 2
+
+
+class Refused(RewindboxError):
+    """Understood, and not allowed. Nothing was run."""
+
+    code = "refused"
+    exit_code = 3
+
+
+class Broken(RewindboxError):
+    """The host or the vm failed. The code is not to blame."""
+
+    code = "broken"
+    exit_code = 4
+
+
+class ValidationFailed(BadRequest):
+    """The code, the text or an argument is not acceptable: too long, NUL bytes, a bad number."""
+
+    code = "validation_failed"
+    kind = "ValidationFailed"
+    prefix = "Code validation failed: "
+
+
+class UnsupportedLanguage(BadRequest):
+    """No such language, or this host has no toolchain for it."""
+
+    code = "unsupported_language"
+    kind = "UnsupportedLanguage"
+    prefix = "Language not supported: "
+
+
+class ConfigError(BadRequest):
+    """A setting is wrong; the text names key, value and remedy."""
+
+    code = "config_error"
+    kind = "ConfigError"
+    prefix = "Configuration error: "
+
+
+class SnapshotNotFound(BadRequest):
+    """No such point or snapshot, its state is gone, or it belongs to another vm."""
+
+    code = "snapshot_not_found"
+    kind = "SnapshotNotFound"
+    prefix = "Snapshot not found: "
+
+
+class SessionNotFound(BadRequest):
+    """No such live session in this vm."""
+
+    code = "session_not_found"
+    kind = "SessionNotFound"
+    prefix = "Session not found: "
+
+
+class LanguageRefused(Refused):
+    """The language is known, but `allowed_languages` does not have it."""
+
+    code = "language_refused"
+    kind = "UnsupportedLanguage"
+    prefix = "Language not supported: "
+
+
+class VmNotAvailable(Broken):
+    """The vm died, stopped answering, or cannot be started. A fresh vm may work."""
+
+    code = "vm_not_available"
+    kind = "VmNotAvailable"
+    prefix = "VM not available: "
+
+
+class UnknownVm(VmNotAvailable, BadRequest):
+    """No vm has that name or id."""
+
+    code = "unknown_vm"
+    exit_code = 2
+
+
+class VmBusy(VmNotAvailable, BadRequest):
+    """Another process holds the vm."""
+
+    code = "vm_busy"
+    exit_code = 2
+
+
+class VmDamaged(VmNotAvailable, BadRequest):
+    """Files of the vm's folder are missing or of the wrong kind. Nothing was changed."""
+
+    code = "vm_damaged"
+    exit_code = 2
+
+
+class HostUnsupported(Broken):
+    """This host cannot make vms; the text is the cause and the remedy."""
+
+    code = "host_unsupported"
+
+
+class Timeout(Broken):
+    """The vm itself did not answer in time. A program that takes too long is a result instead."""
+
+    code = "timeout"
+    kind = "Timeout"
+
+    def __init__(self, after_ms: int, *, remedy: str | None = None) -> None:
+        super().__init__(f"Execution timeout after {after_ms}ms", remedy=remedy)
+        self.after_ms = after_ms
+
+
+class ExecutionFailed(Broken):
+    """The execution could not be carried out; there is no result."""
+
+    code = "execution_failed"
+    kind = "ExecutionFailed"
+    prefix = "Execution failed: "
+
+
+class SnapshotFailed(Broken):
+    """The point could not be taken; the vm is as it was."""
+
+    code = "snapshot_failed"
+    kind = "SnapshotFailed"
+    prefix = "Snapshot creation failed: "
+
+
+class RollbackFailed(Broken):
+    """The vm could not go back; it is as it was."""
+
+    code = "rollback_failed"
+    kind = "RollbackFailed"
+    prefix = "Rollback failed: "
+
+
+class HistoryError(Broken):
+    """The store cannot be read or written."""
+
+    code = "history_error"
+    kind = "HistoryError"
+    prefix = "History error: "
+
+
+class UnknownExecution(HistoryError, BadRequest):
+    """No execution has that id."""
+
+    code = "unknown_execution"
+    exit_code = 2
+
+
+class ApiError(Broken):
+    """A server answered with an error."""
+
+    code = "api_error"
+    kind = "ApiError"
+    prefix = "API error: "
+
+
+class ConnectionFailed(Broken):
+    """No server answered."""
+
+    code = "connection_error"
+    kind = "ConnectionError"
+    prefix = "Connection error: "
+
+
+class Internal(Broken):
+    """A bug of ours."""
+
+    code = "internal"
+    kind = "Internal"
+    prefix = "Internal error: "

@@ -1,0 +1,345 @@
+"""Every execution: begun before the code runs, ended once, never changed afterwards.
+
+"Newest" is by start time in `query`, as people read a list, and by order of recording in `trim`, so that a
+clock put back cannot make the execution of this minute the oldest. Environment and stdin never come here.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
+from rewindbox.execution import Execution
+from rewindbox.store import (
+    BEGUN,
+    ENDED,
+    OUTPUT_DROPPED,
+    PREFIX_MIN,
+    Row,
+    Store,
+    Transaction,
+    Value,
+    canonical,
+    digest,
+    from_us,
+    id_bounds,
+    new_id,
+    to_us,
+)
+from rewindbox.timeline import Timeline, points_to_drop
+
+_NO_LIMIT = -1  # as SQLite spells it
+_BIGGEST = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """An execution that was begun."""
+
+    id: str
+    vm_id: str
+    agent_id: str
+    language: str
+    code: str
+    started_at: datetime
+    before: str | None
+    """The point the vm stood on; None when history is off."""
+    block: int | None
+    """Which block of its text it is, from 0; None when it came alone."""
+    pid: int
+    """The process that began it."""
+
+
+class History:
+    """The executions of one store. Writes take the open transaction, so that they can go together."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def begin(
+        self,
+        tx: Transaction,
+        *,
+        vm_id: str,
+        agent_id: str,
+        language: str,
+        code: str,
+        started_at: datetime,
+        before: str | None = None,
+        block: int | None = None,
+    ) -> Start:
+        """Note that an execution begins. Leave the transaction before the code runs.
+
+        Raises ValidationFailed: `started_at` without a timezone, or code that is no Unicode text.
+        """
+        row: dict[str, Value] = {
+            "id": new_id("ex"),
+            "vm_id": vm_id,
+            "agent_id": agent_id,
+            "language": language,
+            "code_sha256": digest(code),
+            "started_us": to_us(started_at),
+            "before_point": before,
+            "block_index": block,
+            "pid": os.getpid(),
+        }
+        seq = tx.add(BEGUN, str(row["id"]), row, code=code)
+        tx.execute("insert into running values (?, ?)", (seq, vm_id))
+        return _start({**row, "code": code})
+
+    def finish(self, tx: Transaction, execution: Execution) -> None:
+        """Note how an execution ended. Its points may be added before or after, in the same transaction.
+
+        Raises:
+            UnknownExecution: it was not begun.
+            HistoryError: it ended before.
+            Internal: vm, agent, language, code, start or point before are not those it was begun with.
+        """
+        rows = self._store.rows("select * from starts where id = ?", (execution.id,))
+        if not rows:
+            raise UnknownExecution(f"{execution.id} was not begun", remedy="call `begin` before it runs")
+        seq = rows[0]["seq"]
+        _refuse_another(rows[0], execution)
+        if not tx.execute("delete from running where start_seq = ?", (seq,)).rowcount:
+            raise HistoryError(f"{execution.id} has ended before", remedy="finish an execution once")
+        tx.add(ENDED, execution.id, _end_row(seq, execution))
+        tx.execute(
+            "insert into outputs values (?, ?, ?, ?)",
+            (seq, execution.vm_id, execution.stdout_bytes, execution.stderr_bytes),
+        )
+
+    def unfinished(self, vm_id: str | None = None) -> list[Start]:
+        """Begun and not ended, oldest first; None: of every vm. They run now, or their process died."""
+        rows = self._store.rows(
+            "select s.* from running r join starts s on s.seq = r.start_seq"
+            " where ?1 is null or r.vm_id = ?1 order by s.seq",
+            (vm_id,),
+        )
+        return [_start(dict(row)) for row in rows]
+
+    def get(self, ref: str) -> Execution:
+        """By id, or a unique prefix of one (`ex_` and 6 characters or more).
+
+        Raises UnknownExecution: none, several, or one that has not ended; the text says which.
+        """
+        bounds = id_bounds("ex", ref)
+        if bounds is None:
+            raise UnknownExecution(
+                f"{ref!r} is no id", remedy=f"give `ex_` and {PREFIX_MIN} characters or more"
+            )
+        found = self._store.rows("select seq, id from starts where id >= ? and id < ? limit 2", bounds)
+        if len(found) > 1:
+            raise UnknownExecution(f"several ids begin with {ref!r}", remedy="give more characters of the id")
+        if not found:
+            raise UnknownExecution(f"no execution has the id {ref!r}", remedy="choose one that history lists")
+        ended = self._load("x.start_seq = ?", (found[0]["seq"],))
+        if not ended:
+            raise UnknownExecution(f"{found[0]['id']} has not ended", remedy="ask again when it has")
+        return ended[0]
+
+    def query(
+        self,
+        *,
+        vm_id: str | None = None,
+        agent_id: str | None = None,
+        failures_only: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        language: str | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> tuple[list[Execution], int]:
+        """Ended executions, newest start first, and how many match in all, whatever `limit` and `offset`.
+
+        Args:
+            failures_only: Those that did not end by themselves with exit code 0.
+            since, until: Bounds of the start, both inclusive, in any timezone.
+            limit: At most so many; None: all of them, with their output, in memory.
+
+        Raises ValidationFailed: a time without a timezone, or a negative number.
+        """
+        for name, number in (("limit", limit or 0), ("offset", offset)):
+            if not 0 <= number <= _BIGGEST:
+                raise ValidationFailed(f"{name} is {number}", remedy="give 0 or more")
+        where, values = _filter(
+            ("vm_id = ?", vm_id),
+            ("agent_id = ?", agent_id),
+            ("success = ?", 0 if failures_only else None),
+            ("started_us >= ?", None if since is None else to_us(since)),
+            ("started_us <= ?", None if until is None else to_us(until)),
+            ("language = ?", language),
+        )
+        page = (
+            f"x.start_seq in (select start_seq from executions{where}"  # noqa: S608 (our own conditions)
+            " order by started_us desc, start_seq desc limit ? offset ?)"
+        )
+        with self._store.reading():  # so that total and page are of the same moment
+            total = self._store.rows(f"select count(*) from executions{where}", values)[0][0]  # noqa: S608 (as above)
+            return self._load(page, (*values, _NO_LIMIT if limit is None else limit, offset)), total
+
+    def last_success(self, vm_id: str) -> Execution | None:
+        """The success whose `after` point the vm can go back to; None when no kept point is one.
+
+        The nearest one at or above the vm's tip; where there is none, the newest one recorded.
+        """
+        with self._store.reading():
+            found = self._store.rows(_NEAREST_SUCCESS, (vm_id,)) or self._store.rows(
+                _NEWEST_SUCCESS, (vm_id,)
+            )
+            return self._load("x.start_seq = ?", (found[0]["found"],))[0] if found else None
+
+    def recent_points(self, vm_id: str, limit: int) -> list[tuple[str | None, str | None]]:
+        """(before, after) of the newest executions whose output is kept; for `timeline.points_to_drop`."""
+        sql = f"{_USES} where o.vm_id = ? order by o.start_seq desc limit ?"
+        return [(row[0], row[1]) for row in self._store.rows(sql, (vm_id, limit))]
+
+    def trim(self, tx: Transaction, vm_id: str, max_entries: int) -> list[str]:
+        """Drop the output of all but the newest `max_entries` executions of a vm; the rows stay.
+
+        Returns the points whose states nothing needs any more because of it, for `Timeline.drop_states`
+        once the backend has dropped their files. Raises ValidationFailed: `max_entries` is negative.
+        """
+        if max_entries < 0:
+            raise ValidationFailed(f"max_entries is {max_entries}", remedy="give 0 or more")
+        old = self._store.rows(_OLD, (vm_id, max_entries))
+        for row in old:
+            tx.execute("delete from outputs where start_seq = ?", (row["start_seq"],))
+            tx.append(OUTPUT_DROPPED, row["id"], {})
+        touched = {point for row in old for point in (row["before_point"], row["after_point"]) if point}
+        return self._needless(vm_id, touched) if touched else []
+
+    def _needless(self, vm_id: str, point_ids: set[str]) -> list[str]:
+        """Those of `point_ids` that no snapshot, no tip and no execution with output needs."""
+        timeline, ids = Timeline(self._store), canonical(sorted(point_ids))
+        one_of = "in (select value from json_each(?2))"
+        sql = f"{_USES} where o.vm_id = ?1 and (x.before_point {one_of} or x.after_point {one_of})"
+        uses = [(row[0], row[1]) for row in self._store.rows(sql, (vm_id, ids))]
+        tips = self._store.rows("select tip from vms where id = ?", (vm_id,))
+        return points_to_drop(
+            timeline.points(vm_id, kept_only=True, among=point_ids),
+            tip=tips[0]["tip"] if tips else None,
+            snapshots=timeline.list_snapshots(vm_id, among=point_ids),
+            recent_executions=uses,
+            max_entries=len(uses),
+        )
+
+    def _load(self, where: str, values: tuple[Value, ...]) -> list[Execution]:
+        sql = f"{_EXECUTIONS} where {where} order by x.started_us desc, x.start_seq desc"
+        return [_execution(row) for row in self._store.rows(sql, values)]
+
+
+_EXECUTIONS = """
+select s.id, s.code, x.*, o.start_seq is null as output_dropped, o.stdout, o.stderr
+from executions x join starts s on s.seq = x.start_seq left join outputs o on o.start_seq = x.start_seq"""
+
+_USES = """
+select x.before_point, x.after_point from outputs o join executions x on x.start_seq = o.start_seq"""
+
+# Those with output, beyond the newest so many.
+_OLD = """
+select s.id, x.start_seq, x.before_point, x.after_point
+from executions x join starts s on s.seq = x.start_seq where x.start_seq in (
+    select start_seq from outputs where vm_id = ? order by start_seq desc limit -1 offset ?)"""
+
+# The walk goes up from the tip one parent at a time and stops at the first row, or where no point is old
+# enough to have been kept: a parent is always older than its child.
+_NEAREST_SUCCESS = """
+with recursive line(id, parent_id, kept) as (
+    select id, parent_id, state is not null from points where id = (select tip from vms where id = ?1)
+    union all
+    select p.id, p.parent_id, p.state is not null from line join points p on p.id = line.parent_id
+    where p.seq >= (select min(seq) from points where vm_id = ?1 and state is not null))
+select (select max(start_seq) from executions
+        where after_point = line.id and vm_id = ?1 and success = 1) as found
+from line where kept and found is not null limit 1"""
+
+# `cross join` keeps the order: the kept points are few, the executions of a vm may be many.
+_NEWEST_SUCCESS = """
+select x.start_seq as found from points p cross join executions x on x.after_point = p.id
+where p.vm_id = ?1 and p.state is not null and x.vm_id = ?1 and x.success = 1
+order by x.start_seq desc limit 1"""
+
+
+def _filter(*conditions: tuple[str, Value]) -> tuple[str, tuple[Value, ...]]:
+    """A WHERE of the conditions whose value is not None, and those values."""
+    chosen = [(text, value) for text, value in conditions if value is not None]
+    where = " where " + " and ".join(text for text, _ in chosen) if chosen else ""
+    return where, tuple(value for _, value in chosen)
+
+
+def _refuse_another(start: Row, execution: Execution) -> None:
+    told = {
+        "vm_id": execution.vm_id,
+        "agent_id": execution.agent_id,
+        "language": execution.language,
+        "code_sha256": digest(execution.code),
+        "started_us": to_us(execution.started_at),
+        "before_point": execution.before,
+    }
+    for name, value in told.items():
+        if start[name] != value:
+            raise Internal(f"{execution.id} was begun with {name} {start[name]!r} and ended with {value!r}")
+
+
+def _end_row(start_seq: int, execution: Execution) -> dict[str, Value]:
+    error = execution.error
+    return {
+        "start_seq": start_seq,
+        "vm_id": execution.vm_id,
+        "agent_id": execution.agent_id,
+        "language": execution.language,
+        "started_us": to_us(execution.started_at),
+        "success": int(execution.success),
+        "ended": execution.ended,
+        "exit_code": execution.exit_code,
+        "stdout_sha256": digest(execution.stdout_bytes),
+        "stderr_sha256": digest(execution.stderr_bytes),
+        "truncated": int(execution.truncated),
+        "wall_s": execution.wall_s + 0.0,  # a float, and never -0.0, which SQLite gives back as 0.0
+        "cpu_s": execution.cpu_s + 0.0,
+        "memory_peak_bytes": execution.memory_peak_bytes,
+        # A record is not lost for the sake of a file name in its text that is not Unicode.
+        "error": None if error is None else error.encode("utf-8", "backslashreplace").decode(),
+        "before_point": execution.before,
+        "after_point": execution.after,
+        "rolled_back_to": execution.rolled_back_to,
+    }
+
+
+def _start(row: dict[str, Any]) -> Start:
+    return Start(
+        id=row["id"],
+        vm_id=row["vm_id"],
+        agent_id=row["agent_id"],
+        language=row["language"],
+        code=row["code"],
+        started_at=from_us(row["started_us"]),
+        before=row["before_point"],
+        block=row["block_index"],
+        pid=row["pid"],
+    )
+
+
+def _execution(row: Row) -> Execution:
+    return Execution(
+        id=row["id"],
+        vm_id=row["vm_id"],
+        agent_id=row["agent_id"],
+        language=row["language"],
+        code=row["code"],
+        ended=row["ended"],
+        exit_code=row["exit_code"],
+        stdout_bytes=row["stdout"] or b"",
+        stderr_bytes=row["stderr"] or b"",
+        truncated=bool(row["truncated"]),
+        started_at=from_us(row["started_us"]),
+        wall_s=row["wall_s"],
+        cpu_s=row["cpu_s"],
+        memory_peak_bytes=row["memory_peak_bytes"],
+        error=row["error"],
+        before=row["before_point"],
+        after=row["after_point"],
+        rolled_back_to=row["rolled_back_to"],
+        output_dropped=bool(row["output_dropped"]),
+    )

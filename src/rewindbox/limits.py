@@ -1,0 +1,59 @@
+"""What one execution may consume, and how a host holds it to that.
+
+A limit is *hard* (the kernel refuses), *watched* (we look and kill) or *absent*; which of them it is
+depends on the host and is said by `rewindbox doctor`, never guessed from a version number.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from rewindbox.errors import ValidationFailed
+
+Enforcement = Literal["hard", "watched", "absent"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one execution may consume. Exceeding one ends it; the output so far is kept."""
+
+    wall_s: float = 30.0
+    """From the moment the vm accepts the code. Beyond: `ended="timeout"`, exit code 124."""
+    cpu_s: float = 60.0
+    """User and system time of all its processes together. Beyond: as `wall_s`; the error says CPU."""
+    memory_mib: int = 2048
+    """Memory of all its processes together. Beyond: `ended="memory"`, exit code 137."""
+    processes: int = 256
+    """Processes and threads at once. Beyond: fork and thread creation fail inside (EAGAIN)."""
+    output_bytes: int = 8 * 1024 * 1024
+    """Kept of each of stdout and stderr. Beyond: `ended="output"`, exit code 137, `truncated` is set."""
+    file_mib: int = 4096
+    """Largest file it may write. Beyond: writes fail inside (EFBIG, SIGXFSZ)."""
+    open_files: int = 1024
+    """Descriptors a process may hold. Beyond: open fails inside (EMFILE)."""
+    disk_mib: int = 8192
+    """What the vm's own files may occupy on the host. Beyond: `ended="killed"`, exit code 137."""
+    inodes: int = 1_000_000
+    """How many files and folders of its own the vm may have. Beyond: as `disk_mib`."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValidationFailed(f"limit {field.name} is {value!r}", remedy="give a number above 0")
+            if not 0 < value < 2**53:
+                raise ValidationFailed(f"limit {field.name} is {value!r}", remedy="give a number above 0")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field names and values, for the protocol and for `--json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LimitReport:
+    """How this host holds one limit."""
+
+    limit: str
+    """The field of `Limits`."""
+    enforcement: Enforcement
+    by: str
+    """What enforces it: `RLIMIT_FSIZE`, `cgroup v2 memory.max`, `supervisor, every 2 to 50 ms` ..."""

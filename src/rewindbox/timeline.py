@@ -1,0 +1,378 @@
+"""Points, snapshots and rollbacks: the tree of what a vm was, and what of it may be forgotten.
+
+Points are only added; a rollback adds a row and moves the vm's tip, and deletes nothing. A point whose
+state is dropped stays in the tree, and cannot be gone back to. The two planners at the end do no I/O.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from rewindbox.errors import SnapshotNotFound, ValidationFailed
+from rewindbox.registry import check_name
+from rewindbox.store import (
+    POINT_ADDED,
+    PREFIX_MIN,
+    ROLLED_BACK,
+    SNAPSHOT_ADDED,
+    SNAPSHOT_REMOVED,
+    STATE_DROPPED,
+    Row,
+    Store,
+    Transaction,
+    Value,
+    canonical,
+    digest,
+    from_us,
+    id_bounds,
+    new_id,
+    now_us,
+)
+
+SnapshotKind = Literal["pre_execution", "post_execution", "failure", "manual", "pre_rollback"]
+Reason = Literal["manual", "auto"]
+
+_TABLES: dict[Literal["pt", "snap"], str] = {"pt": "points", "snap": "listed"}
+_LISTED = "with listed as (select * from snapshots where id not in (select snapshot_id from removals)) "
+_CHOOSE = "choose one that the vm's list of snapshots shows"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """What a vm was at a moment."""
+
+    id: str
+    vm_id: str
+    parent_id: str | None
+    """The vm's tip when it was taken; None: the first."""
+    execution_id: str | None
+    """The execution that left it; None: it was taken by itself."""
+    created_at: datetime
+    method: str
+    """How the backend took it."""
+    written_bytes: int
+    """What taking it wrote to the disk."""
+    state: dict[str, Any] | None
+    """What the backend needs to go back to it; None: no longer kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A point with a kind, listed and kept."""
+
+    id: str
+    vm_id: str
+    point_id: str
+    kind: SnapshotKind
+    name: str | None
+    """Unique among the listed snapshots of its vm."""
+    created_at: datetime
+    execution_id: str | None
+    """The execution that it was taken for."""
+    agent_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollback:
+    """A vm that was put back."""
+
+    vm_id: str
+    from_point: str | None
+    """Its tip before; None: it had none."""
+    to_point: str
+    snapshot_id: str | None
+    """The snapshot taken of what it was before, where one was."""
+    reason: Reason
+    agent_id: str | None
+    at: datetime
+
+
+class Timeline:
+    """The points of one store. Writes take the open transaction, so that they can go together."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add_point(
+        self,
+        tx: Transaction,
+        *,
+        vm_id: str,
+        parent_id: str | None,
+        method: str,
+        written_bytes: int,
+        state: dict[str, Any],
+        execution_id: str | None = None,
+        point_id: str | None = None,
+    ) -> Point:
+        """Add a point; `point_id` None makes an id. Moving the tip to it is `Registry.set_live`."""
+        text = canonical(state)
+        row: dict[str, Value] = {
+            "id": point_id or new_id("pt"),
+            "vm_id": vm_id,
+            "parent_id": parent_id,
+            "execution_id": execution_id,
+            "created_us": now_us(),
+            "method": method,
+            "written_bytes": written_bytes,
+            "state_sha256": digest(text),
+        }
+        tx.add(POINT_ADDED, str(row["id"]), row, state=text)
+        return _point({**row, "state": text})
+
+    def get_point(self, point_id: str) -> Point:
+        """By its whole id, whether or not its state is kept. Raises SnapshotNotFound."""
+        rows = self._store.rows("select * from points where id = ?", (point_id,))
+        if not rows:
+            raise SnapshotNotFound(f"no point has the id {point_id!r}", remedy=_CHOOSE)
+        return _point(dict(rows[0]))
+
+    def points(
+        self, vm_id: str, *, kept_only: bool = False, among: Collection[str] | None = None
+    ) -> list[Point]:
+        """The points of a vm, oldest first; `kept_only`: those with a state; `among`: of these ids."""
+        kept = " and state is not null" if kept_only else ""
+        narrowed, ids = _among("id", among)
+        rows = self._store.rows(
+            f"select * from points where vm_id = ?{kept}{narrowed} order by seq",  # noqa: S608 (our own conditions)
+            (vm_id, *ids),
+        )
+        return [_point(dict(row)) for row in rows]
+
+    def kept_states(self, vm_id: str) -> list[dict[str, Any]]:
+        """The state of every point that can be gone back to, for the backend's sweep.
+
+        The vm's live state is not among them: add `VmRecord.live`.
+        """
+        rows = self._store.rows("select state from points where vm_id = ? and state is not null", (vm_id,))
+        return [json.loads(row["state"]) for row in rows]
+
+    def drop_states(self, tx: Transaction, point_ids: Iterable[str]) -> list[str]:
+        """Forget the states of these points; returns the ids of those that had one.
+
+        Decides nothing: a tip or a snapshotted point loses its state as well, if it is named here.
+        """
+        sql = "update points set state = null where id = ? and state is not null"
+        dropped = [point_id for point_id in point_ids if tx.execute(sql, (point_id,)).rowcount]
+        for point_id in dropped:
+            tx.append(STATE_DROPPED, point_id, {})
+        return dropped
+
+    def add_snapshot(
+        self,
+        tx: Transaction,
+        *,
+        vm_id: str,
+        point_id: str,
+        kind: SnapshotKind,
+        name: str | None = None,
+        execution_id: str | None = None,
+        agent_id: str | None = None,
+    ) -> Snapshot:
+        """List a point, and keep its state for as long.
+
+        Raises:
+            ValidationFailed: the name is not one (see `registry.check_name`), or is taken in this vm.
+            SnapshotNotFound: no such point in this vm, or its state is gone.
+        """
+        self.resolve(vm_id, point_id)
+        if name is not None:
+            check_name(name, "snapshot name")
+            if taken := self._named(vm_id, name):
+                remedy = "choose another, or remove that snapshot"
+                raise ValidationFailed(f"snapshot name {name!r} is taken by {taken[0]['id']}", remedy=remedy)
+        row: dict[str, Value] = {
+            "id": new_id("snap"),
+            "vm_id": vm_id,
+            "point_id": point_id,
+            "kind": kind,
+            "name": name,
+            "created_us": now_us(),
+            "execution_id": execution_id,
+            "agent_id": agent_id,
+        }
+        tx.add(SNAPSHOT_ADDED, str(row["id"]), row)
+        return _snapshot(row)
+
+    def list_snapshots(self, vm_id: str, *, among: Collection[str] | None = None) -> list[Snapshot]:
+        """The snapshots of a vm that were not removed, oldest first; `among`: of these points."""
+        narrowed, ids = _among("point_id", among)
+        rows = self._store.rows(
+            f"{_LISTED}select * from listed where vm_id = ?{narrowed} order by seq",  # noqa: S608 (our own conditions)
+            (vm_id, *ids),
+        )
+        return [_snapshot(dict(row)) for row in rows]
+
+    def remove_snapshot(self, tx: Transaction, vm_id: str, ref: str) -> Snapshot:
+        """No longer list a snapshot, given by id, unique prefix or name. Point and execution stay.
+
+        Raises SnapshotNotFound.
+        """
+        snapshot = self._find_snapshot(vm_id, ref)
+        tx.add(SNAPSHOT_REMOVED, snapshot.id, {"snapshot_id": snapshot.id, "removed_us": now_us()})
+        return snapshot
+
+    def record_rollback(
+        self,
+        tx: Transaction,
+        *,
+        vm_id: str,
+        from_point: str | None,
+        to_point: str,
+        reason: Reason,
+        snapshot_id: str | None = None,
+        agent_id: str | None = None,
+    ) -> Rollback:
+        """Note that a vm was put back. Moving the tip is `Registry.set_live`."""
+        row: dict[str, Value] = {
+            "vm_id": vm_id,
+            "from_point": from_point,
+            "to_point": to_point,
+            "snapshot_id": snapshot_id,
+            "reason": reason,
+            "agent_id": agent_id,
+            "at_us": now_us(),
+        }
+        tx.add(ROLLED_BACK, vm_id, row)
+        return _rollback(row)
+
+    def rollbacks(self, vm_id: str) -> list[Rollback]:
+        """The rollbacks of a vm, oldest first."""
+        rows = self._store.rows("select * from rollbacks where vm_id = ? order by seq", (vm_id,))
+        return [_rollback(dict(row)) for row in rows]
+
+    def resolve(self, vm_id: str, ref: str) -> Point:
+        """The point to go back to; its state is never None.
+
+        Args:
+            ref: A point's id, a snapshot's id, a unique prefix of either (6 characters or more after its
+                kind), or the name of a snapshot.
+
+        Raises:
+            SnapshotNotFound: none or several, of another vm, removed, or no longer kept; the text says which.
+        """
+        if ref.startswith("pt_"):
+            point = _point(self._one("pt", vm_id, ref))
+        else:
+            point = self.get_point(self._find_snapshot(vm_id, ref).point_id)
+        if point.state is None:
+            raise SnapshotNotFound(
+                f"the state of {point.id} is no longer kept",
+                remedy=f"{_CHOOSE}; `max_history_entries` says how many are kept",
+            )
+        return point
+
+    def _find_snapshot(self, vm_id: str, ref: str) -> Snapshot:
+        if ref.startswith("snap_"):
+            return _snapshot(self._one("snap", vm_id, ref))
+        named = self._named(vm_id, ref)
+        if not named:
+            raise SnapshotNotFound(f"{vm_id} has no snapshot named {ref!r}", remedy=_CHOOSE)
+        return _snapshot(dict(named[0]))
+
+    def _named(self, vm_id: str, name: str) -> list[Row]:
+        return self._store.rows(f"{_LISTED}select * from listed where vm_id = ? and name = ?", (vm_id, name))  # noqa: S608 (our own text)
+
+    def _one(self, kind: Literal["pt", "snap"], vm_id: str, ref: str) -> dict[str, Any]:
+        """The row of the only point or snapshot of this vm whose id begins with `ref`."""
+        bounds = id_bounds(kind, ref)
+        if bounds is None:
+            remedy = f"give `{kind}_` and {PREFIX_MIN} characters or more"
+            raise SnapshotNotFound(f"{ref!r} is no id", remedy=remedy)
+        sql = f"{_LISTED}select * from {_TABLES[kind]} where id >= ? and id < ?"  # noqa: S608 (our own names)
+        found = self._store.rows(sql, bounds)
+        mine = [row for row in found if row["vm_id"] == vm_id]
+        if len(mine) == 1:
+            return dict(mine[0])
+        if mine:
+            raise SnapshotNotFound(f"several ids begin with {ref!r}", remedy="give more characters of the id")
+        if found:
+            text = f"{found[0]['id']} belongs to another vm, {found[0]['vm_id']}, not to {vm_id}"
+            raise SnapshotNotFound(text, remedy=_CHOOSE)
+        removed = kind == "snap" and self._store.rows("select 1 from snapshots where id = ?", (ref,))
+        text = f"{ref} was removed" if removed else f"no {_WORDS[kind]} has the id {ref!r}"
+        raise SnapshotNotFound(text, remedy=_CHOOSE)
+
+
+_WORDS = {"pt": "point", "snap": "snapshot"}
+
+
+def points_to_drop(
+    points: Iterable[Point],
+    *,
+    tip: str | None,
+    snapshots: Iterable[Snapshot],
+    recent_executions: Sequence[tuple[str | None, str | None]],
+    max_entries: int,
+) -> list[str]:
+    """The points whose states may go, in the order given; those without a state are not among them.
+
+    Kept are the tip, every point with a snapshot, and the points before and after each of the newest
+    `max_entries` executions.
+
+    Args:
+        recent_executions: (before, after), newest first, as `History.recent_points` gives them; what lies
+            beyond `max_entries` is not looked at.
+    """
+    needed = {tip, *(snapshot.point_id for snapshot in snapshots)}
+    needed.update(point for pair in recent_executions[:max_entries] for point in pair)
+    return [point.id for point in points if point.state is not None and point.id not in needed]
+
+
+def ancestors(points: Iterable[Point], point_id: str) -> list[str]:
+    """The ids above a point, its parent first and the root last; as far as `points` has them."""
+    parents = {point.id: point.parent_id for point in points}
+    line: dict[str, None] = {}  # in order, and a damaged tree cannot make us go round for ever
+    above = parents.get(point_id)
+    while above is not None and above not in line:
+        line[above] = None
+        above = parents.get(above)
+    return list(line)
+
+
+def _among(column: str, ids: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
+    """One more condition of a WHERE, and its values; none for None."""
+    if ids is None:
+        return "", ()
+    # As one JSON value: the number of parameters of a statement is limited, to 999 in older SQLites.
+    return f" and {column} in (select value from json_each(?))", (json.dumps(list(ids)),)  # noqa: S608 (ours)
+
+
+def _point(row: dict[str, Any]) -> Point:
+    return Point(
+        id=row["id"],
+        vm_id=row["vm_id"],
+        parent_id=row["parent_id"],
+        execution_id=row["execution_id"],
+        created_at=from_us(row["created_us"]),
+        method=row["method"],
+        written_bytes=row["written_bytes"],
+        state=None if row["state"] is None else json.loads(row["state"]),
+    )
+
+
+def _snapshot(row: dict[str, Any]) -> Snapshot:
+    return Snapshot(
+        id=row["id"],
+        vm_id=row["vm_id"],
+        point_id=row["point_id"],
+        kind=row["kind"],
+        name=row["name"],
+        created_at=from_us(row["created_us"]),
+        execution_id=row["execution_id"],
+        agent_id=row["agent_id"],
+    )
+
+
+def _rollback(row: dict[str, Any]) -> Rollback:
+    return Rollback(
+        vm_id=row["vm_id"],
+        from_point=row["from_point"],
+        to_point=row["to_point"],
+        snapshot_id=row["snapshot_id"],
+        reason=row["reason"],
+        agent_id=row["agent_id"],
+        at=from_us(row["at_us"]),
+    )

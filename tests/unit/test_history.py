@@ -1,0 +1,468 @@
+"""Executions: begun, ended, found again, and trimmed."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
+from rewindbox.execution import Execution
+from rewindbox.history import History
+from rewindbox.registry import Registry
+from rewindbox.store import Store, new_id
+from rewindbox.timeline import Timeline, points_to_drop
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(str(tmp_path / "history.db"))
+    yield opened
+    assert opened.verify() == []
+    opened.close()
+
+
+@pytest.fixture
+def history(store):
+    return History(store)
+
+
+@pytest.fixture
+def vm_id(store):
+    return make_vm(store, "box")
+
+
+def make_vm(store, name):
+    with store.transaction() as tx:
+        return Registry(store).create(tx, name, vm_type="host", backend="namespace", agent_id="me").id
+
+
+def begin(store, vm_id, **more):
+    told = {"agent_id": "me", "language": "python", "code": "print(1)", "started_at": T0, **more}
+    with store.transaction() as tx:
+        return History(store).begin(tx, vm_id=vm_id, **told)
+
+
+def ended(start, **more):
+    """The execution of `start`, a success of 10 ms unless told otherwise."""
+    told = {
+        "ended": "exit",
+        "exit_code": 0,
+        "stdout_bytes": b"1\n",
+        "stderr_bytes": b"",
+        "truncated": False,
+        "wall_s": 0.01,
+        "cpu_s": 0.005,
+        "memory_peak_bytes": 9_000_000,
+        "error": None,
+        "after": None,
+    }
+    same = {name: getattr(start, name) for name in ("id", "vm_id", "agent_id", "language", "code", "before")}
+    return Execution(**{**same, "started_at": start.started_at, **told, **more})
+
+
+def finish(store, execution):
+    with store.transaction() as tx:
+        History(store).finish(tx, execution)
+    return execution
+
+
+def run(store, vm_id, *, after=False, exit_code=0, **more):
+    """Begin and end one execution; `after`: with a point, which becomes the tip."""
+    tip = Registry(store).find(vm_id).tip
+    start = begin(store, vm_id, **{"before": tip, **more})
+    with store.transaction() as tx:
+        point_id = None
+        if after:
+            point_id = new_id("pt")
+            Timeline(store).add_point(
+                tx,
+                vm_id=vm_id,
+                parent_id=tip,
+                method="copy",
+                written_bytes=0,
+                state={},
+                execution_id=start.id,
+                point_id=point_id,
+            )
+            Registry(store).set_live(tx, vm_id, {}, tip=point_id)
+        execution = ended(start, exit_code=exit_code, after=point_id)
+        History(store).finish(tx, execution)
+    return execution
+
+
+def ids(found):
+    return [execution.id for execution in found]
+
+
+# --- beginning and ending
+
+
+def test_begun_is_unfinished(store, history, vm_id):
+    """What has begun is found as unfinished, with all it was begun with, until it ends."""
+    start = begin(store, vm_id, block=3, code="x = 'é'\0\n")
+    assert (start.block, start.pid, start.code) == (3, os.getpid(), "x = 'é'\0\n")
+    assert history.unfinished(vm_id) == history.unfinished() == [start]
+    assert history.unfinished("vm_none") == []
+    assert history.query() == ([], 0)
+    with pytest.raises(UnknownExecution, match="has not ended; ask again"):
+        history.get(start.id)
+    finish(store, ended(start))
+    assert history.unfinished(vm_id) == []
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {},
+        {"stdout_bytes": b"\0\xff\xfe\n\r\0" * 1000, "stderr_bytes": b"\xed\xa0\x80"},
+        {"stdout_bytes": b"x" * 3_000_000, "truncated": True, "ended": "output", "exit_code": 137},
+        {"ended": "timeout", "exit_code": 124, "error": "Execution timeout after 30000ms"},
+        {"ended": "signal", "exit_code": 139},
+        {"ended": "killed", "exit_code": 137, "error": "é\0\n"},
+        {"exit_code": -1, "wall_s": 0.0, "cpu_s": 1e-9, "memory_peak_bytes": 2**62},
+        {"wall_s": 3, "cpu_s": -0.0},
+    ],
+)
+def test_execution_comes_back(store, history, vm_id, outcome):
+    """An execution comes back as it ended, its output byte for byte."""
+    execution = finish(store, ended(begin(store, vm_id), **outcome))
+    assert history.get(execution.id) == execution
+    assert history.query() == ([execution], 1)
+
+
+def test_points_of_an_execution_come_back(store, history, vm_id):
+    """Points before, after and rolled back to come back, added before or after the end in one transaction."""
+    first = run(store, vm_id, after=True)
+    start = begin(store, vm_id, before=first.after)
+    execution = ended(start, after="pt_later", rolled_back_to=first.after)
+    with store.transaction() as tx:
+        history.finish(tx, execution)
+        Timeline(store).add_point(
+            tx,
+            vm_id=vm_id,
+            parent_id=first.after,
+            method="copy",
+            written_bytes=0,
+            state={},
+            point_id="pt_later",
+        )
+    assert history.get(execution.id) == execution
+
+
+def test_point_that_is_not_there(store, history, vm_id):
+    """An end that names a point which is never added is refused, and the execution stays unfinished."""
+    start = begin(store, vm_id)
+    with pytest.raises(HistoryError, match="a row contradicts the others"):
+        finish(store, ended(start, after="pt_none"))
+    assert history.unfinished() == [start]
+
+
+def test_error_that_is_no_unicode(store, history, vm_id):
+    """A record is kept though a name in its error text is no Unicode; the name is escaped."""
+    execution = finish(
+        store, ended(begin(store, vm_id), error="no file \udcff", ended="killed", exit_code=137)
+    )
+    assert history.get(execution.id).error == "no file \\udcff"
+
+
+def test_code_that_is_no_unicode(store, history, vm_id):
+    """Code that cannot be stored as it is is refused before it runs."""
+    with pytest.raises(ValidationFailed, match="is no Unicode text; remove it"):
+        begin(store, vm_id, code="print('\ud800')")
+    assert history.unfinished() == []
+
+
+def test_start_without_zone(store, vm_id):
+    """A start without a timezone is refused."""
+    with pytest.raises(ValidationFailed, match="no timezone"):
+        begin(store, vm_id, started_at=datetime(2026, 1, 1))
+
+
+def test_end_without_begin(store, vm_id):
+    """An execution that was not begun cannot end."""
+    start = begin(store, vm_id)
+    with pytest.raises(UnknownExecution, match="was not begun"):
+        finish(store, replace(ended(start), id="ex_other"))
+
+
+def test_end_twice(store, history, vm_id):
+    """An execution ends once; the first end stays."""
+    execution = finish(store, ended(begin(store, vm_id)))
+    with pytest.raises(HistoryError, match="has ended before"):
+        finish(store, replace(execution, exit_code=1))
+    assert history.get(execution.id) == execution
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"vm_id": "vm_other"},
+        {"agent_id": "other"},
+        {"language": "bash"},
+        {"code": "print(2)"},
+        {"started_at": T0 + timedelta(microseconds=1)},
+        {"before": "pt_other"},
+    ],
+)
+def test_end_of_another(store, history, vm_id, other):
+    """An end that contradicts its begin is a bug that is named, and changes nothing."""
+    start = begin(store, vm_id)
+    with pytest.raises(Internal, match="was begun with"):
+        finish(store, replace(ended(start), **other))
+    assert history.unfinished() == [start]
+
+
+# --- finding
+
+
+def test_get_by_prefix(store, history, vm_id):
+    """An execution is found by its id and by a unique prefix; what is not found says why."""
+    execution = run(store, vm_id)
+    for ref in (execution.id, execution.id[:9], execution.id[:-1]):
+        assert history.get(ref) == execution
+    for ref, said in [
+        ("ex_14", "'ex_14' is no id; give `ex_` and 6 characters or more"),
+        ("", "is no id"),
+        (execution.id[3:], "is no id"),
+        ("ex_aaaaaaaaaaaaaaaaa", "no execution has the id"),
+        (execution.id + "a", "no execution has the id"),
+    ]:
+        with pytest.raises(UnknownExecution, match=said):
+            history.get(ref)
+
+
+def test_get_prefix_of_several(store, history, vm_id, monkeypatch):
+    """A prefix of two ids is refused, and asks for more characters."""
+    made = iter(["ex_" + "a" * 25 + "b", "ex_" + "a" * 25 + "c"])
+    monkeypatch.setattr("rewindbox.history.new_id", lambda kind: next(made))
+    first, second = run(store, vm_id), run(store, vm_id)
+    with pytest.raises(UnknownExecution, match=r"several ids begin with .*; give more characters"):
+        history.get("ex_aaaaaaaaa")
+    assert (history.get(first.id), history.get(second.id)) == (first, second)
+
+
+@pytest.fixture
+def twelve(store):
+    """Twelve executions of two vms, a minute apart; every third fails; agents and languages alternate."""
+    vms = [make_vm(store, "one"), make_vm(store, "two")]
+    return [
+        run(
+            store,
+            vms[n % 2],
+            agent_id=f"agent{n % 3}",
+            language=("python", "bash")[n // 6],
+            exit_code=int(n % 3 == 2),
+            started_at=T0 + timedelta(minutes=n),
+        )
+        for n in range(12)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "numbers"),
+    [
+        ({}, range(12)),
+        ({"vm_id": 0}, range(0, 12, 2)),
+        ({"vm_id": 1, "failures_only": True}, [5, 11]),
+        ({"failures_only": True}, [2, 5, 8, 11]),
+        ({"agent_id": "agent1"}, [1, 4, 7, 10]),
+        ({"agent_id": "agent1", "failures_only": True}, []),
+        ({"agent_id": "agent1", "vm_id": 0, "language": "bash"}, [10]),
+        ({"language": "bash"}, range(6, 12)),
+        ({"language": "BASH"}, []),
+        ({"since": T0 + timedelta(minutes=3)}, range(3, 12)),
+        ({"until": T0 + timedelta(minutes=3)}, range(4)),
+        ({"since": T0 + timedelta(minutes=3), "until": T0 + timedelta(minutes=3)}, [3]),
+        ({"since": T0 + timedelta(minutes=3, microseconds=1), "until": T0 + timedelta(minutes=4)}, [4]),
+        ({"since": T0 + timedelta(minutes=4), "until": T0 + timedelta(minutes=3)}, []),
+        ({"since": (T0 + timedelta(minutes=9)).astimezone(timezone(timedelta(hours=14)))}, [9, 10, 11]),
+        ({"until": (T0 + timedelta(minutes=2)).astimezone(timezone(timedelta(hours=-12)))}, [0, 1, 2]),
+        ({"vm_id": "vm_none"}, []),
+    ],
+)
+@pytest.mark.parametrize("page", [(100, 0), (None, 0), (2, 0), (2, 1), (0, 0), (None, 3), (5, 50)])
+def test_query(history, twelve, asked, numbers, page):
+    """A query gives the newest first, its page of them, and the true total of all that match."""
+    limit, offset = page
+    if isinstance(asked.get("vm_id"), int):
+        asked = {**asked, "vm_id": twelve[asked["vm_id"]].vm_id}
+    matching = [twelve[n] for n in reversed(numbers)]
+    found, total = history.query(**asked, limit=limit, offset=offset)
+    assert found == matching[offset:][:limit]
+    assert total == len(matching)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"since": datetime(2026, 1, 1)},
+        {"until": datetime(2026, 1, 1)},
+        {"limit": -1},
+        {"offset": -1},
+        {"limit": 2**70},
+    ],
+)
+def test_bad_query(history, asked):
+    """A time without a timezone and a number that is no count are refused."""
+    with pytest.raises(ValidationFailed):
+        history.query(**asked)
+
+
+def test_equal_times_keep_their_order(store, history, vm_id):
+    """Executions that started in the same microsecond come in the order of recording, newest first."""
+    made = [run(store, vm_id) for _ in range(5)]
+    assert ids(history.query()[0]) == ids(made)[::-1]
+
+
+# --- the success to go back to
+
+
+def test_last_success_is_the_nearest_above_the_tip(store, history, vm_id):
+    """Of the successes with a kept point, the nearest at or above the tip is taken, not the newest."""
+    assert history.last_success(vm_id) is None
+    run(store, vm_id)
+    assert history.last_success(vm_id) is None
+    good = run(store, vm_id, after=True)
+    assert history.last_success(vm_id) == good
+    run(store, vm_id, after=True, exit_code=1)
+    assert history.last_success(vm_id) == good
+    aside = run(store, vm_id, after=True)
+    assert history.last_success(vm_id) == aside
+    with store.transaction() as tx:
+        Registry(store).set_live(tx, vm_id, {}, tip=good.after)
+    run(store, vm_id, after=True, exit_code=1)
+    assert history.last_success(vm_id) == good
+
+
+def test_last_success_elsewhere_in_the_tree(store, history, vm_id):
+    """Where no kept point above the tip is a success, the newest recorded one is taken."""
+    root = Timeline(store)
+    with store.transaction() as tx:
+        base = root.add_point(tx, vm_id=vm_id, parent_id=None, method="copy", written_bytes=0, state={})
+        Registry(store).set_live(tx, vm_id, {}, tip=base.id)
+    run(store, vm_id, after=True, started_at=T0 + timedelta(days=1))
+    newest = run(store, vm_id, after=True)
+    with store.transaction() as tx:
+        Registry(store).set_live(tx, vm_id, {}, tip=base.id)
+    assert history.last_success(vm_id) == newest
+    with store.transaction() as tx:
+        Timeline(store).drop_states(tx, [newest.after, newest.before])
+    assert history.last_success(vm_id) is None
+
+
+def test_last_success_is_of_its_vm(store, history, vm_id):
+    """A success of another vm is never taken."""
+    other = make_vm(store, "other")
+    run(store, other, after=True)
+    run(store, vm_id, after=True, exit_code=1)
+    assert history.last_success(vm_id) is None
+
+
+def test_last_success_of_a_shared_point(store, history, vm_id):
+    """Where several successes left the same point, the newest of them is taken."""
+    first = run(store, vm_id, after=True)
+    second = finish(store, ended(begin(store, vm_id, before=first.after), after=first.after))
+    assert history.last_success(vm_id) == second
+
+
+# --- trimming
+
+
+def test_trim(store, history, vm_id):
+    """Beyond so many executions the oldest lose their output, and say so; the rest is untouched."""
+    other = run(store, make_vm(store, "other"))
+    made = [run(store, vm_id, after=True) for _ in range(5)]
+    with store.transaction() as tx:
+        needless = history.trim(tx, vm_id, 2)
+    found, total = history.query(vm_id=vm_id)
+    assert total == 5
+    assert found[:2] == made[:2:-1]
+    bare = [replace(old, stdout_bytes=b"", stderr_bytes=b"", output_dropped=True) for old in made[2::-1]]
+    assert found[2:] == bare
+    assert history.get(other.id) == other
+    assert sorted(needless) == sorted([made[0].after, made[1].after])  # made[2].after is where made[3] began
+
+
+def test_trim_by_order_of_recording(store, history, vm_id):
+    """A clock that was put back does not make the newest execution the oldest."""
+    old = run(store, vm_id, started_at=T0 + timedelta(days=1))
+    new = run(store, vm_id, started_at=T0)
+    with store.transaction() as tx:
+        history.trim(tx, vm_id, 1)
+    assert history.get(old.id).output_dropped
+    assert history.get(new.id) == new
+
+
+def test_trim_twice(store, history, vm_id):
+    """A second trim finds nothing to do, and a higher limit brings nothing back."""
+    made = [run(store, vm_id, after=True) for _ in range(4)]
+    with store.transaction() as tx:
+        assert history.trim(tx, vm_id, 2) == [made[0].after]
+        Timeline(store).drop_states(tx, [made[0].after])
+    head = store.head()
+    with store.transaction() as tx:
+        assert history.trim(tx, vm_id, 2) == history.trim(tx, vm_id, 100) == []
+    assert store.head() == head
+
+
+def test_trim_spares_what_is_needed(store, history, vm_id):
+    """A point with a snapshot, the tip, and the ends of newer executions are not returned."""
+    made = [run(store, vm_id, after=True) for _ in range(4)]
+    with store.transaction() as tx:
+        Timeline(store).add_snapshot(tx, vm_id=vm_id, point_id=made[0].after, kind="manual")
+        Registry(store).set_live(tx, vm_id, {}, tip=made[1].after)
+        assert history.trim(tx, vm_id, 0) == [made[2].after, made[3].after]
+
+
+def test_trim_agrees_with_the_planner(store, history, vm_id):
+    """What trims return, one at a time, is what the planner says of the whole tree."""
+    returned = []
+    for n in range(12):
+        run(store, vm_id, after=n % 4 != 3)
+        with store.transaction() as tx:
+            returned += Timeline(store).drop_states(tx, history.trim(tx, vm_id, 3))
+    timeline = Timeline(store)
+    plan = points_to_drop(
+        timeline.points(vm_id),
+        tip=Registry(store).find(vm_id).tip,
+        snapshots=[],
+        recent_executions=history.recent_points(vm_id, 3),
+        max_entries=3,
+    )
+    assert plan == []
+    assert len(returned) == len(timeline.points(vm_id)) - len(timeline.points(vm_id, kept_only=True)) > 0
+
+
+def test_recent_points(store, history, vm_id):
+    """Recent points are the ends of the newest executions, newest first."""
+    made = [run(store, vm_id, after=True) for _ in range(3)]
+    assert history.recent_points(vm_id, 2) == [(run.before, run.after) for run in made[:0:-1]]
+
+
+def test_trim_of_nonsense(store, history, vm_id):
+    """A negative limit is refused."""
+    with pytest.raises(ValidationFailed, match="max_entries is -1"), store.transaction() as tx:
+        history.trim(tx, vm_id, -1)
+
+
+def test_trim_of_many(store, history, vm_id):
+    """Trimming thousands at once is no more than trimming one."""
+    with store.transaction() as tx:
+        for n in range(1500):
+            start = history.begin(
+                tx,
+                vm_id=vm_id,
+                agent_id="me",
+                language="bash",
+                code=str(n),
+                started_at=T0 + timedelta(seconds=n),
+            )
+            point = Timeline(store).add_point(
+                tx, vm_id=vm_id, parent_id=None, method="copy", written_bytes=0, state={"n": n}
+            )
+            history.finish(tx, ended(start, after=point.id))
+        assert len(history.trim(tx, vm_id, 10)) == 1490
+    assert sum(not execution.output_dropped for execution in history.query(limit=None)[0]) == 10
