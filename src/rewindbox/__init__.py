@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rewindbox.door import Rewindbox, Vm
-    from rewindbox.engine import AsyncRewindbox, AsyncVm, HistoryPage
+    from rewindbox.engine import AsyncRewindbox
     from rewindbox.errors import RewindboxError
     from rewindbox.execution import Execution
     from rewindbox.limits import Limits
     from rewindbox.models import CodeBlock, HistoryConfig, VmExecutionConfig
     from rewindbox.timeline import Point, Rollback, Snapshot
+    from rewindbox.vm import AsyncVm, HistoryPage
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncRewindbox": "engine",
-    "AsyncVm": "engine",
+    "AsyncVm": "vm",
     "CodeBlock": "models",
     "Execution": "execution",
     "HistoryConfig": "models",
-    "HistoryPage": "engine",
+    "HistoryPage": "vm",
     "Limits": "limits",
     "Point": "timeline",
     "Rewindbox": "door",

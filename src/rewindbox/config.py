@@ -113,9 +113,7 @@ def _checked(value: Any, old: Any, key: str, origin: str) -> Any:
     """`value` where it is of the type of `old`; a whole number also where a fraction may stand."""
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    right = type(value) is type(old) and (
-        not isinstance(old, list) or all(isinstance(entry, str) for entry in value)
-    )
+    right = type(value) is type(old) and (not isinstance(old, list) or all(isinstance(entry, str) for entry in value))
     if not right or (isinstance(old, (int, float)) and not isinstance(old, bool) and value < 0):
         raise ConfigError(f"{origin} has {key} = {value!r}", remedy=f"give {_EXPECTED[type(old)]}")
     return value
@@ -139,9 +137,7 @@ def _from_file() -> dict[str, Any]:
             return tomllib.load(file)
     except FileNotFoundError as error:
         if "REWINDBOX_CONFIG" in os.environ:
-            raise ConfigError(
-                f"no configuration file {path}", remedy="correct or unset REWINDBOX_CONFIG"
-            ) from error
+            raise ConfigError(f"no configuration file {path}", remedy="correct or unset REWINDBOX_CONFIG") from error
         return {}
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", remedy="correct it or remove it") from error

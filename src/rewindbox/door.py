@@ -7,7 +7,7 @@ it waits cancels the call there, waits for it to end in order, and goes on.
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from rewindbox.backends.base import FileInfo, OnOutput
-from rewindbox.engine import AsyncRewindbox, AsyncVm, HistoryPage, OnDecision, OnFailure
+from rewindbox.engine import AsyncRewindbox, OnDecision, OnFailure
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision
 from rewindbox.registry import VmRecord
 from rewindbox.timeline import Point, Rollback, Snapshot
+from rewindbox.vm import AsyncVm, HistoryPage
 
 if TYPE_CHECKING:
     from rewindbox.models import VmExecutionConfig
@@ -82,9 +83,7 @@ class Rewindbox:
         """What is in force; see `config.Settings`."""
         return self._box.settings
 
-    def vm(
-        self, name_or_id: str | None = None, *, agent_id: str | None = None, create: bool | None = None
-    ) -> "Vm":
+    def vm(self, name_or_id: str | None = None, *, agent_id: str | None = None, create: bool | None = None) -> "Vm":
         """See `AsyncRewindbox.vm`."""
         return Vm(self, self.call(self._box.vm, name_or_id, agent_id=agent_id, create=create))
 
@@ -214,13 +213,9 @@ class Vm:
         """See `AsyncVm.rollback`."""
         return self._call(self.inner.rollback, to, snapshot_first=snapshot_first, agent_id=agent_id)
 
-    def rollback_to_last_success(
-        self, *, snapshot_first: bool = True, agent_id: str | None = None
-    ) -> Rollback:
+    def rollback_to_last_success(self, *, snapshot_first: bool = True, agent_id: str | None = None) -> Rollback:
         """See `AsyncVm.rollback_to_last_success`."""
-        return self._call(
-            self.inner.rollback_to_last_success, snapshot_first=snapshot_first, agent_id=agent_id
-        )
+        return self._call(self.inner.rollback_to_last_success, snapshot_first=snapshot_first, agent_id=agent_id)
 
     def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """See `AsyncVm.snapshot`."""
@@ -276,7 +271,5 @@ async def _next(executions: Any) -> Execution | None:
 def _cancel(future: Any) -> None:
     """Cancel what runs in the engine, and wait until it has put itself in order."""
     future.cancel()
-    try:
+    with suppress(CancelledError, Exception):  # the caller's own exception is the one that goes on
         future.result()
-    except (CancelledError, Exception):  # noqa: S110  the caller's own exception is the one that goes on
-        pass

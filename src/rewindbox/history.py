@@ -112,8 +112,8 @@ class History:
     def unfinished(self, vm_id: str | None = None) -> list[Start]:
         """Begun and not ended, oldest first; None: of every vm. They run now, or their process died."""
         rows = self._store.rows(
-            "select s.* from running r join starts s on s.seq = r.start_seq"
-            " where ?1 is null or r.vm_id = ?1 order by s.seq",
+            "select s.* from running r cross join starts s on s.seq = r.start_seq"  # few running, many starts
+            " where ?1 is null or r.vm_id = ?1 order by r.start_seq",
             (vm_id,),
         )
         return [_start(dict(row)) for row in rows]
@@ -125,9 +125,7 @@ class History:
         """
         bounds = id_bounds("ex", ref)
         if bounds is None:
-            raise UnknownExecution(
-                f"{ref!r} is no id", remedy=f"give `ex_` and {PREFIX_MIN} characters or more"
-            )
+            raise UnknownExecution(f"{ref!r} is no id", remedy=f"give `ex_` and {PREFIX_MIN} characters or more")
         found = self._store.rows("select seq, id from starts where id >= ? and id < ? limit 2", bounds)
         if len(found) > 1:
             raise UnknownExecution(f"several ids begin with {ref!r}", remedy="give more characters of the id")
@@ -165,7 +163,7 @@ class History:
         where, values = _filter(
             ("vm_id = ?", vm_id),
             ("agent_id = ?", agent_id),
-            ("success = ?", 0 if failures_only else None),
+            ("success = 0 and ?", failures_only or None),
             ("started_us >= ?", None if since is None else to_us(since)),
             ("started_us <= ?", None if until is None else to_us(until)),
             ("language = ?", language),
@@ -184,9 +182,7 @@ class History:
         The nearest one at or above the vm's tip; where there is none, the newest one recorded.
         """
         with self._store.reading():
-            found = self._store.rows(_NEAREST_SUCCESS, (vm_id,)) or self._store.rows(
-                _NEWEST_SUCCESS, (vm_id,)
-            )
+            found = self._store.rows(_NEAREST_SUCCESS, (vm_id,)) or self._store.rows(_NEWEST_SUCCESS, (vm_id,))
             return self._load("x.start_seq = ?", (found[0]["found"],))[0] if found else None
 
     def recent_points(self, vm_id: str, limit: int) -> list[tuple[str | None, str | None]]:

@@ -49,9 +49,7 @@ class VmExecutionConfig(SeedModel):
     model_config = ConfigDict(extra="forbid")
 
     enabled: bool = Field(default=False, description="Whether the holder of a role may run code.")
-    api_base_url: str = Field(
-        default="http://localhost:8080", description="Where a server is, for http mode."
-    )
+    api_base_url: str = Field(default="http://localhost:8080", description="Where a server is, for http mode.")
     vm_pool_size: int = Field(default=1, ge=0, description="How many vms are kept warm.")
     default_vm_type: str = Field(default="focal-optimized", description="What a new vm is made of.")
     execution_timeout_ms: int = Field(

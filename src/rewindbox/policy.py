@@ -42,9 +42,7 @@ def decide(
     return decisions
 
 
-def _reason(
-    block: "CodeBlock", settings: Settings, programs: Mapping[str, str | None], threshold: float
-) -> str | None:
+def _reason(block: "CodeBlock", settings: Settings, programs: Mapping[str, str | None], threshold: float) -> str | None:
     if block.language not in languages.LANGUAGES:
         return f"{block.language} is not run"
     if block.language not in allowed(settings):
@@ -84,9 +82,7 @@ def check(language: str, code: str, settings: Settings, what: str = "the code") 
             remedy="shorten it or raise max_code_length",
         )
     if "\0" in code:
-        raise ValidationFailed(
-            f"{what} has a NUL character at position {code.index(chr(0))}", remedy="remove it"
-        )
+        raise ValidationFailed(f"{what} has a NUL character at position {code.index(chr(0))}", remedy="remove it")
     try:
         code.encode()
     except UnicodeEncodeError as error:

@@ -110,19 +110,13 @@ class Registry:
         if len(found) > 1:
             raise UnknownVm(f"several ids begin with {name_or_id!r}", remedy="give more characters of the id")
         if not found:
-            hint = (
-                f"; an id can be cut to `vm_` and {PREFIX_MIN} characters"
-                if name_or_id.startswith("vm_")
-                else ""
-            )
+            hint = f"; an id can be cut to `vm_` and {PREFIX_MIN} characters" if name_or_id.startswith("vm_") else ""
             raise UnknownVm(f"no vm has the name or id {name_or_id!r}", remedy=_LIST + hint)
         if found[0].removed and not removed:
             raise UnknownVm(f"{found[0].id} ({found[0].name}) was removed", remedy=_LIST)
         return found[0]
 
-    def set_live(
-        self, tx: Transaction, vm_id: str, live: dict[str, Any] | None, *, tip: str | None = None
-    ) -> None:
+    def set_live(self, tx: Transaction, vm_id: str, live: dict[str, Any] | None, *, tip: str | None = None) -> None:
         """Note what the vm stands on now; `tip` None leaves the tip as it is. Counts as activity."""
         tx.execute(
             "update vms set live = ?, tip = coalesce(?, tip), last_activity_us = ? where id = ?",
@@ -138,9 +132,7 @@ class Registry:
 
         The states of its points are the caller's to drop (`Timeline.drop_states`), with its files.
         """
-        if tx.execute(
-            "update vms set removed = 1, live = null where id = ? and not removed", (vm_id,)
-        ).rowcount:
+        if tx.execute("update vms set removed = 1, live = null where id = ? and not removed", (vm_id,)).rowcount:
             tx.append(VM_REMOVED, vm_id, {})
 
     def _by_name(self, name: str) -> VmRecord | None:
@@ -151,10 +143,7 @@ class Registry:
         bounds = id_bounds("vm", ref)
         if bounds is None:
             return []
-        return [
-            _record(row)
-            for row in self._store.rows("select * from vms where id >= ? and id < ? limit 2", bounds)
-        ]
+        return [_record(row) for row in self._store.rows("select * from vms where id >= ? and id < ? limit 2", bounds)]
 
     def list(self, *, agent_id: str | None = None, removed: bool = False) -> list[VmRecord]:
         """The vms, oldest first; of one agent, where `agent_id` says so; `removed`: with removed ones."""

@@ -129,9 +129,7 @@ class Timeline:
             raise SnapshotNotFound(f"no point has the id {point_id!r}", remedy=_CHOOSE)
         return _point(dict(rows[0]))
 
-    def points(
-        self, vm_id: str, *, kept_only: bool = False, among: Collection[str] | None = None
-    ) -> list[Point]:
+    def points(self, vm_id: str, *, kept_only: bool = False, among: Collection[str] | None = None) -> list[Point]:
         """The points of a vm, oldest first; `kept_only`: those with a state; `among`: of these ids."""
         kept = " and state is not null" if kept_only else ""
         narrowed, ids = _among("id", among)

@@ -20,9 +20,7 @@ def limit_reports() -> Sequence[LimitReport]:
     return [
         LimitReport(limit="wall_s", enforcement="watched", by="supervisor's clock, then SIGKILL to all"),
         LimitReport(limit="cpu_s", enforcement="watched", by=f"{watch}; RLIMIT_CPU for each process"),
-        LimitReport(
-            limit="memory_mib", enforcement="watched", by=f"{watch}: resident memory of all processes"
-        ),
+        LimitReport(limit="memory_mib", enforcement="watched", by=f"{watch}: resident memory of all processes"),
         LimitReport(limit="processes", enforcement="hard", by="RLIMIT_NPROC in the vm's user namespace"),
         LimitReport(limit="output_bytes", enforcement="watched", by="the reader of the pipe"),
         LimitReport(limit="file_mib", enforcement="hard", by="RLIMIT_FSIZE"),
@@ -45,15 +43,11 @@ def explain(answer: dict[str, Any]) -> HostUnsupported:
     """The cause and the remedy for a step that the host refused."""
     step, number = str(answer.get("step", "")), answer.get("errno")
     cause, remedy = _cause(step, number if isinstance(number, int) else 0)
-    return HostUnsupported(
-        f"this host refuses a step of making a vm ({answer.get('text')}): {cause}", remedy=remedy
-    )
+    return HostUnsupported(f"this host refuses a step of making a vm ({answer.get('text')}): {cause}", remedy=remedy)
 
 
 def _cause(step: str, number: int) -> tuple[str, str]:
-    if step in ("user namespace", "id map", "namespaces") or (
-        step == "private mounts" and number == errno.EACCES
-    ):
+    if step in ("user namespace", "id map", "namespaces") or (step == "private mounts" and number == errno.EACCES):
         return _user_namespaces(number)
     if step == "overlay":
         return (

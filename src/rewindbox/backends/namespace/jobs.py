@@ -1,12 +1,7 @@
-"""Running one job in a vm: start it in the sandbox, watch it, end it and everything it started.
-
-Runs in the supervisor. Namespaces, capabilities, no_new_privs and seccomp belong to a *thread* in the kernel:
-a thread puts them on, spawns, and ends; the supervisor stays as it was.
-"""
+"""A running job: watched, and ended together with everything it started. Runs in the supervisor."""
 
 import contextlib
 import os
-import platform
 import resource
 import signal
 import threading
@@ -14,11 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rewindbox.backends.namespace import kernel, seccomp, trees
+from rewindbox.backends.namespace import trees
 from rewindbox.backends.namespace.machine import Machine
+from rewindbox.backends.namespace.spawner import Spawner
 
-_OWN_THREADS = 4
-"""What RLIMIT_NPROC counts besides the job: pid 1, and our threads (same user, same user namespace)."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
 _FASTEST_GROWTH = 4 << 30
@@ -35,56 +29,14 @@ class StillAlive(Exception):
 class Job:
     """One running job."""
 
-    def __init__(
-        self, machine: Machine, disk: "Disk", order: dict[str, Any], streams: list[int], wake: int
-    ) -> None:
-        """Start it. `wake` is written to when the start is over, well or badly."""
-        self.machine, self.order, self._disk = machine, order, disk
-        self.limits: dict[str, float] = order["limits"]
-        self.pid: int | None = None
-        self.failure: OSError | None = None
+    def __init__(self, machine: Machine, disk: "Disk", limits: dict[str, float], spawner: Spawner) -> None:
+        """`spawner` has been told to start it."""
+        self.machine, self.limits, self.spawner, self._disk = machine, limits, spawner, disk
         self.why: str | None = None
         self.peak_bytes = 0
         self._cpu_before = _children_cpu()
         self.started = time.monotonic()
-        self.deadline = self.started + self.limits["wall_s"]
-        self._streams, self._wake = streams, wake
-        self._thread = threading.Thread(target=self._start, daemon=True)
-        self._thread.start()
-
-    def _start(self) -> None:
-        try:
-            self.pid = self._enter_and_spawn()
-        except OSError as error:
-            self.failure = error
-        finally:
-            for stream in self._streams:
-                os.close(stream)
-            os.write(self._wake, b"!")
-
-    def _enter_and_spawn(self) -> int:
-        kernel.unshare(kernel.CLONE_FS)
-        kernel.setns(self.machine.pid_ns, kernel.NEWPID)
-        kernel.setns(self.machine.mount_ns, kernel.NEWNS)
-        kernel.empty_bounding_set()
-        kernel.no_new_privileges()
-        seccomp.install(platform.machine())
-        environment = [f"{name}={value}" for name, value in self.order["environment"].items()]
-        words = [*self._bounds(), *self.order["command"]]
-        return kernel.spawn(words[0], words, environment, self.order["folder"], self._streams)
-
-    def _bounds(self) -> list[str]:
-        """The limits that the kernel counts per process are set by a program that then becomes the job:
-        posix_spawn has no way to, and a limit set from outside afterwards comes too late for a fast fork."""
-        cpu_s = max(1, int(self.limits["cpu_s"] + 0.999))
-        return [
-            "/usr/bin/prlimit",
-            f"--cpu={cpu_s}:{cpu_s + 1}",
-            f"--fsize={int(self.limits['file_mib']) << 20}",
-            f"--nofile={int(self.limits['open_files'])}",
-            f"--nproc={int(self.limits['processes']) + _OWN_THREADS}",
-            "--",
-        ]
+        self.deadline = self.started + limits["wall_s"]
 
     def look(self) -> float:
         """See whether a limit is passed (then `why` says which); returns how long we may look away."""
@@ -120,8 +72,8 @@ class Job:
 
     def reap(self) -> dict[str, Any]:
         """Call when the job's first process has ended or was killed: end the rest, say how it was."""
-        assert self.pid is not None
-        _, status, usage = os.wait4(self.pid, 0)
+        assert self.spawner.pid is not None
+        _, status, usage = os.wait4(self.spawner.pid, 0)
         wall_s = time.monotonic() - self.started
         kill_all(self.machine.proc)
         return {
@@ -134,8 +86,8 @@ class Job:
 
     def kill(self) -> None:
         """SIGKILL to the first process; `reap` does the rest. While it is being started: to all there are."""
-        if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+        if self.spawner.pid is not None:
+            os.kill(self.spawner.pid, signal.SIGKILL)
         else:
             signal_all(self.machine.proc, signal.SIGKILL)
 

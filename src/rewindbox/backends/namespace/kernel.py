@@ -164,11 +164,17 @@ def keep_capability_over_exec(capability: int) -> None:
 
 
 def spawn(
-    program: str, words: Sequence[str], environment: Sequence[str], folder: str, streams: Sequence[int]
+    program: str,
+    words: Sequence[str],
+    environment: Sequence[str],
+    folder: str,
+    streams: Sequence[int],
+    gate: str,
 ) -> int:
     """posix_spawn in a session of its own, with default signals; returns the pid.
 
-    `streams` become descriptors 0, 1, 2. Through ctypes, because that releases the interpreter's lock: a
+    `streams` become descriptors 0, 1, 2. Before its exec the child opens the named pipe `gate` for reading,
+    and so sleeps until somebody opens it for writing. Through ctypes, because that releases the interpreter's lock: a
     child that hostile code stops before its exec hangs only the calling thread.
     """
     actions, attributes, pid = (
@@ -180,11 +186,10 @@ def spawn(
     _libc.posix_spawnattr_init(attributes)
     try:
         every_signal = ctypes.create_string_buffer(b"\xff" * 128)
-        _libc.posix_spawnattr_setflags(
-            attributes, ctypes.c_short(0x80 | 0x04 | 0x08)
-        )  # SETSID SIGDEF SIGMASK
+        _libc.posix_spawnattr_setflags(attributes, ctypes.c_short(0x80 | 0x04 | 0x08))  # SETSID SIGDEF SIGMASK
         _libc.posix_spawnattr_setsigdefault(attributes, every_signal)
         _libc.posix_spawnattr_setsigmask(attributes, ctypes.create_string_buffer(128))
+        _libc.posix_spawn_file_actions_addopen(actions, 0, os.fsencode(gate), os.O_RDONLY, 0)
         for number, stream in enumerate(streams):
             _libc.posix_spawn_file_actions_adddup2(actions, stream, number)
         if hasattr(_libc, "posix_spawn_file_actions_addclosefrom_np"):  # glibc 2.34; ours are CLOEXEC anyway

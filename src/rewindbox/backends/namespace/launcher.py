@@ -17,7 +17,10 @@ from rewindbox.backends.namespace import kernel, machine, rootfs, supervisor
 
 
 def main() -> None:
-    """Serve `create` requests on the descriptor named by the second argument until it is closed. Working directory: the vms' folder."""
+    """Serve `create` requests on the descriptor that the second argument names, until it is closed.
+
+    The working directory is the folder of the vms.
+    """
     link = socket.socket(fileno=int(sys.argv[2]))
     link.set_inheritable(False)
     _drop_privileges()

@@ -81,9 +81,7 @@ def send(link: socket.socket, request: dict[str, Any], descriptors: list[int]) -
 
 def receive(ours: socket.socket) -> tuple[dict[str, Any], list[int]]:
     try:
-        message, descriptors, _, _ = socket.recv_fds(
-            ours, MESSAGE_BYTES, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-        )
+        message, descriptors, _, _ = socket.recv_fds(ours, MESSAGE_BYTES, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
     except OSError as error:
         raise LinkBroken(str(error)) from error
     if not message:

@@ -31,6 +31,10 @@ INNER_ID = 1000
 
 _CAP_WAKE_ALARM = 35  # harmless; pid 1 holds it, the code does not, so the code may not trace pid 1
 _VOLATILE_MEMORY = "size=256m,nr_inodes=65536,mode=755"
+PROC = "p"
+"""Where the supervisor sees its own pid namespace; the vm does not have this mount."""
+GATE, GATE_INSIDE = "v/code/.gate", "/run/code/.gate"
+"""The named pipe at which a job waits for its limits; read-only inside."""
 _SHARED = ("usr", "proc", "dev", "run")
 """Mounts that are carried along when the vm moves onto other files."""
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -90,16 +94,14 @@ class Machine:
         """Make the namespaces; call in the first process of a fresh pid namespace."""
         self.skeleton = skeleton
         self.mount_ns = self.pid_ns = self.proc = self.root = -1
-        self._next = 1 + max(
-            (int(n[1:]) for n in os.listdir(".") if re.fullmatch("[ucfw][0-9]+", n)), default=0
-        )
+        self._next = 1 + max((int(n[1:]) for n in os.listdir(".") if re.fullmatch("[ucfw][0-9]+", n)), default=0)
         with step("namespaces"):
             kernel.unshare(kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS)
         socket.sethostname(HOSTNAME)
         _loopback_up()
         with step("private mounts"):
             kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        for folder in ("m", "v"):
+        for folder in ("m", "v", PROC):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
         with step("tmpfs"):
@@ -113,6 +115,9 @@ class Machine:
         ):
             os.mkdir(f"v/{folder}")
             os.chmod(f"v/{folder}", mode)
+        os.mkfifo(GATE, 0o400)
+        with step("proc"):
+            kernel.mount("proc", PROC, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
 
     def new_name(self, letter: str) -> str:
         """A name that this vm's folder never had in this life."""
@@ -146,9 +151,7 @@ class Machine:
             self._furnish()
             os.chdir("m")
             proc = os.open("proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            namespaces = [
-                os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("mnt", "pid")
-            ]
+            namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("mnt", "pid")]
             with step("pivot_root"):
                 kernel.pivot_root_here()
             root = os.open("/", os.O_PATH | os.O_CLOEXEC)
@@ -254,9 +257,7 @@ def _check_folder(path: str) -> None:
 
 
 def _furnish_dev() -> None:
-    kernel.mount(
-        "dev", "m/dev", "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "size=64k,nr_inodes=32,mode=755"
-    )
+    kernel.mount("dev", "m/dev", "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "size=64k,nr_inodes=32,mode=755")
     for name in _NODES:
         os.close(os.open(f"m/dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         kernel.mount(f"/dev/{name}", f"m/dev/{name}", None, kernel.MS_BIND)

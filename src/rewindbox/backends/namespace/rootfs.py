@@ -63,10 +63,7 @@ _FILES = {
         'if [ -n "${BASH_VERSION:-}" ] && [ -r /etc/bash.bashrc ]; then . /etc/bash.bashrc; fi\n'
     ),
     "etc/bash.bashrc": (
-        "# Read by interactive shells.\n"
-        '[ -n "${PS1:-}" ] || return 0\n'
-        "shopt -s checkwinsize\n"
-        "PS1='\\u@\\h:\\w\\$ '\n"
+        "# Read by interactive shells.\n[ -n \"${PS1:-}\" ] || return 0\nshopt -s checkwinsize\nPS1='\\u@\\h:\\w\\$ '\n"
     ),
 }
 

@@ -20,7 +20,8 @@ from typing import Any
 from rewindbox.backends.namespace import kernel, trees
 from rewindbox.backends.namespace.jobs import Disk, Job, StillAlive, kill_all
 from rewindbox.backends.namespace.layers import BadState, Layers
-from rewindbox.backends.namespace.machine import Machine, StepFailed
+from rewindbox.backends.namespace.machine import GATE, Machine, StepFailed
+from rewindbox.backends.namespace.spawner import Spawner
 
 MESSAGE_BYTES = 96 * 1024
 DESCRIPTORS_MAX = 8
@@ -46,6 +47,7 @@ class Supervisor:
         self.layers = Layers(self.machine, live, point)
         self.disk = Disk(self.layers.usage, is_new=live is None)
         self.job: Job | None = None
+        self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
         self._job_handle = -1
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -87,9 +89,7 @@ class Supervisor:
 
     def _serve(self) -> bool:
         """Answer one request; False when the holder is gone."""
-        message, descriptors, _, _ = socket.recv_fds(
-            self.link, MESSAGE_BYTES, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-        )
+        message, descriptors, _, _ = socket.recv_fds(self.link, MESSAGE_BYTES, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         if not message or not descriptors:
             return False
         answer = socket.socket(fileno=descriptors[0])
@@ -107,7 +107,8 @@ class Supervisor:
                 raise BadPath("a job is running already")
             request["folder"] = self._working_folder(request["folder"])
             _write_code(code, request["file"])
-        except (BadPath, OSError) as error:
+        except (BadPath, OSError) as failure:
+            error = failure
             for stream in streams:
                 os.close(stream)
             _answer(answer, lambda: _refuse(error))
@@ -115,7 +116,15 @@ class Supervisor:
         finally:
             os.close(code)
         self._job_answer = answer
-        self.job = Job(self.machine, self.disk, request, streams, self._wake)
+        spawner = self._ready_spawner()
+        self._spawner = None
+        self.job = Job(self.machine, self.disk, request["limits"], spawner)
+        spawner.start(request, streams)
+
+    def _ready_spawner(self) -> Spawner:
+        if self._spawner is None:
+            self._spawner = Spawner(self.machine, self._wake)
+        return self._spawner
 
     def _working_folder(self, folder: str | None) -> str:
         """An absolute path to a folder in the vm; where the code deleted its home, the root."""
@@ -131,11 +140,12 @@ class Supervisor:
 
     def _job_started(self) -> None:
         assert self.job is not None
-        if self.job.failure is not None:
-            failure, self.job = self.job.failure, None
+        spawner = self.job.spawner
+        if spawner.failure is not None:
+            failure, self.job = spawner.failure, None
             self._end_job(lambda: _refuse(failure))
             return
-        self._job_handle = os.pidfd_open(self.job.pid or 0)
+        self._job_handle = os.pidfd_open(spawner.pid or 0)
         self._poll.register(self._job_handle, select.POLLIN)
 
     def _finish_job(self) -> None:
@@ -153,6 +163,7 @@ class Supervisor:
             _answer(self._job_answer, result, then=_clear_memory)
         except StillAlive:
             os._exit(1)
+        self._ready_spawner()  # for the next job, while nobody waits
 
     def _cancel(self, request: Request, _: list[int]) -> Reply:
         if self.job is not None and self.job.why is None:
@@ -252,7 +263,8 @@ def _write_code(source: int, name: str) -> None:
 def _clear_memory() -> None:
     """Empty /run/code, /run and /dev/shm: they are an execution's, not the vm's."""
     for name in os.listdir("v/code"):
-        os.unlink(f"v/code/{name}")
+        if f"v/code/{name}" != GATE:
+            os.unlink(f"v/code/{name}")
     for folder in ("v/run", "v/shm"):
         for name in os.listdir(folder):
             if (folder, name) != ("v/run", "code"):

@@ -71,9 +71,7 @@ def usage(root: str) -> Usage:
     return total
 
 
-def copy(
-    source: str, target: str, found: Signature, previous: str | None = None, same: Signature | None = None
-) -> int:
+def copy(source: str, target: str, found: Signature, previous: str | None = None, same: Signature | None = None) -> int:
     """Copy the entries `found` below `source` to the new folder `target`; returns the bytes written.
 
     A regular file whose identity is unchanged since `same` was read is hard-linked from `previous`, the

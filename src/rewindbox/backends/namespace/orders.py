@@ -1,0 +1,117 @@
+"""What the supervisor is told to run, and what its answer means."""
+
+import os
+import shutil
+import signal
+from typing import Any
+
+from rewindbox.backends.base import Job, Outcome
+from rewindbox.backends.namespace.output import Output
+from rewindbox.errors import UnsupportedLanguage, ValidationFailed
+from rewindbox.execution import EXIT_KILLED, EXIT_TIMEOUT, Ended
+
+HOME = "/home/agent"
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+ENVIRONMENT = {
+    "HOME": HOME,
+    "USER": "agent",
+    "LOGNAME": "agent",
+    "SHELL": "/bin/bash",
+    "PATH": PATH,
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "TMPDIR": "/tmp",  # noqa: S108  the vm's own
+    "TERM": "dumb",
+    "PYTHONUNBUFFERED": "1",  # output reaches the caller when it is written, not when the program ends
+}
+_ENVIRONMENT_MAX_BYTES = 64 * 1024
+
+
+def order(job: Job) -> dict[str, Any]:
+    environment = {**ENVIRONMENT, **job.environment}
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ValidationFailed(f"environment variable {name!r}", remedy="names without '=', values without NUL")
+    if sum(len(name) + len(value) for name, value in environment.items()) > _ENVIRONMENT_MAX_BYTES:
+        raise ValidationFailed(f"the environment is over {_ENVIRONMENT_MAX_BYTES} bytes", remedy="write a file instead")
+    program = find_program(job.language.program)
+    if program is None:
+        raise UnsupportedLanguage(
+            f"{job.language.name}: {job.language.program} is not on this host", remedy="install it below /usr"
+        )
+    file = f"{job.id}.{job.language.extension}"
+    environment.setdefault("PYTHONPATH", os.path.join(HOME, job.working_dir) if job.working_dir else HOME)
+    return {
+        "op": "execute",
+        "file": file,
+        "program": "/bin/sh" if job.language.compile else program,
+        "command": _command(job, file),
+        "folder": checked_path(job.working_dir) if job.working_dir else None,
+        "environment": environment,
+        "limits": job.limits.as_dict(),
+    }
+
+
+def _command(job: Job, file: str) -> list[str]:
+    places = {"{file}": f"/run/code/{file}", "{binary}": f"/run/{job.id}"}
+    run = [places.get(word, word) for word in job.language.run]
+    if not job.language.compile:
+        return run
+    compile_words = [places.get(word, word) for word in job.language.compile]
+    return ["sh", "-c", '"$@" || exit; exec ' + run[0], "sh", *compile_words]
+
+
+def outcome(job: Job, answer: dict[str, Any], output: Output) -> Outcome:
+    ended, exit_code, error = _ending(job, answer, output)
+    return Outcome(
+        ended=ended,
+        exit_code=exit_code,
+        stdout=bytes(output.kept["stdout"]),
+        stderr=bytes(output.kept["stderr"]),
+        truncated=output.truncated,
+        wall_s=answer["wall_s"],
+        cpu_s=answer["cpu_s"],
+        memory_peak_bytes=answer["memory_peak_bytes"],
+        error=error,
+    )
+
+
+def _ending(job: Job, answer: dict[str, Any], output: Output) -> tuple[Ended, int, str | None]:
+    """How it ended. Our reason counts when our signal did end it; too much output always counts."""
+    limits, code = job.limits, os.waitstatus_to_exitcode(answer["status"])
+    cpu_text = f"CPU time limit of {limits.cpu_s:g} s used up"
+    if output.truncated:
+        return "output", EXIT_KILLED, f"output limit of {limits.output_bytes} bytes reached"
+    if code == -signal.SIGKILL and answer["why"]:
+        table: dict[str, tuple[Ended, int, str]] = {
+            "wall": ("timeout", EXIT_TIMEOUT, f"Execution timeout after {round(limits.wall_s * 1000)}ms"),
+            "cpu": ("timeout", EXIT_TIMEOUT, cpu_text),
+            "memory": ("memory", EXIT_KILLED, f"memory limit of {limits.memory_mib} MiB reached"),
+            "disk": (
+                "killed",
+                EXIT_KILLED,
+                f"disk limit of {limits.disk_mib} MiB or {limits.inodes} files reached",
+            ),
+            "cancel": ("killed", EXIT_KILLED, "cancelled"),
+        }
+        return table[answer["why"]]
+    if code in (-signal.SIGXCPU, -signal.SIGKILL) and answer["cpu_s"] >= limits.cpu_s:
+        return "timeout", EXIT_TIMEOUT, cpu_text
+    if code < 0:
+        return "signal", 128 - code, None
+    return "exit", code, None
+
+
+def checked_path(path: str) -> str:
+    """A path as the vm takes it. Raises ValidationFailed: empty, NUL, or longer than the kernel takes."""
+    if not path or "\0" in path or len(os.fsencode(path)) > 4000:
+        raise ValidationFailed(f"path {path[:80]!r}", remedy="give a path of 1 to 4000 bytes without NUL")
+    return path
+
+
+def find_program(program: str) -> str | None:
+    """Where a vm finds a program: on its PATH, below the host's /usr, executable for everyone."""
+    found = shutil.which(program, path=PATH)
+    if found is None or not os.path.realpath(found).startswith("/usr/"):
+        return None
+    return found

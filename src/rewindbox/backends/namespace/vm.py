@@ -1,0 +1,188 @@
+"""One running vm, seen from the process that holds it.
+
+This side is trusted. It never resolves a path inside a vm (the supervisor does, and hands over a descriptor)
+and never waits for what the code promises (the supervisor's own wait decides that a job is over).
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken
+from rewindbox.backends.namespace import link, orders
+from rewindbox.backends.namespace.output import Output
+from rewindbox.errors import BadRequest, ExecutionFailed, RollbackFailed, SnapshotFailed, VmNotAvailable
+
+_SMALL_FILE_BYTES = 1 << 20
+
+
+class NamespaceVm:
+    """One running vm."""
+
+    def __init__(self, vm_id: str, control: socket.socket, live: State, on_stop: Callable[[str], None]) -> None:
+        self.id = vm_id
+        self.live = live
+        self.interrupted: Outcome | None = None
+        self._control = control
+        self._late: dict[str, Any] = {}
+        self._on_stop = on_stop
+
+    async def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[dict[str, Any], list[int]]:
+        try:
+            return await link.ask(self._control, request, descriptors)
+        except link.LinkBroken as error:
+            raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from error
+
+    async def execute(self, job: Job, on_output: OnOutput | None = None) -> Outcome:
+        """See `BackendVm.execute`."""
+        request = orders.order(job)
+        code = link.memory_file(job.code.encode("utf-8", "surrogateescape"))
+        stdin = link.memory_file(job.stdin) if job.stdin else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with Output(job.limits.output_bytes, on_output, self._flooded) as output:
+                answering = link.begin(self._control, request, [code, stdin, *output.writers])
+                output.close_writers()
+                answer = await self._over(answering, output)
+        except link.LinkBroken as broken:
+            raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from broken
+        except link.Failed as failed:
+            raise _not_run(failed) from failed
+        except anyio.get_cancelled_exc_class():
+            self.interrupted = orders.outcome(job, self._late, output)
+            raise
+        finally:
+            os.close(code)
+            os.close(stdin)
+        return orders.outcome(job, answer, output)
+
+    async def _over(self, answering: socket.socket, output: Output) -> dict[str, Any]:
+        """What the supervisor says when the job is over. Cancelled: end it first, then go on with that."""
+        with answering:
+            try:
+                await output.read_until(answering)
+            except anyio.get_cancelled_exc_class():
+                with anyio.CancelScope(shield=True):
+                    await self.cancel()
+                    self._late, _ = await link.answer(answering)
+                raise
+            return link.receive(answering)[0]
+
+    def _flooded(self) -> None:
+        """More output than allowed: end the job. The answer to this request is nobody's concern."""
+        ours, theirs = link.pair()
+        with ours, theirs, contextlib.suppress(link.LinkBroken):
+            link.send(self._control, {"op": "cancel", "why": "output"}, [theirs.fileno()])
+
+    async def cancel(self) -> None:
+        """See `BackendVm.cancel`."""
+        await self._ask({"op": "cancel", "why": "cancel"})
+
+    async def take_point(self) -> Taken:
+        """See `BackendVm.take_point`."""
+        try:
+            answer, _ = await self._ask({"op": "point"})
+        except link.Failed as failure:
+            raise SnapshotFailed(str(failure), remedy=_disk_remedy(failure)) from failure
+        self.live = answer["live"]
+        return Taken(**answer)
+
+    async def go_to(self, state: State) -> State:
+        """See `BackendVm.go_to`."""
+        try:
+            answer, _ = await self._ask({"op": "go_to", "state": state})
+        except link.Failed as failure:
+            raise RollbackFailed(str(failure), remedy=_disk_remedy(failure)) from failure
+        self.live = answer["live"]
+        return self.live
+
+    async def read(self, path: str, max_bytes: int) -> bytes:
+        """See `BackendVm.read`."""
+        descriptor = await self._open(path, write=False, mode=0)
+        size = os.fstat(descriptor).st_size
+        if size > max_bytes:
+            os.close(descriptor)
+            raise BadRequest(f"{path!r} has {size} bytes, more than {max_bytes}", remedy="raise max_bytes")
+        data: bytes = await _offload(size, _read_all, descriptor, max_bytes)
+        return data
+
+    async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """See `BackendVm.write`."""
+        descriptor = await self._open(path, write=True, mode=mode & 0o777)
+        try:
+            await _offload(len(data), _write_all, descriptor, data)
+        except OSError as error:
+            raise BadRequest(f"{path!r} in vm {self.id}: {error.strerror}") from error
+
+    async def _open(self, path: str, *, write: bool, mode: int) -> int:
+        request = {"op": "open", "path": orders.checked_path(path), "write": write, "mode": mode}
+        try:
+            _, descriptors = await self._ask(request)
+        except link.Failed as failure:
+            raise BadRequest(f"{path!r} in vm {self.id}: {_reason(failure)}") from failure
+        return descriptors[0]
+
+    async def list(self, path: str) -> Sequence[FileInfo]:
+        """See `BackendVm.list`."""
+        try:
+            answer, _ = await self._ask({"op": "list", "path": orders.checked_path(path)})
+        except link.Failed as failure:
+            raise BadRequest(f"{path!r} in vm {self.id}: {_reason(failure)}") from failure
+        return [
+            FileInfo(name=name, kind=kind, size_bytes=size, modified_s=modified)
+            for name, kind, size, modified in answer["entries"]
+        ]
+
+    def sweep(self, keep: Sequence[State]) -> None:
+        """See `BackendVm.sweep`."""
+        names = {name for state in keep for name in (*state["layers"], state.get("copy")) if name}
+        with contextlib.suppress(link.LinkBroken):
+            link.begin(self._control, {"op": "sweep", "keep": sorted(names)}).close()
+
+    async def stop(self) -> None:
+        """See `BackendVm.stop`. The supervisor ends when we let go, and the kernel ends all below it."""
+        if self._control.fileno() < 0:
+            return
+        self._control.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            await anyio.wait_readable(self._control)
+        self._control.close()
+        self._on_stop(self.id)
+
+
+def _not_run(failure: link.Failed) -> Exception:
+    if failure.kind == "bad":
+        return BadRequest(str(failure), remedy="give a folder that exists in the vm")
+    return ExecutionFailed(str(failure))
+
+
+def _reason(failure: link.Failed) -> str:
+    number = failure.answer.get("errno")
+    if number == 18:  # EXDEV: it is on one of the mounts
+        return "it is not one of the vm's own files (/usr, /proc, /dev and /run are not)"
+    return os.strerror(number) if isinstance(number, int) else str(failure)
+
+
+def _disk_remedy(failure: link.Failed) -> str | None:
+    return "free some space on the disk of the store" if failure.answer.get("errno") in (28, 122) else None
+
+
+async def _offload(size: int, function: Any, *arguments: Any) -> Any:
+    """Run in a thread what could take long; a thread costs more than a small file."""
+    if size <= _SMALL_FILE_BYTES:
+        return function(*arguments)
+    return await anyio.to_thread.run_sync(function, *arguments)
+
+
+def _read_all(descriptor: int, max_bytes: int) -> bytes:
+    with open(descriptor, "rb") as file:
+        return file.read(max_bytes)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    with open(descriptor, "wb") as file:
+        file.write(data)

@@ -1,0 +1,51 @@
+"""What is open while a Rewindbox is: its backend, its store, and the claims on vms that it holds."""
+
+import fcntl
+import os
+
+from rewindbox import backends, config
+from rewindbox.errors import HistoryError, VmBusy
+from rewindbox.history import History
+from rewindbox.registry import Registry, VmRecord
+from rewindbox.store import Store
+from rewindbox.timeline import Timeline
+
+
+class Opened:
+    """What is open while a Rewindbox is."""
+
+    def __init__(self, settings: config.Settings, folder: str, *, in_memory: bool) -> None:
+        self.settings, self.folder = settings, folder
+        self.backend = backends.load(settings.backend, os.path.join(folder, "vms"))
+        _make_folder(folder)
+        self.backend.warm()
+        self.store = Store(None if in_memory else os.path.join(folder, "history.db"))
+        self.registry, self.history, self.timeline = (
+            Registry(self.store),
+            History(self.store),
+            Timeline(self.store),
+        )
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(os.path.join(folder, "locks"), mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise HistoryError(
+            f"the store {folder} cannot be made: {error.strerror}",
+            remedy="choose another with REWINDBOX_STORE",
+        ) from error
+
+
+def claim(folder: str, record: VmRecord) -> int:
+    """Hold the vm for this process. Raises VmBusy: another one does."""
+    descriptor = os.open(os.path.join(folder, "locks", record.id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "another process"
+        os.close(descriptor)
+        raise VmBusy(f"{record.name} is in use by process {holder}", remedy="wait for it, or use another vm") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor

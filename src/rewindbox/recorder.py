@@ -1,0 +1,170 @@
+"""Writing executions and points down: everything that belongs to one goes into one transaction."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from rewindbox.backends.base import Job, Outcome, Taken
+from rewindbox.execution import EXIT_KILLED, Execution
+from rewindbox.history import Start
+from rewindbox.opened import Opened
+from rewindbox.store import Transaction, new_id
+from rewindbox.timeline import Point
+
+
+class Recorder:
+    """Writes one execution down: its start before it runs, its end with everything that belongs to it."""
+
+    def __init__(self, open_: Opened, vm_id: str, job: Job, agent_id: str, before: Point, block: int | None) -> None:
+        self.before = before
+        self._open, self._vm_id, self._job, self._agent_id = open_, vm_id, job, agent_id
+        self._config = open_.settings.history
+        self._started_at = datetime.now(UTC)
+        self.id = new_id("ex")
+        if self._config.enabled:
+            with open_.store.transaction() as tx:
+                start = open_.history.begin(
+                    tx,
+                    vm_id=vm_id,
+                    agent_id=agent_id,
+                    language=job.language.name,
+                    code=job.code,
+                    started_at=self._started_at,
+                    before=before.id,
+                    block=block,
+                )
+            self.id, self._started_at = start.id, start.started_at
+
+    def write(
+        self,
+        outcome: Outcome,
+        *,
+        taken: Taken | None,
+        live: dict[str, Any] | None = None,
+        rolled_back: bool = False,
+    ) -> tuple[Execution, Point, int]:
+        """The execution, the point the vm stands on now, and how many points need not be kept any more."""
+        with self._open.store.transaction() as tx:
+            after = self._point(tx, taken) if taken is not None else None
+            execution = self._execution(outcome, after, rolled_back)
+            if self._config.enabled:
+                self._open.history.finish(tx, execution)
+            tip = self.before if rolled_back or after is None else after
+            if taken is not None:
+                self._open.registry.set_live(tx, self._vm_id, live or taken.live, tip=tip.id)
+                self._list_snapshots(tx, execution)
+            if rolled_back:
+                self._note_rollback(tx, after)
+            return execution, tip, self._forget_old(tx)
+
+    def _point(self, tx: Transaction, taken: Taken) -> Point:
+        execution_id = self.id if self._config.enabled else None
+        return write_point(self._open, tx, self._vm_id, taken, self.before.id, execution_id)
+
+    def _execution(self, outcome: Outcome, after: Point | None, rolled_back: bool) -> Execution:
+        return Execution(
+            id=self.id,
+            vm_id=self._vm_id,
+            agent_id=self._agent_id,
+            language=self._job.language.name,
+            code=self._job.code,
+            ended=outcome.ended,
+            exit_code=outcome.exit_code,
+            stdout_bytes=outcome.stdout,
+            stderr_bytes=outcome.stderr,
+            truncated=outcome.truncated,
+            started_at=self._started_at,
+            wall_s=outcome.wall_s,
+            cpu_s=outcome.cpu_s,
+            memory_peak_bytes=outcome.memory_peak_bytes,
+            error=outcome.error,
+            before=self.before.id,
+            after=after.id if after else None,
+            rolled_back_to=self.before.id if rolled_back else None,
+        )
+
+    def _list_snapshots(self, tx: Transaction, execution: Execution) -> None:
+        """What the history's configuration wants listed."""
+        wanted: list[tuple[Literal["pre_execution", "failure"], str | None]] = []
+        if self._config.snapshot_on_execution:
+            wanted.append(("pre_execution", execution.before))
+        if self._config.snapshot_on_failure and not execution.success:
+            wanted.append(("failure", execution.after))
+        for kind, point_id in wanted:
+            self._open.timeline.add_snapshot(
+                tx,
+                vm_id=self._vm_id,
+                point_id=str(point_id),
+                kind=kind,
+                execution_id=self.id if self._config.enabled else None,
+                agent_id=self._agent_id,
+            )
+
+    def _note_rollback(self, tx: Transaction, after: Point | None) -> None:
+        self._open.timeline.record_rollback(
+            tx,
+            vm_id=self._vm_id,
+            from_point=after.id if after else None,
+            to_point=self.before.id,
+            reason="auto",
+            agent_id=self._agent_id,
+        )
+
+    def _forget_old(self, tx: Transaction) -> int:
+        """Beyond `max_history_entries`, output and state of the oldest executions go; the rows stay."""
+        if not self._config.enabled:
+            return 0
+        needless = self._open.history.trim(tx, self._vm_id, self._config.max_history_entries)
+        return len(self._open.timeline.drop_states(tx, needless))
+
+
+def write_point(
+    open_: Opened, tx: Transaction, vm_id: str, taken: Taken, parent_id: str | None, execution_id: str | None
+) -> Point:
+    return open_.timeline.add_point(
+        tx,
+        vm_id=vm_id,
+        parent_id=parent_id,
+        execution_id=execution_id,
+        method=taken.method,
+        written_bytes=taken.written_bytes,
+        state=taken.state,
+    )
+
+
+def no_outcome(error: str) -> Outcome:
+    """The outcome of what has none."""
+    return Outcome(
+        ended="killed",
+        exit_code=EXIT_KILLED,
+        stdout=b"",
+        stderr=b"",
+        truncated=False,
+        wall_s=0.0,
+        cpu_s=0.0,
+        memory_peak_bytes=0,
+        error=error,
+    )
+
+
+def lost(start: Start, before: Point) -> Execution:
+    """The end of an execution whose process died: nobody saw it."""
+    return Execution(
+        id=start.id,
+        vm_id=start.vm_id,
+        agent_id=start.agent_id,
+        language=start.language,
+        code=start.code,
+        ended="killed",
+        exit_code=EXIT_KILLED,
+        stdout_bytes=b"",
+        stderr_bytes=b"",
+        truncated=False,
+        started_at=start.started_at,
+        wall_s=0.0,
+        cpu_s=0.0,
+        memory_peak_bytes=0,
+        error="the process that held the vm died",
+        before=start.before,
+        after=None,
+        rolled_back_to=before.id,
+    )

@@ -1,0 +1,322 @@
+"""One vm: run code in it, remember, go back. Read `AsyncVm.execute` first."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+
+from rewindbox import languages, policy
+from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken
+from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmNotAvailable
+from rewindbox.execution import Execution
+from rewindbox.limits import Limits
+from rewindbox.opened import Opened, claim
+from rewindbox.recorder import Recorder, lost, no_outcome, write_point
+from rewindbox.registry import VmRecord
+from rewindbox.timeline import Point, Rollback, Snapshot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryPage:
+    """Executions, newest first, and how many match in all."""
+
+    entries: list[Execution]
+    total: int
+
+
+_SWEEP_EVERY = 20
+"""Dropped points between two sweeps of a vm's folder."""
+
+
+class AsyncVm:
+    """A vm: files that stay, in which code is run, one execution at a time."""
+
+    def __init__(self, opened: Opened, record: VmRecord, on_removed: Callable[[str], None]) -> None:
+        self.id, self.name = record.id, record.name
+        self._open, self._settings, self._on_removed = opened, opened.settings, on_removed
+        self._queue = anyio.Lock()
+        self._running: BackendVm | None = None
+        self._claim: int | None = None
+        self._tip: Point | None = None
+        self._dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<vm {self.name} {self.id}>"
+
+    @property
+    def record(self) -> VmRecord:
+        """What the store knows of it now."""
+        return self._open.registry.find(self.id, removed=True)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its processes can run here and now; a stopped vm is started when it is used."""
+        return self._running is not None
+
+    async def execute(
+        self,
+        language: str,
+        code: str,
+        *,
+        agent_id: str | None = None,
+        limits: Limits | None = None,
+        timeout_seconds: float | None = None,
+        environment: dict[str, str] | None = None,
+        stdin: bytes | str = b"",
+        working_dir: str | None = None,
+        on_output: OnOutput | None = None,
+        rollback_on_failure: bool | None = None,
+        block: int | None = None,
+    ) -> Execution:
+        """Run one piece of code to its end, remember it, and leave a point to come back to.
+
+        Code that fails, is too slow or too big is a result, not an error. Waits for its turn in this vm.
+        Cancelling ends the code, records it as `killed`, and re-raises.
+
+        Args:
+            limits: What it may consume; None: the box's, with the wall clock times the language's multiplier.
+            timeout_seconds: Shorthand for `limits.wall_s`; wins over it.
+            environment: Added to the vm's own. Not stored.
+            stdin: What it reads from standard input. Not stored. Empty: end of file at once.
+            working_dir: A folder in the vm, relative to its home. None: its home.
+            on_output: Called with "stdout" or "stderr" and bytes, as they come.
+            rollback_on_failure: Put the files back to before a failed execution; None: as configured.
+
+        Raises:
+            UnsupportedLanguage, LanguageRefused, ValidationFailed, BadRequest: nothing ran.
+            VmBusy, VmDamaged, HostUnsupported: the vm cannot be started.
+            VmNotAvailable: the vm died; the execution is recorded as `killed`.
+            SnapshotFailed: it ran and is recorded, but left no point.
+        """
+        policy.check(language, code, self._settings)
+        chosen = languages.find(language)
+        job = Job(
+            id="",  # history gives it
+            language=chosen,
+            code=code,
+            limits=self._limits(chosen, limits, timeout_seconds),
+            environment=environment or {},
+            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
+            working_dir=working_dir,
+        )
+        undo = self._settings.history.auto_rollback_on_failure if rollback_on_failure is None else rollback_on_failure
+        async with self._queue:
+            vm, before = await self._start()
+            recorder = Recorder(self._open, self.id, job, agent_id or self._settings.agent_id, before, block)
+            outcome = await self._carry_out(vm, replace(job, id=recorder.id), recorder, on_output)
+            return await self._conclude(vm, recorder, outcome, undo)
+
+    def _limits(self, language: languages.Language, given: Limits | None, timeout_s: float | None) -> Limits:
+        if given is None:
+            wall_s = self._settings.execution_timeout_ms / 1000 * language.timeout_multiplier
+            given = replace(self._settings.limits, wall_s=wall_s)
+        return given if timeout_s is None else replace(given, wall_s=timeout_s)
+
+    async def _carry_out(self, vm: BackendVm, job: Job, recorder: "Recorder", on_output: OnOutput | None) -> Outcome:
+        """Run the job; whatever happens to it, its execution ends in history too."""
+        try:
+            return await vm.execute(job, on_output)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                outcome = vm.interrupted or no_outcome("interrupted before it ran")
+                await self._conclude(vm, recorder, outcome, undo=False)
+            raise
+        except (BadRequest, ExecutionFailed) as error:
+            recorder.write(no_outcome(str(error)), taken=None)
+            raise
+        except VmNotAvailable as error:
+            recorder.write(no_outcome(str(error)), taken=None)
+            await self.stop()
+            raise
+
+    async def _conclude(self, vm: BackendVm, recorder: "Recorder", outcome: Outcome, undo: bool) -> Execution:
+        """Take the point, undo a failure if asked, and write all of it down at once."""
+        try:
+            taken = await vm.take_point()
+        except Exception:
+            recorder.write(outcome, taken=None)
+            raise
+        before, failed = recorder.before, outcome.ended != "exit" or outcome.exit_code != 0
+        rolled_back = failed and undo and before.state is not None and taken.state != before.state
+        if rolled_back:
+            try:
+                assert before.state is not None
+                await vm.go_to(before.state)
+            except Exception:
+                self._tip = recorder.write(outcome, taken=taken)[1]
+                raise
+        elif failed and undo:
+            rolled_back = True  # it changed no file: the vm is at `before` already
+        execution, self._tip, dropped = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
+        self._sweep(vm, dropped)
+        return execution
+
+    def _sweep(self, vm: BackendVm, dropped: int) -> None:
+        self._dropped += dropped
+        if self._dropped >= _SWEEP_EVERY:
+            self._dropped = 0
+            vm.sweep(self._open.timeline.kept_states(self.id))
+
+    async def _start(self) -> tuple[BackendVm, Point]:
+        """The running vm and the point it stands on; starts it when it is not running."""
+        if self._running is not None and self._tip is not None:
+            return self._running, self._tip
+        record = self._open.registry.find(self.id)
+        self._claim = claim(self._open.folder, record)
+        try:
+            tip = self._open.timeline.get_point(record.tip) if record.tip else None
+            self._running = await self._open.backend.create(self.id, record.live, tip.state if tip else None)
+            self._tip = await self._recover(self._running, tip)
+        except BaseException:
+            await self.stop()
+            raise
+        return self._running, self._tip
+
+    async def _recover(self, vm: BackendVm, tip: Point | None) -> Point:
+        """The first point of a new vm. Of one whose process died in an execution: end that, and undo it."""
+        if tip is None:
+            return self._add_point(await vm.take_point(), parent=None)
+        for start in self._open.history.unfinished(self.id):
+            before = self._open.timeline.get_point(start.before) if start.before else tip
+            if before.state is not None:
+                await vm.go_to(before.state)
+            with self._open.store.transaction() as tx:
+                self._open.history.finish(tx, lost(start, before))
+                self._open.timeline.record_rollback(
+                    tx, vm_id=self.id, from_point=tip.id, to_point=before.id, reason="auto"
+                )
+                self._open.registry.set_live(tx, self.id, vm.live, tip=before.id)
+            tip = before
+        return tip
+
+    def _add_point(self, taken: Taken, parent: Point | None) -> Point:
+        with self._open.store.transaction() as tx:
+            point = write_point(self._open, tx, self.id, taken, parent.id if parent else None, None)
+            self._open.registry.set_live(tx, self.id, taken.live, tip=point.id)
+        return point
+
+    async def rollback(
+        self,
+        to: "str | Execution | Snapshot | Point",
+        *,
+        snapshot_first: bool = True,
+        agent_id: str | None = None,
+    ) -> Rollback:
+        """Put the files back to a point or snapshot, in place; the vm keeps its id. History is kept.
+
+        Args:
+            to: A point's or snapshot's id (or a unique prefix), a snapshot's name; an Execution: before it.
+            snapshot_first: List the present state as a `pre_rollback` snapshot, so that this can be undone.
+
+        Raises:
+            SnapshotNotFound: unknown, of another vm, or its state is no longer kept. Nothing was changed.
+            RollbackFailed: the vm is as it was.
+        """
+        if isinstance(to, Execution) and (to.vm_id != self.id or to.before is None):
+            raise SnapshotNotFound(f"{to.id} has no point before it in vm {self.name}", remedy="choose another")
+        ref = str(to.before) if isinstance(to, Execution) else to if isinstance(to, str) else to.id
+        async with self._queue:
+            target = self._open.timeline.resolve(self.id, ref)
+            vm, tip = await self._start()
+            assert target.state is not None
+            await vm.go_to(target.state)
+            who = agent_id or self._settings.agent_id
+            with self._open.store.transaction() as tx:
+                kept = (
+                    self._open.timeline.add_snapshot(
+                        tx, vm_id=self.id, point_id=tip.id, kind="pre_rollback", agent_id=who
+                    )
+                    if snapshot_first
+                    else None
+                )
+                rollback = self._open.timeline.record_rollback(
+                    tx,
+                    vm_id=self.id,
+                    from_point=tip.id,
+                    to_point=target.id,
+                    reason="manual",
+                    snapshot_id=kept.id if kept else None,
+                    agent_id=who,
+                )
+                self._open.registry.set_live(tx, self.id, vm.live, tip=target.id)
+            self._tip = target
+            return rollback
+
+    async def rollback_to_last_success(self, **options: Any) -> Rollback:
+        """Put the files back to after the last execution that succeeded. Raises SnapshotNotFound: none did."""
+        success = self._open.history.last_success(self.id)
+        if success is None or success.after is None:
+            raise SnapshotNotFound(f"vm {self.name} has no kept success", remedy="choose a snapshot or a point")
+        return await self.rollback(success.after, **options)
+
+    async def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
+        """List the present state as a snapshot and keep it until it is removed. The name is unique in the vm."""
+        async with self._queue:
+            _, tip = await self._start()
+            with self._open.store.transaction() as tx:
+                return self._open.timeline.add_snapshot(
+                    tx,
+                    vm_id=self.id,
+                    point_id=tip.id,
+                    kind="manual",
+                    name=name,
+                    agent_id=agent_id or self._settings.agent_id,
+                )
+
+    async def snapshots(self) -> list[Snapshot]:
+        """Its listed snapshots, oldest first."""
+        return self._open.timeline.list_snapshots(self.id)
+
+    async def remove_snapshot(self, ref: str) -> Snapshot:
+        """No longer list a snapshot; its state goes when nothing else needs it. Raises SnapshotNotFound."""
+        with self._open.store.transaction() as tx:
+            return self._open.timeline.remove_snapshot(tx, self.id, ref)
+
+    async def history(self, **query: Any) -> HistoryPage:
+        """Its executions, newest first; see `AsyncRewindbox.history`."""
+        entries, total = self._open.history.query(vm_id=self.id, **query)
+        return HistoryPage(entries=entries, total=total)
+
+    async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
+        """A file of the vm; relative to its home. Raises BadRequest: none, no regular file, too big."""
+        async with self._queue:
+            vm, _ = await self._start()
+            return await vm.read(path, max_bytes)
+
+    async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
+        """Create or replace a file of the vm; folders on the way are made. Leaves a point."""
+        async with self._queue:
+            vm, tip = await self._start()
+            await vm.write(path, data.encode() if isinstance(data, str) else data, mode)
+            self._tip = self._add_point(await vm.take_point(), parent=tip)
+
+    async def list(self, path: str = ".") -> Sequence[FileInfo]:
+        """The entries of a folder of the vm, by name. Raises BadRequest."""
+        async with self._queue:
+            vm, _ = await self._start()
+            return await vm.list(path)
+
+    async def stop(self) -> None:
+        """End its processes and let other processes have it; files and history stay. Idempotent."""
+        if self._running is not None:
+            await self._running.stop()
+        self._running = self._tip = None
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    async def remove(self) -> None:
+        """Stop it and delete its files; its executions stay in history."""
+        async with self._queue:
+            record = self._open.registry.find(self.id)
+            if self._claim is None:
+                self._claim = claim(self._open.folder, record)
+            await self.stop()
+            with self._open.store.transaction() as tx:
+                self._open.registry.remove(tx, self.id)
+                states = [point.id for point in self._open.timeline.points(self.id, kept_only=True)]
+                self._open.timeline.drop_states(tx, states)
+            await self._open.backend.destroy(self.id)
+            self._on_removed(self.id)
