@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rewindbox import config, policy
 from rewindbox.backends.base import OnOutput
-from rewindbox.errors import UnknownVm, ValidationFailed
+from rewindbox.errors import InvalidArgument, UnknownVm
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened
@@ -88,7 +88,7 @@ class AsyncRewindbox:
         It is started by the first thing that needs it running. `create` False: an unknown one is an error,
         which is also what the setting `auto_provision = false` means.
 
-        Raises UnknownVm, ValidationFailed (a name that cannot be one).
+        Raises UnknownVm, InvalidArgument (a name that cannot be one).
         """
         open_ = self._opened()
         record = self._find_or_create(open_, name_or_id, agent_id, create)
@@ -154,7 +154,7 @@ class AsyncRewindbox:
             VmNotAvailable, HostUnsupported, SnapshotFailed, RollbackFailed: as `AsyncVm.execute`.
         """
         if on_failure not in ("stop", "continue", "rollback"):
-            raise ValidationFailed(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")
+            raise InvalidArgument(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")
         decisions = self.plan(text, threshold=threshold)
         target = vm if isinstance(vm, AsyncVm) else await self.vm(vm)
         for number, decision in enumerate(decisions, 1):

@@ -2,7 +2,8 @@
 
 RewindboxError
 ├── BadRequest                 fix it: do not retry as it is                    (exit code 2)
-│   ├── ValidationFailed       the code, the text or an argument is not acceptable
+│   ├── ValidationFailed       the code or the text is not acceptable
+│   │   └── InvalidArgument    a name, a number or a path is not
 │   ├── UnsupportedLanguage    no such language, or no toolchain for it on this host
 │   ├── UnknownVm              no vm has that name or id              (is a VmNotAvailable)
 │   ├── VmBusy                 another process holds the vm           (is a VmNotAvailable)
@@ -73,11 +74,18 @@ class Broken(RewindboxError):
 
 
 class ValidationFailed(BadRequest):
-    """The code, the text or an argument is not acceptable: too long, NUL bytes, a bad number."""
+    """The code or the text is not acceptable: too long, blank, NUL characters."""
 
     code = "validation_failed"
     kind = "ValidationFailed"
     prefix = "Code validation failed: "
+
+
+class InvalidArgument(ValidationFailed):
+    """A name, a number, a path or a time is not acceptable."""
+
+    code = "invalid_argument"
+    prefix = ""
 
 
 class UnsupportedLanguage(BadRequest):

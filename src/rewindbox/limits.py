@@ -7,7 +7,7 @@ depends on the host and is said by `rewindbox doctor`, never guessed from a vers
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from rewindbox.errors import ValidationFailed
+from rewindbox.errors import InvalidArgument
 
 Enforcement = Literal["hard", "watched", "absent"]
 
@@ -39,9 +39,9 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValidationFailed(f"limit {field.name} is {value!r}", remedy="give a number above 0")
+                raise InvalidArgument(f"limit {field.name} is {value!r}", remedy="give a number above 0")
             if not 0 < value < 2**53:
-                raise ValidationFailed(f"limit {field.name} is {value!r}", remedy="give a number above 0")
+                raise InvalidArgument(f"limit {field.name} is {value!r}", remedy="give a number above 0")
 
     def as_dict(self) -> dict[str, Any]:
         """Field names and values, for the protocol and for `--json`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rewindbox import languages
 from rewindbox.config import Settings
-from rewindbox.errors import LanguageRefused, ValidationFailed
+from rewindbox.errors import InvalidArgument, LanguageRefused, ValidationFailed
 
 if TYPE_CHECKING:
     from rewindbox.models import CodeBlock
@@ -34,7 +34,7 @@ def decide(
     Raises ValidationFailed: `threshold` is not between 0 and 1, or a block that would run is not acceptable.
     """
     if not 0 <= threshold <= 1:
-        raise ValidationFailed(f"threshold {threshold}", remedy="give a number from 0 to 1")
+        raise InvalidArgument(f"threshold {threshold}", remedy="give a number from 0 to 1")
     decisions = [Decision(block, _reason(block, settings, programs, threshold)) for block in blocks]
     for number, decision in enumerate(decisions, 1):
         if decision.skipped is None:

@@ -166,9 +166,7 @@ class HistoryMachine(RuleBasedStateMachine):
             name = None
         try:
             with self.store.transaction() as tx:
-                made = self.timeline.add_snapshot(
-                    tx, vm_id=vm.id, point_id=point.id, kind="manual", name=name
-                )
+                made = self.timeline.add_snapshot(tx, vm_id=vm.id, point_id=point.id, kind="manual", name=name)
         except SnapshotNotFound:
             assert point.state is None
         else:
@@ -191,9 +189,7 @@ class HistoryMachine(RuleBasedStateMachine):
         if point.state is None:
             return
         with self.store.transaction() as tx:
-            self.timeline.record_rollback(
-                tx, vm_id=vm.id, from_point=vm.tip, to_point=point.id, reason="manual"
-            )
+            self.timeline.record_rollback(tx, vm_id=vm.id, from_point=vm.tip, to_point=point.id, reason="manual")
             self.registry.set_live(tx, vm.id, {"on": point.id}, tip=point.id)
         vm.tip = point.id
 
@@ -203,9 +199,7 @@ class HistoryMachine(RuleBasedStateMachine):
         kept = sorted((pair for pair in vm.ended if not pair[1].output_dropped), key=lambda pair: -pair[0])
         old = {execution.id for _, execution in kept[max_entries:]}
         touched = {p for _, execution in kept[max_entries:] for p in (execution.before, execution.after)}
-        vm.ended = [
-            (n, dropped(execution) if execution.id in old else execution) for n, execution in vm.ended
-        ]
+        vm.ended = [(n, dropped(execution) if execution.id in old else execution) for n, execution in vm.ended]
         needless = {p for p in vm.points if vm.points[p].state is not None and p not in vm.needed()}
         with self.store.transaction() as tx:
             returned = self.history.trim(tx, vm.id, max_entries)
@@ -251,9 +245,7 @@ class HistoryMachine(RuleBasedStateMachine):
         ]
         matching.sort(key=lambda found: found[:2], reverse=True)
         expected = [execution for *_, execution in matching][asked["offset"] :][: asked["limit"]]
-        answer = self.history.query(
-            vm_id=vm.id if vm else None, agent_id=agent, failures_only=failures_only, **asked
-        )
+        answer = self.history.query(vm_id=vm.id if vm else None, agent_id=agent, failures_only=failures_only, **asked)
         assert answer == (expected, len(matching))
 
     @invariant()
@@ -330,9 +322,7 @@ def fill(store: Store) -> None:
                     memory_peak_bytes=1000 + n, error=None, before=tip, after=point.id,
                 )  # fmt: skip
                 history.finish(tx, execution)
-                snapshot = timeline.add_snapshot(
-                    tx, vm_id=vm.id, point_id=point.id, kind="manual", name=f"s{n}"
-                )
+                snapshot = timeline.add_snapshot(tx, vm_id=vm.id, point_id=point.id, kind="manual", name=f"s{n}")
                 registry.set_live(tx, vm.id, {"n": n}, tip=point.id)
                 if tip:
                     timeline.record_rollback(
@@ -520,8 +510,6 @@ def test_strangers_may_read(tmp_path):
     fill(store)
     store.close()
     db = sqlite3.connect(tmp_path / "history.db")
-    outputs = db.execute(
-        "select stdout from outputs join executions using (start_seq) where exit_code = 1"
-    ).fetchall()
+    outputs = db.execute("select stdout from outputs join executions using (start_seq) where exit_code = 1").fetchall()
     assert outputs == [(b"out3",)] * 2
     db.close()

@@ -162,9 +162,7 @@ def test_point_that_is_not_there(store, history, vm_id):
 
 def test_error_that_is_no_unicode(store, history, vm_id):
     """A record is kept though a name in its error text is no Unicode; the name is escaped."""
-    execution = finish(
-        store, ended(begin(store, vm_id), error="no file \udcff", ended="killed", exit_code=137)
-    )
+    execution = finish(store, ended(begin(store, vm_id), error="no file \udcff", ended="killed", exit_code=137))
     assert history.get(execution.id).error == "no file \\udcff"
 
 

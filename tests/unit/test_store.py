@@ -57,8 +57,7 @@ def outcome(process: subprocess.Popen[str], said: str = "") -> str:
 
 def rows_of(store: Store) -> dict[str, int]:
     return {
-        table: store.rows(f"select count(*) from {table}")[0][0]
-        for table in ["log", *(fact.table for fact in FACTS)]
+        table: store.rows(f"select count(*) from {table}")[0][0] for table in ["log", *(fact.table for fact in FACTS)]
     }
 
 
@@ -131,9 +130,7 @@ def test_modules_start_quickly():
         froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         plain = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
         assert not (froms | plain) & heavy
-        assert all(
-            module.split(".")[0] in (sys.stdlib_module_names | {"rewindbox"}) for module in froms | plain
-        )
+        assert all(module.split(".")[0] in (sys.stdlib_module_names | {"rewindbox"}) for module in froms | plain)
 
 
 def test_file_is_private(store, path):
@@ -493,17 +490,14 @@ def test_killed_writer(path, lines):
     store = Store(path)
     assert store.verify() == []
     begun = {row["id"] for row in store.rows("select id from starts")}
-    ended = {
-        row["id"] for row in store.rows("select id from starts s join executions x on x.start_seq = s.seq")
-    }
+    ended = {row["id"] for row in store.rows("select id from starts s join executions x on x.start_seq = s.seq")}
     assert {name for what, name in acknowledged if what == "begun" and len(name) == 29} <= begun
     assert {name for what, name in acknowledged if what == "ended" and len(name) == 29} <= ended
     assert len(begun - ended) <= 1
     assert {row["start_seq"] for row in store.rows("select * from running")} == {
         row["seq"]
         for row in store.rows(
-            "select * from starts where id not in (select id from starts s"
-            " join executions x on x.start_seq = s.seq)"
+            "select * from starts where id not in (select id from starts s join executions x on x.start_seq = s.seq)"
         )
     }
     add_vm(store, "after")
@@ -528,9 +522,7 @@ def test_head_shows_a_cut(store):
 
 def test_every_mapped_cause_has_a_remedy(tmp_path):
     """Whatever SQLite reports becomes HistoryError with the file, a cause and a remedy."""
-    codes = [
-        value for name, value in vars(sqlite3).items() if name.startswith("SQLITE_") and type(value) is int
-    ]
+    codes = [value for name, value in vars(sqlite3).items() if name.startswith("SQLITE_") and type(value) is int]
     for code in codes:
         reported = sqlite3.OperationalError("as SQLite says it")
         reported.sqlite_errorcode = code

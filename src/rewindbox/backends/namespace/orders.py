@@ -7,7 +7,7 @@ from typing import Any
 
 from rewindbox.backends.base import Job, Outcome
 from rewindbox.backends.namespace.output import Output
-from rewindbox.errors import UnsupportedLanguage, ValidationFailed
+from rewindbox.errors import InvalidArgument, UnsupportedLanguage
 from rewindbox.execution import EXIT_KILLED, EXIT_TIMEOUT, Ended
 
 HOME = "/home/agent"
@@ -31,9 +31,9 @@ def order(job: Job) -> dict[str, Any]:
     environment = {**ENVIRONMENT, **job.environment}
     for name, value in environment.items():
         if not name or "=" in name or "\0" in name + value:
-            raise ValidationFailed(f"environment variable {name!r}", remedy="names without '=', values without NUL")
+            raise InvalidArgument(f"environment variable {name!r}", remedy="names without '=', values without NUL")
     if sum(len(name) + len(value) for name, value in environment.items()) > _ENVIRONMENT_MAX_BYTES:
-        raise ValidationFailed(f"the environment is over {_ENVIRONMENT_MAX_BYTES} bytes", remedy="write a file instead")
+        raise InvalidArgument(f"the environment is over {_ENVIRONMENT_MAX_BYTES} bytes", remedy="write a file instead")
     program = find_program(job.language.program)
     if program is None:
         raise UnsupportedLanguage(
@@ -103,9 +103,9 @@ def _ending(job: Job, answer: dict[str, Any], output: Output) -> tuple[Ended, in
 
 
 def checked_path(path: str) -> str:
-    """A path as the vm takes it. Raises ValidationFailed: empty, NUL, or longer than the kernel takes."""
+    """A path as the vm takes it. Raises InvalidArgument: empty, NUL, or longer than the kernel takes."""
     if not path or "\0" in path or len(os.fsencode(path)) > 4000:
-        raise ValidationFailed(f"path {path[:80]!r}", remedy="give a path of 1 to 4000 bytes without NUL")
+        raise InvalidArgument(f"path {path[:80]!r}", remedy="give a path of 1 to 4000 bytes without NUL")
     return path
 
 

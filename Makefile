@@ -1,0 +1,50 @@
+# What works on a fresh machine with Python 3.11 or later, venv and make. No root.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.DEFAULT_GOAL := check
+.PHONY: check demo test lint types fix bench real soak wheel clean
+
+check: lint test                ## what a change must pass
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed        ## run the answer in examples/, with a failure that is undone
+	@$(BIN)/rewindbox --store .demo vms rm demo >/dev/null 2>&1 || true
+	$(BIN)/rewindbox --store .demo run examples/answer.md --vm demo --on-failure rollback
+
+test: $(VENV)/.dev              ## every test, as whoever calls it
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev             ## ratios to a bare interpreter, beside bubblewrap and sandlock
+	$(BIN)/python -m bench $(ARGS)
+
+real: $(VENV)/.dev              ## real answers end to end; REWINDBOX_TEST_DATA says where they are
+	$(BIN)/python -m bench.real $(ARGS)
+
+soak: $(VENV)/.dev              ## the large counts in full
+	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest $(ARGS)
+
+wheel: $(VENV)/.dev             ## build it, install it in an empty environment, run an answer
+	bash tests/wheel.sh $(BIN)/python
+
+clean:
+	rm -rf $(VENV) .demo dist build

@@ -1,0 +1,149 @@
+"""Programs started as plainly as can be: the interpreter that ratios are to, and other sandboxes beside it.
+
+Started by posix_spawn with a minimal environment and /dev/null; timed until `waitpid` has its status.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+
+from bench.runner import Case, Missing, Row
+from rewindbox import backends
+
+BARE = "bare python"
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+_ANYBODY = 65534
+"""As whom root also starts bubblewrap: it does less for root."""
+
+
+def python() -> str:
+    """The very interpreter that a vm runs, links followed."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = backends.load("namespace", folder).programs()["python"]
+    if found is None:
+        raise Missing("no python3 below /usr: install it (`apt-get install python3`)")
+    return os.path.realpath(found)
+
+
+def spawn(words: Sequence[str]) -> float:
+    """Run a program to its end; seconds. Raises Missing: it did not succeed."""
+    streams = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)]
+    started = time.perf_counter()
+    pid = os.posix_spawn(words[0], words, ENVIRONMENT, file_actions=streams)
+    _, status = os.waitpid(pid, 0)
+    seconds = time.perf_counter() - started
+    if status:
+        raise Missing(f"{os.path.basename(words[0])} ends with exit code {os.waitstatus_to_exitcode(status)} here")
+    return seconds
+
+
+class Program(Case):
+    """A program and its arguments."""
+
+    def __init__(self, row: Row, words: Sequence[str], remedy: str = "install it") -> None:
+        self.rows = (row,)
+        self._words, self._remedy = words, remedy
+
+    def open(self) -> None:
+        for word in self._words[:1]:
+            found = shutil.which(word)
+            if found is None:
+                raise Missing(f"no {word}: {self._remedy}")
+            self._words = [found, *self._words[1:]]
+        spawn(self._words)
+
+    def sample(self) -> Mapping[str, float]:
+        return {self.rows[0].name: spawn(self._words)}
+
+
+def programs() -> list[Case]:
+    """The bare interpreter and what stands beside it."""
+    interpreter = [python(), "-c", "pass"]
+    cases: list[Case] = [
+        Program(Row(name=BARE, work="bare: `python -c pass`, the vm's own binary"), interpreter),
+        Program(Row(name="bare true", work="bare: `/bin/true`", over=BARE), ["/bin/true"]),
+        Program(Row(name="bare bash", work="bare: `bash -c 'exec /bin/true'`", over=BARE), _BASH),
+        _bubblewrap("bubblewrap", "bubblewrap: `python -c pass`", [], interpreter),
+    ]
+    if os.getuid() == 0:
+        other = ["setpriv", f"--reuid={_ANYBODY}", f"--regid={_ANYBODY}", "--clear-groups", "--"]
+        words = "bare: the same by way of setpriv, as an ordinary user"
+        cases.append(Program(Row(name="bare setpriv", work=words, over=BARE), [*other, *interpreter]))
+        words = "bubblewrap by way of setpriv, as an ordinary user"
+        cases.append(_bubblewrap("bubblewrap setpriv", words, other, interpreter))
+    return cases
+
+
+_BASH = ["/bin/bash", "-c", "exec /bin/true"]
+
+
+def _bubblewrap(name: str, work: str, before: list[str], command: list[str]) -> Case:
+    remedy = "install it (`apt-get install bubblewrap`)"
+    if shutil.which("bwrap") is None:  # behind setpriv it would fail without saying so
+        return Program(Row(name=name, work=work, over=BARE), ["bwrap"], remedy)
+    own = f"{shutil.which('bwrap')} --unshare-all --die-with-parent --new-session --clearenv --ro-bind /usr /usr"
+    links = [word for folder in ("bin", "lib", "lib64") for word in ("--symlink", f"usr/{folder}", f"/{folder}")]
+    fresh = "--proc /proc --dev /dev --tmpfs /tmp --setenv PATH /usr/bin:/bin --setenv LANG C.UTF-8 --"
+    return Program(
+        Row(name=name, work=work, over=BARE), [*before, *own.split(), *links, *fresh.split(), *command], remedy
+    )
+
+
+class Sandlock(Case):
+    """Sandlock in a process of its own, where its library is loaded and warm; it times itself."""
+
+    rows = (Row(name="sandlock", work="sandlock: `python -c pass`, from its warm Python library", over=BARE),)
+
+    def __init__(self, interpreter: str | None = None) -> None:
+        """`interpreter`: a Python that has it, where this one does not."""
+        self._interpreter = interpreter or sys.executable
+        self._process: subprocess.Popen[str] | None = None
+
+    def open(self) -> None:
+        self._process = subprocess.Popen(
+            [self._interpreter, "-I", "-c", _SANDLOCK, python()],
+            env=ENVIRONMENT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.sample()
+
+    def sample(self) -> Mapping[str, float]:
+        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        try:
+            print(file=self._process.stdin, flush=True)
+            answer = json.loads(self._process.stdout.readline() or '"not installed"')
+        except BrokenPipeError:
+            answer = "not installed"
+        if not isinstance(answer, float):
+            raise Missing(f"sandlock: {answer} (`pip install sandlock`, or --sandlock PYTHON with it)")
+        return {"sandlock": answer}
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+
+_SANDLOCK = """
+import json, sys, time
+from sandlock import Sandbox
+for _ in sys.stdin:
+    started = time.perf_counter()
+    try:
+        box = Sandbox(
+            fs_readable=["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/dev"],
+            fs_writable=["/tmp"], clean_env=True, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        )
+        done = box.run([sys.argv[1], "-c", "pass"])
+        print(json.dumps(time.perf_counter() - started if done.success else f"it refuses: {done.error}"), flush=True)
+    except Exception as error:
+        print(json.dumps(f"it refuses: {error}"), flush=True)
+"""
