@@ -9,24 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
+from rewindbox.chain import canonical, digest
+from rewindbox.errors import HistoryError, Internal, InvalidArgument, UnknownExecution
 from rewindbox.execution import Execution
-from rewindbox.store import (
-    BEGUN,
-    ENDED,
-    OUTPUT_DROPPED,
-    PREFIX_MIN,
-    Row,
-    Store,
-    Transaction,
-    Value,
-    canonical,
-    digest,
-    from_us,
-    id_bounds,
-    new_id,
-    to_us,
-)
+from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
+from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, to_us
 from rewindbox.timeline import Timeline, points_to_drop
 
 _NO_LIMIT = -1  # as SQLite spells it
@@ -71,7 +58,7 @@ class History:
     ) -> Start:
         """Note that an execution begins. Leave the transaction before the code runs.
 
-        Raises ValidationFailed: `started_at` without a timezone, or code that is no Unicode text.
+        Raises InvalidArgument: `started_at` without a timezone, or code that is no Unicode text.
         """
         row: dict[str, Value] = {
             "id": new_id("ex"),
@@ -155,11 +142,11 @@ class History:
             since, until: Bounds of the start, both inclusive, in any timezone.
             limit: At most so many; None: all of them, with their output, in memory.
 
-        Raises ValidationFailed: a time without a timezone, or a negative number.
+        Raises InvalidArgument: a time without a timezone, or a negative number.
         """
         for name, number in (("limit", limit or 0), ("offset", offset)):
             if not 0 <= number <= _BIGGEST:
-                raise ValidationFailed(f"{name} is {number}", remedy="give 0 or more")
+                raise InvalidArgument(f"{name} is {number}", remedy="give 0 or more")
         where, values = _filter(
             ("vm_id = ?", vm_id),
             ("agent_id = ?", agent_id),
@@ -193,16 +180,21 @@ class History:
     def trim(self, tx: Transaction, vm_id: str, max_entries: int) -> list[str]:
         """Drop the output of all but the newest `max_entries` executions of a vm; the rows stay.
 
+        With it go the snapshots that were taken for them without anybody asking.
+
         Returns the points whose states nothing needs any more because of it, for `Timeline.drop_states`
-        once the backend has dropped their files. Raises ValidationFailed: `max_entries` is negative.
+        once the backend has dropped their files. Raises InvalidArgument: `max_entries` is negative.
         """
         if max_entries < 0:
-            raise ValidationFailed(f"max_entries is {max_entries}", remedy="give 0 or more")
+            raise InvalidArgument(f"max_entries is {max_entries}", remedy="give 0 or more")
         old = self._store.rows(_OLD, (vm_id, max_entries))
         for row in old:
             tx.execute("delete from outputs where start_seq = ?", (row["start_seq"],))
             tx.append(OUTPUT_DROPPED, row["id"], {})
         touched = {point for row in old for point in (row["before_point"], row["after_point"]) if point}
+        if old:
+            ids = {row["id"] for row in old}
+            touched |= Timeline(self._store).expire_snapshots(tx, vm_id, ids, max_entries)
         return self._needless(vm_id, touched) if touched else []
 
     def _needless(self, vm_id: str, point_ids: set[str]) -> list[str]:

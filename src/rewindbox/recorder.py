@@ -8,7 +8,7 @@ from rewindbox.execution import EXIT_KILLED, Execution
 from rewindbox.history import Start
 from rewindbox.opened import Opened
 from rewindbox.store import Transaction, new_id
-from rewindbox.timeline import Point
+from rewindbox.timeline import Point, points_to_drop
 
 
 class Recorder:
@@ -54,7 +54,7 @@ class Recorder:
                 self._list_snapshots(tx, execution)
             if rolled_back:
                 self._note_rollback(tx, after)
-            return execution, tip, self._forget_old(tx)
+            return execution, tip, self._forget_old(tx, tip)
 
     def _point(self, tx: Transaction, taken: Taken) -> Point:
         execution_id = self.id if self._config.enabled else None
@@ -109,12 +109,21 @@ class Recorder:
             agent_id=self._agent_id,
         )
 
-    def _forget_old(self, tx: Transaction) -> int:
+    def _forget_old(self, tx: Transaction, tip: Point) -> int:
         """Beyond `max_history_entries`, output and state of the oldest executions go; the rows stay."""
-        if not self._config.enabled:
-            return 0
-        needless = self._open.history.trim(tx, self._vm_id, self._config.max_history_entries)
-        return len(self._open.timeline.drop_states(tx, needless))
+        timeline, limit = self._open.timeline, self._config.max_history_entries
+        if self._config.enabled:
+            needless = self._open.history.trim(tx, self._vm_id, limit)
+        else:
+            timeline.expire_snapshots(tx, self._vm_id, (), limit)
+            needless = points_to_drop(
+                timeline.points(self._vm_id, kept_only=True),
+                tip=tip.id,
+                snapshots=timeline.list_snapshots(self._vm_id),
+                recent_executions=[],
+                max_entries=0,
+            )
+        return len(timeline.drop_states(tx, needless))
 
 
 def write_point(

@@ -9,21 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rewindbox.errors import UnknownVm, ValidationFailed
-from rewindbox.store import (
-    PREFIX_MIN,
-    VM_CREATED,
-    VM_REMOVED,
-    Row,
-    Store,
-    Transaction,
-    Value,
-    canonical,
-    from_us,
-    id_bounds,
-    new_id,
-    now_us,
-)
+from rewindbox.chain import canonical
+from rewindbox.errors import InvalidArgument, UnknownVm
+from rewindbox.schema import VM_CREATED, VM_REMOVED
+from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, now_us
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ID_PREFIXES = ("vm_", "ex_", "pt_", "snap_")
@@ -52,10 +41,10 @@ class VmRecord:
 
 
 def check_name(name: str, what: str = "vm name") -> None:
-    """Names of vms and of snapshots. Raises ValidationFailed."""
+    """Names of vms and of snapshots. Raises InvalidArgument."""
     if _NAME.fullmatch(name) and not name.startswith(_ID_PREFIXES):
         return
-    raise ValidationFailed(
+    raise InvalidArgument(
         f"{what} {name!r}",
         remedy="use 1 to 64 letters, digits, `.`, `_` and `-`, beginning with neither `.`, `-` nor"
         f" one of {', '.join(_ID_PREFIXES)}",
@@ -69,10 +58,10 @@ class Registry:
         self._store = store
 
     def create(self, tx: Transaction, name: str, *, vm_type: str, backend: str, agent_id: str) -> VmRecord:
-        """Add a vm. Raises ValidationFailed: a bad name, or one that a vm has already."""
+        """Add a vm. Raises InvalidArgument: a bad name, or one that a vm has already."""
         check_name(name)
         if taken := self._by_name(name):
-            raise ValidationFailed(
+            raise InvalidArgument(
                 f"vm name {name!r} is taken by {taken.id}", remedy="choose another, or remove that vm"
             )
         row: dict[str, Value] = {

@@ -8,19 +8,18 @@ Calls are synchronous and take microseconds; several processes may use one file.
 Not covered: someone who may write the file and recomputes the whole chain; keep `head()` elsewhere for that.
 """
 
-import hashlib
-import json
 import os
 import sqlite3
 import time
 from base64 import b32encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
-from rewindbox.errors import HistoryError, Internal, RewindboxError, ValidationFailed
+from rewindbox.chain import CHECKS, FIRST_HASH, canonical, entry_hash, not_unicode
+from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
+from rewindbox.schema import TABLES, Fact
 
 Kind = Literal["vm", "ex", "pt", "snap"]
 Row = sqlite3.Row
@@ -32,9 +31,6 @@ PREFIX_MIN = 6
 
 _APPLICATION_ID = 0x52776278  # "Rwbx": tells our files from other programs' SQLite files
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_HASH = "0" * 64  # what stands for "the entry before" in the first entry
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-_encode_any = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr).encode  # edited rows too
 
 
 def new_id(kind: Kind) -> str:
@@ -55,137 +51,15 @@ def now_us() -> int:
 
 
 def to_us(when: datetime) -> int:
-    """Microseconds since 1970, exactly. Raises ValidationFailed: `when` has no timezone."""
+    """Microseconds since 1970, exactly. Raises InvalidArgument: `when` has no timezone."""
     if when.utcoffset() is None:
-        raise ValidationFailed(f"the time {when.isoformat()} has no timezone", remedy="add one, such as +00:00 or Z")
+        raise InvalidArgument(f"the time {when.isoformat()} has no timezone", remedy="add one, such as +00:00 or Z")
     return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def from_us(at_us: int) -> datetime:
     """The inverse of `to_us`, in UTC."""
     return _EPOCH + timedelta(microseconds=at_us)
-
-
-def digest(content: bytes | str) -> str:
-    """SHA-256 in hexadecimal. Raises ValidationFailed: text that is not Unicode (a lone surrogate)."""
-    try:
-        return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
-    except UnicodeEncodeError as exc:
-        raise _not_unicode(exc) from exc
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, no spaces, ASCII only: equal values give equal text."""
-    return _encode(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A kind of log entry that has a table. `columns` are its body; other columns are not in the chain."""
-
-    kind: str
-    table: str
-    columns: tuple[str, ...]
-
-
-def _fact(kind: str, table: str, columns: str) -> Fact:
-    return Fact(kind, table, tuple(columns.split()))
-
-
-VM_CREATED = _fact("vm_created", "vms", "id name vm_type backend agent_id created_us")
-BEGUN = _fact(
-    "execution_begun",
-    "starts",
-    "id vm_id agent_id language code_sha256 started_us before_point block_index pid",
-)
-ENDED = _fact(
-    "execution_ended",
-    "executions",
-    "start_seq vm_id agent_id language started_us success ended exit_code stdout_sha256 stderr_sha256"
-    " truncated wall_s cpu_s memory_peak_bytes error before_point after_point rolled_back_to",
-)
-POINT_ADDED = _fact(
-    "point_added",
-    "points",
-    "id vm_id parent_id execution_id created_us method written_bytes state_sha256",
-)
-SNAPSHOT_ADDED = _fact(
-    "snapshot_added",
-    "snapshots",
-    "id vm_id point_id kind name created_us execution_id agent_id",
-)
-SNAPSHOT_REMOVED = _fact("snapshot_removed", "removals", "snapshot_id removed_us")
-ROLLED_BACK = _fact(
-    "rolled_back",
-    "rollbacks",
-    "vm_id from_point to_point snapshot_id reason agent_id at_us",
-)
-FACTS = (VM_CREATED, BEGUN, ENDED, POINT_ADDED, SNAPSHOT_ADDED, SNAPSHOT_REMOVED, ROLLED_BACK)
-
-# Entries without a table: what was taken away, so that a gap is either explained here or a loss.
-VM_REMOVED = "vm_removed"
-OUTPUT_DROPPED = "output_dropped"
-STATE_DROPPED = "state_dropped"
-
-# `seq` of a row is that of its log entry. References are checked at commit, so that the order of writes
-# within a transaction is free.
-_SCHEMA = """
-create table log(
-    seq integer primary key, at_us integer not null, kind text not null, subject text not null,
-    body text not null, hash text not null);
-create table vms(
-    seq integer primary key, id text not null unique, name text not null, vm_type text not null,
-    backend text not null, agent_id text not null, created_us integer not null,
-    last_activity_us integer, tip text references points(id) deferrable initially deferred,
-    live text, removed integer not null default 0);
-create unique index vms_name on vms(name) where removed = 0;
-create table starts(
-    seq integer primary key, id text not null unique, vm_id text not null references vms(id),
-    agent_id text not null, language text not null, code_sha256 text not null, started_us integer not null,
-    before_point text references points(id) deferrable initially deferred, block_index integer,
-    pid integer not null, code text not null);
-create table running(
-    start_seq integer primary key references starts(seq), vm_id text not null);
-create table executions(
-    start_seq integer primary key references starts(seq), seq integer not null, vm_id text not null,
-    agent_id text not null, language text not null, started_us integer not null, success integer not null,
-    ended text not null, exit_code integer not null, stdout_sha256 text not null,
-    stderr_sha256 text not null, truncated integer not null, wall_s real not null, cpu_s real not null,
-    memory_peak_bytes integer not null, error text, before_point text,
-    after_point text references points(id) deferrable initially deferred,
-    rolled_back_to text references points(id) deferrable initially deferred);
-create index executions_vm on executions(vm_id, started_us, success, language, agent_id);
-create index executions_agent on executions(agent_id, started_us, success, language);
-create index executions_time on executions(started_us, language);
-create index executions_failed on executions(started_us, success, language) where success = 0;
-create index executions_after on executions(after_point);
-create table outputs(
-    start_seq integer primary key references executions(start_seq), vm_id text not null,
-    stdout blob not null, stderr blob not null);
-create index outputs_vm on outputs(vm_id);
-create table points(
-    seq integer primary key, id text not null unique, vm_id text not null references vms(id),
-    parent_id text references points(id) deferrable initially deferred,
-    execution_id text references starts(id) deferrable initially deferred, created_us integer not null,
-    method text not null, written_bytes integer not null, state_sha256 text not null, state text);
-create index points_vm on points(vm_id);
-create index points_kept on points(vm_id) where state is not null;
-create table snapshots(
-    seq integer primary key, id text not null unique, vm_id text not null references vms(id),
-    point_id text not null references points(id) deferrable initially deferred, kind text not null,
-    name text, created_us integer not null,
-    execution_id text references starts(id) deferrable initially deferred, agent_id text);
-create index snapshots_vm on snapshots(vm_id);
-create index snapshots_point on snapshots(point_id);
-create table removals(
-    seq integer primary key, snapshot_id text not null unique references snapshots(id),
-    removed_us integer not null);
-create table rollbacks(
-    seq integer primary key, vm_id text not null references vms(id), from_point text references points(id),
-    to_point text not null references points(id), snapshot_id text references snapshots(id),
-    reason text not null, agent_id text, at_us integer not null);
-create index rollbacks_vm on rollbacks(vm_id);
-"""
 
 
 # What SQLite reports -> what it means, what to do. https://sqlite.org/rescode.html
@@ -219,11 +93,6 @@ def _history_error(where: str, exc: sqlite3.Error) -> HistoryError:
     return HistoryError(f"{where}: {cause} ({exc})", remedy=remedy)
 
 
-def _not_unicode(exc: UnicodeEncodeError) -> ValidationFailed:
-    found = exc.object[exc.start : exc.end]
-    return ValidationFailed(f"{found!r} at character {exc.start} is no Unicode text", remedy="remove it")
-
-
 class Transaction:
     """An open write transaction. Whatever writes takes it, so that nothing is written outside of one."""
 
@@ -252,7 +121,7 @@ class Transaction:
         last, previous = self._head or self._opened().head()
         seq = last + 1
         at_us, text = now_us(), canonical(body)
-        entry = _entry_hash(previous, seq, at_us, kind, subject, text)
+        entry = entry_hash(previous, seq, at_us, kind, subject, text)
         self.execute("insert into log values (?, ?, ?, ?, ?, ?)", (seq, at_us, kind, subject, text, entry))
         self._head = (seq, entry)
         return seq
@@ -277,17 +146,12 @@ class Transaction:
 
 def _first_schema(tx: Transaction) -> None:
     tx.execute(f"pragma application_id = {_APPLICATION_ID}")
-    for statement in _SCHEMA.split(";\n"):  # `executescript` would commit the transaction that we are in
+    for statement in TABLES.split(";\n"):  # `executescript` would commit the transaction that we are in
         tx.execute(statement)
 
 
 _STEPS: tuple[Callable[[Transaction], None], ...] = (_first_schema,)
 """Step n turns a database of version n into one of version n+1. A released step is never edited."""
-
-
-def _entry_hash(previous: str, *entry: Value) -> str:
-    """Entries are seq, at_us, kind, subject, body; a JSON list, so that nothing can move between fields."""
-    return hashlib.sha256(_encode_any([previous, *entry]).encode()).hexdigest()
 
 
 class Store:
@@ -323,7 +187,7 @@ class Store:
         except sqlite3.Error as exc:
             raise _history_error(self._where, exc) from exc
         except UnicodeEncodeError as exc:
-            raise _not_unicode(exc) from exc
+            raise not_unicode(exc) from exc
 
     def rows(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
         """All rows of a query. Raises HistoryError."""
@@ -371,7 +235,7 @@ class Store:
     def head(self) -> tuple[int, str]:
         """Number and hash of the newest log entry. Kept elsewhere, it shows a later truncation."""
         rows = self.rows("select seq, hash from log order by seq desc limit 1")
-        return (rows[0][0], rows[0][1]) if rows else (0, _FIRST_HASH)
+        return (rows[0][0], rows[0][1]) if rows else (0, FIRST_HASH)
 
     def verify(self) -> list[str]:
         """What is wrong with the file, a sentence each; empty when nothing is.
@@ -385,7 +249,7 @@ class Store:
         self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # an edit may be no text at all
         try:
             with self.reading():
-                return [problem for check in _CHECKS for problem in check(self._each)]
+                return [problem for check in CHECKS for problem in check(self._each)]
         finally:
             self._db.text_factory = str
 
@@ -486,105 +350,3 @@ def _until_free(action: Callable[[], object]) -> None:
             if code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
-
-
-_Query = Callable[..., Iterable[Row]]
-
-
-def _check_file(query: _Query) -> Iterator[str]:
-    """What SQLite itself finds: damaged pages, indexes that do not agree with their tables."""
-    for row in query("pragma integrity_check(20)"):
-        if row[0] != "ok":
-            yield f"file: {row[0]}"
-
-
-def _check_chain(query: _Query) -> Iterator[str]:
-    """Every entry follows the one before it. After a break the walk goes on from what is written."""
-    seq, previous = 0, _FIRST_HASH
-    for row in query("select seq, at_us, kind, subject, body, hash from log order by seq"):
-        if row["seq"] != seq + 1:
-            yield f"log: entries {seq + 1} to {row['seq'] - 1} are missing"
-        if row["hash"] != _entry_hash(previous, *tuple(row)[:5]):
-            name = f"{row['seq']} ({row['kind']} {row['subject']})"
-            yield f"log: entry {name} does not follow from the one before"
-        seq, previous = row["seq"], row["hash"]
-
-
-def _check_facts(query: _Query) -> Iterator[str]:
-    """Every row is what its entry says, and every entry has its row."""
-    entries = {row[0]: row[1] for row in query("select kind, count(*) from log group by kind")}
-    for fact in FACTS:
-        columns = ", ".join(f"t.{name}" for name in fact.columns)
-        rows = 0
-        for row in query(
-            f"select t.seq, l.kind, l.body, {columns} from {fact.table} t left join log l on l.seq = t.seq"  # noqa: S608 (our names)
-        ):
-            rows += 1
-            body = dict(zip(fact.columns, tuple(row)[3:], strict=True))
-            if (row["kind"], row["body"]) != (fact.kind, _encode_any(body)):
-                yield f"{fact.table}: row {row['seq']} is not what the log says"
-        if rows != entries.get(fact.kind, 0):  # an added row that makes up for a missing one was named above
-            yield from _missing_rows(query, fact)
-
-
-def _missing_rows(query: _Query, fact: Fact) -> Iterator[str]:
-    sql = f"select seq, subject from log where kind = ? and seq not in (select seq from {fact.table})"  # noqa: S608 (our names)
-    for row in query(sql, (fact.kind,)):
-        yield f"{fact.table}: the row of {row['subject']} (log entry {row['seq']}) is missing"
-
-
-def _check_contents(query: _Query) -> Iterator[str]:
-    """Code, output and states are what was written."""
-    for row in query("select id, code, code_sha256 from starts"):
-        if _digest(row["code"], str) != row["code_sha256"]:
-            yield f"starts: the code of {row['id']} was changed"
-    for row in query("select id, state, state_sha256 from points where state is not null"):
-        if _digest(row["state"], str) != row["state_sha256"]:
-            yield f"points: the state of {row['id']} was changed"
-    for row in query(
-        "select o.start_seq, o.stdout, o.stderr, x.stdout_sha256, x.stderr_sha256,"
-        " o.vm_id = x.vm_id as same_vm"
-        " from outputs o left join executions x on x.start_seq = o.start_seq"
-    ):
-        kept = (_digest(row["stdout"], bytes), _digest(row["stderr"], bytes))
-        if not row["same_vm"] or kept != (row["stdout_sha256"], row["stderr_sha256"]):
-            yield f"outputs: the output of execution {row['start_seq']} was changed"
-
-
-def _digest(content: Any, kind: type[str] | type[bytes]) -> str | None:
-    """As `digest`; None: it is not of the kind that was written."""
-    return digest(content) if isinstance(content, kind) else None
-
-
-# What is gone must have been taken away by us, and what the log says is gone must be. Each query gives the
-# rows for which that does not hold.
-_LOSSES = {
-    "outputs: the output of {} is missing": (
-        "select s.id from executions x join starts s on s.seq = x.start_seq"
-        " where x.start_seq not in (select start_seq from outputs)"
-        " and s.id not in (select subject from log where kind = 'output_dropped')"
-    ),
-    "points: the state of {} is missing": (
-        "select id from points where state is null and id not in (select subject from log where kind = 'state_dropped')"
-    ),
-    "vms: whether {} was removed is not what the log says": (
-        "select id from vms where removed != (id in (select subject from log where kind = 'vm_removed'))"
-    ),
-    "starts: {} neither ended nor runs": (
-        "select id from starts where seq not in (select start_seq from executions)"
-        " and seq not in (select start_seq from running)"
-    ),
-    "running: execution {} did end, or never began": (
-        "select start_seq from running where start_seq in (select start_seq from executions)"
-        " or start_seq not in (select seq from starts where starts.vm_id = running.vm_id)"
-    ),
-}
-
-
-def _check_losses(query: _Query) -> Iterator[str]:
-    for text, sql in _LOSSES.items():
-        for row in query(sql):
-            yield text.format(row[0])
-
-
-_CHECKS = (_check_file, _check_chain, _check_facts, _check_contents, _check_losses)

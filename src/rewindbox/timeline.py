@@ -10,26 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from rewindbox.errors import SnapshotNotFound, ValidationFailed
+from rewindbox.chain import canonical, digest
+from rewindbox.errors import InvalidArgument, SnapshotNotFound
 from rewindbox.registry import check_name
-from rewindbox.store import (
-    POINT_ADDED,
-    PREFIX_MIN,
-    ROLLED_BACK,
-    SNAPSHOT_ADDED,
-    SNAPSHOT_REMOVED,
-    STATE_DROPPED,
-    Row,
-    Store,
-    Transaction,
-    Value,
-    canonical,
-    digest,
-    from_us,
-    id_bounds,
-    new_id,
-    now_us,
-)
+from rewindbox.schema import POINT_ADDED, ROLLED_BACK, SNAPSHOT_ADDED, SNAPSHOT_REMOVED, STATE_DROPPED
+from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, now_us
 
 SnapshotKind = Literal["pre_execution", "post_execution", "failure", "manual", "pre_rollback"]
 Reason = Literal["manual", "auto"]
@@ -172,7 +157,7 @@ class Timeline:
         """List a point, and keep its state for as long.
 
         Raises:
-            ValidationFailed: the name is not one (see `registry.check_name`), or is taken in this vm.
+            InvalidArgument: the name is not one (see `registry.check_name`), or is taken in this vm.
             SnapshotNotFound: no such point in this vm, or its state is gone.
         """
         self.resolve(vm_id, point_id)
@@ -180,7 +165,7 @@ class Timeline:
             check_name(name, "snapshot name")
             if taken := self._named(vm_id, name):
                 remedy = "choose another, or remove that snapshot"
-                raise ValidationFailed(f"snapshot name {name!r} is taken by {taken[0]['id']}", remedy=remedy)
+                raise InvalidArgument(f"snapshot name {name!r} is taken by {taken[0]['id']}", remedy=remedy)
         row: dict[str, Value] = {
             "id": new_id("snap"),
             "vm_id": vm_id,
@@ -211,6 +196,22 @@ class Timeline:
         snapshot = self._find_snapshot(vm_id, ref)
         tx.add(SNAPSHOT_REMOVED, snapshot.id, {"snapshot_id": snapshot.id, "removed_us": now_us()})
         return snapshot
+
+    def expire_snapshots(
+        self, tx: Transaction, vm_id: str, execution_ids: Collection[str], max_others: int
+    ) -> set[str]:
+        """Remove snapshots that nobody asked for, once they are old; returns their points.
+
+        Those of `execution_ids` go, and of those without an execution (`pre_rollback`) all but the newest
+        `max_others`. Kind `manual` stays until somebody removes it.
+        """
+        automatic = [snapshot for snapshot in self.list_snapshots(vm_id) if snapshot.kind != "manual"]
+        others = [snapshot for snapshot in automatic if snapshot.execution_id is None]
+        old = [snapshot for snapshot in automatic if snapshot.execution_id in execution_ids]
+        old += others[: max(0, len(others) - max_others)]
+        for snapshot in old:
+            self.remove_snapshot(tx, vm_id, snapshot.id)
+        return {snapshot.point_id for snapshot in old}
 
     def record_rollback(
         self,

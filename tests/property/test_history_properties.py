@@ -15,11 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from rewindbox.chain import entry_hash
 from rewindbox.errors import HistoryError, SnapshotNotFound
 from rewindbox.execution import Execution
 from rewindbox.history import History, Start
 from rewindbox.registry import Registry
-from rewindbox.store import FACTS, Store, Transaction, _entry_hash, new_id
+from rewindbox.schema import FACTS
+from rewindbox.store import Store, Transaction, new_id
 from rewindbox.timeline import Point, Snapshot, Timeline, ancestors, points_to_drop
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -466,7 +468,7 @@ def test_recomputed_chain_is_found(full):
         tx.execute("update log set body = replace(body, 'me', 'you') where seq = ?", (seq,))
         previous = "0" * 64
         for row in full.rows("select * from log order by seq"):
-            previous = _entry_hash(previous, *tuple(row)[:5])
+            previous = entry_hash(previous, *tuple(row)[:5])
             tx.execute("update log set hash = ? where seq = ?", (previous, row["seq"]))
 
     changed = [row[0] for row in full.rows("select seq from log where body like '%me%'")]

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
+import rewindbox.schema as schema_module
 import rewindbox.store as store_module
+from rewindbox.chain import canonical
 from rewindbox.errors import HistoryError, Internal, ValidationFailed
 from rewindbox.registry import Registry
-from rewindbox.store import FACTS, Store, canonical, from_us, id_bounds, new_id, to_us
+from rewindbox.schema import FACTS
+from rewindbox.store import Store, from_us, id_bounds, new_id, to_us
 
 SOURCE = Path(store_module.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
@@ -535,7 +538,7 @@ def test_every_mapped_cause_has_a_remedy(tmp_path):
 def test_docs_show_the_schema():
     """docs/store.md shows the schema word for word, and names every kind of entry."""
     text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
-    assert store_module._SCHEMA.strip() in text
+    assert schema_module.TABLES.strip() in text
     kinds = [fact.kind for fact in FACTS]
-    for kind in [*kinds, store_module.VM_REMOVED, store_module.OUTPUT_DROPPED, store_module.STATE_DROPPED]:
+    for kind in [*kinds, schema_module.VM_REMOVED, schema_module.OUTPUT_DROPPED, schema_module.STATE_DROPPED]:
         assert f"`{kind}`" in text

@@ -28,9 +28,13 @@ class NamespaceBackend:
 
     name = "namespace"
 
-    def __init__(self, folder: str) -> None:
-        """`folder` holds the files of all vms. Made when missing; nothing is started yet."""
+    def __init__(self, folder: str, *, spare: bool = True) -> None:
+        """`folder` holds the files of all vms. Made when missing; nothing is started yet.
+
+        `spare`: keep a machine ready after each that was used, so that the next vm is there at once.
+        """
         self.folder = folder
+        self._spare = spare
         self._launcher: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._vms: dict[str, NamespaceVm] = {}
@@ -45,7 +49,7 @@ class NamespaceBackend:
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             self._launcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, package_root, str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-c", _BOOT, package_root, str(theirs.fileno()), str(int(self._spare))],
                 env={},
                 cwd=self.folder,
                 pass_fds=[theirs.fileno()],

@@ -6,20 +6,19 @@ by root, it takes the unprivileged uid that owns the store. From there on root a
 
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
 import sys
-from typing import Any
 
 from rewindbox.backends.namespace import kernel, machine, rootfs, supervisor
 
 
 def main() -> None:
-    """Serve `create` requests on the descriptor that the second argument names, until it is closed.
+    """Serve requests for vms on the descriptor that the second argument names, until it is closed.
 
-    The working directory is the folder of the vms.
+    The working directory is the folder of the vms. The third argument is "1" if a machine is to be kept ready
+    after each one that was asked for; the first is made before anybody asks.
     """
     link = socket.socket(fileno=int(sys.argv[2]))
     link.set_inheritable(False)
@@ -32,19 +31,29 @@ def main() -> None:
     _bound_ourselves()
     gc.collect()
     gc.freeze()
+    spare: socket.socket | None = _spare(link, skeleton)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(
-            link, supervisor.MESSAGE_BYTES, supervisor.DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-        )
-        if not message or len(descriptors) != 2:
+        message, descriptors, _, _ = socket.recv_fds(link, supervisor.MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+        if len(descriptors) != 2:
             os._exit(0)
-        request = json.loads(message)
-        request["skeleton"] = f"../{skeleton}"
-        if os.fork() == 0:
-            link.close()
-            _become_supervisor(request, *(socket.socket(fileno=number) for number in descriptors))
+        spare = spare or _spare(link, skeleton)
+        with contextlib.suppress(OSError):  # it ended: whoever asked sees the end of the answering socket
+            socket.send_fds(spare, [message], descriptors)
+        spare.close()
         for number in descriptors:
             os.close(number)
+        spare = _spare(link, skeleton) if sys.argv[3] == "1" else None
+
+
+def _spare(link: socket.socket, skeleton: str) -> socket.socket:
+    """A machine that waits for its order on the socket returned."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        link.close()
+        ours.close()
+        _become_supervisor(theirs, skeleton)
+    theirs.close()
+    return ours
 
 
 def _drop_privileges() -> None:
@@ -85,25 +94,25 @@ def _skeleton() -> str:
     return name
 
 
-def _become_supervisor(request: dict[str, Any], link: socket.socket, answer: socket.socket) -> None:
+def _become_supervisor(orders: socket.socket, skeleton: str) -> None:
     """Two forks: the first leaves the host's namespaces, its child is the first process of a new one."""
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(request["vm"], 0o700)
-        os.chdir(request["vm"])
-        machine.leave_host()
-        if os.fork() != 0:
+        refused = _leave_host()
+        if refused is None and os.fork() != 0:
             os._exit(0)
-        supervisor.serve(link, answer, request)
-    except machine.StepFailed as failure:
-        reply = {"error": "step", "text": str(failure), "step": failure.step, "errno": failure.cause.errno}
-        answer.send(json.dumps(reply).encode())
-    except OSError as error:
-        answer.send(json.dumps({"error": "os", "text": str(error), "errno": error.errno}).encode())
+        supervisor.serve(orders, refused or skeleton)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
+
+
+def _leave_host() -> machine.StepFailed | None:
+    try:
+        machine.leave_host()
+    except machine.StepFailed as failure:
+        return failure
+    return None
 
 
 if not kernel.supported_machine():

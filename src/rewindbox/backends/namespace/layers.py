@@ -41,7 +41,7 @@ class Layers:
             os.mkdir(self.upper)
             os.chmod(self.upper, 0o755)
             point = {"layers": [], "copy": None}
-        machine.start(self.layers, self.upper)
+        machine.move_onto(self.layers, self.upper)
         self._point: State | None = None
         self._signature: trees.Signature | None = None
         if point is not None and self._is_small():

@@ -6,7 +6,10 @@ Runs in the supervisor. The vm's folder is the working directory, all names in i
     wN   the overlay's scratch folder for the mount with the same number
     cN   a copy of an upper, taken for a point
     fN   several frozen layers folded into one
-    m    where an overlay is put together          v   memory: code (read-only inside), run, shm
+
+Where the host has /tmp, the supervisor (and nobody else) sees memory of its own:
+
+    m    where a root is put together     p   its own /proc     v   the vm's memory: code (read-only inside), run, shm
 
 Invariant: an upper is mounted once. Invariant: a frozen layer, a copy and a fold are never written to.
 """
@@ -31,9 +34,12 @@ INNER_ID = 1000
 
 _CAP_WAKE_ALARM = 35  # harmless; pid 1 holds it, the code does not, so the code may not trace pid 1
 _VOLATILE_MEMORY = "size=256m,nr_inodes=65536,mode=755"
-PROC = "p"
+_SCRATCH = "/tmp"  # noqa: S108  covered by a mount that nobody else sees
+_ROOT = f"{_SCRATCH}/m"
+MEMORY = f"{_SCRATCH}/v"
+PROC = f"{_SCRATCH}/p"
 """Where the supervisor sees its own pid namespace; the vm does not have this mount."""
-GATE, GATE_INSIDE = "v/code/.gate", "/run/code/.gate"
+GATE, GATE_INSIDE = f"{MEMORY}/code/.gate", "/run/code/.gate"
 """The named pipe at which a job waits for its limits; read-only inside."""
 _SHARED = ("usr", "proc", "dev", "run")
 """Mounts that are carried along when the vm moves onto other files."""
@@ -88,49 +94,45 @@ def _write_proc(name: str, text: str) -> None:
 
 
 class Machine:
-    """One vm's namespaces and mounts, seen from its supervisor."""
+    """One vm's namespaces and mounts, seen from its supervisor.
+
+    It is made before it is known whose files it will have: pid 1 runs on the bare skeleton, until `move_onto`.
+    """
 
     def __init__(self, skeleton: str) -> None:
-        """Make the namespaces; call in the first process of a fresh pid namespace."""
+        """Make it; call in the first process of a fresh pid namespace. `skeleton`: a folder, see rootfs.py."""
         self.skeleton = skeleton
         self.mount_ns = self.pid_ns = self.proc = self.root = -1
-        self._next = 1 + max((int(n[1:]) for n in os.listdir(".") if re.fullmatch("[ucfw][0-9]+", n)), default=0)
+        self._last = 0
         with step("namespaces"):
             kernel.unshare(kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS)
         socket.sethostname(HOSTNAME)
         _loopback_up()
         with step("private mounts"):
             kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        for folder in ("m", "v", PROC):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, 0o700)
         with step("tmpfs"):
-            kernel.mount("memory", "v", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _VOLATILE_MEMORY)
-        for folder, mode in (
-            ("code", 0o755),
-            ("run", 0o755),
-            ("run/code", 0o755),
-            ("shm", 0o1777),
-            ("void", 0o555),
-        ):
-            os.mkdir(f"v/{folder}")
-            os.chmod(f"v/{folder}", mode)
-        os.mkfifo(GATE, 0o400)
-        with step("proc"):
-            kernel.mount("proc", PROC, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+            _make_scratch()
+        self._start_pid_1()
+
+    def enter_folder(self, path: str) -> None:
+        """Make the vm's folder, beside that of the skeleton, the working directory."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        os.chdir(path)
+        self.skeleton = f"../{self.skeleton}"
+        self._last = max((int(n[1:]) for n in os.listdir(".") if LAYER_NAME.fullmatch(n)), default=0)
 
     def new_name(self, letter: str) -> str:
-        """A name that this vm's folder never had in this life."""
-        self._next += 1
-        return f"{letter}{self._next}"
+        """A name that nothing in the vm's folder has."""
+        self._last += 1
+        return f"{letter}{self._last}"
 
-    def start(self, layers: list[str], upper: str) -> None:
-        """Mount the root and start pid 1 in it."""
+    def _start_pid_1(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         kernel.unshare(kernel.NEWPID)
         if os.fork() == 0:
-            self._become_pid_1(theirs, layers, upper)
+            self._become_pid_1(theirs)
         theirs.close()
         kernel.setns(own, kernel.NEWPID)
         os.close(own)
@@ -141,15 +143,16 @@ class Machine:
             raise StepFailed(name or "pid 1", OSError(int(number or 0), os.strerror(int(number or 0))))
         self.mount_ns, self.pid_ns, self.proc, self.root = descriptors
 
-    def _become_pid_1(self, link: socket.socket, layers: list[str], upper: str) -> None:
+    def _become_pid_1(self, link: socket.socket) -> None:
         """Never returns. A `sleep` that reaps by ignoring SIGCHLD and that the code may not trace."""
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             os.setsid()
             kernel.unshare(kernel.NEWNS)
-            self._mount_overlay(layers, upper)
-            self._furnish()
-            os.chdir("m")
+            with step("skeleton"):
+                kernel.mount(self.skeleton, _ROOT, None, kernel.MS_BIND)
+            _furnish()
+            os.chdir(_ROOT)
             proc = os.open("proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("mnt", "pid")]
             with step("pivot_root"):
@@ -177,25 +180,7 @@ class Machine:
         lower = ":".join([*reversed(layers), self.skeleton])
         with step("overlay"):
             data = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
-            kernel.mount("vm", "m", "overlay", kernel.MS_NODEV | kernel.MS_NOSUID, data)
-
-    def _furnish(self) -> None:
-        """Everything of the root that is not the vm's own files."""
-        for folder in _SHARED:
-            _check_folder(f"m/{folder}")
-        with step("bind /usr"):
-            kernel.mount("/usr", "m/usr", None, kernel.MS_BIND | kernel.MS_REC)
-            kernel.set_mount_attributes("m/usr", kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
-        with step("proc"):
-            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-            kernel.mount("proc", "m/proc", "proc", flags, "hidepid=invisible")
-        with step("dev"):
-            _furnish_dev()
-        with step("masks"):
-            _mask_proc()
-        with step("bind run"):
-            kernel.mount("v/run", "m/run", None, kernel.MS_BIND)
-            _bind_readonly("v/code", "m/run/code")
+            kernel.mount("vm", _ROOT, "overlay", kernel.MS_NODEV | kernel.MS_NOSUID, data)
 
     def move_onto(self, layers: list[str], upper: str) -> None:
         """Put the running vm onto other files, in place; its processes move along. 0.4 ms.
@@ -207,9 +192,11 @@ class Machine:
     def _move(self, layers: list[str], upper: str) -> None:
         self._mount_overlay(layers, upper)
         try:
-            tree = kernel.open_tree("m")
+            for folder in _SHARED:
+                _check_folder(f"{_ROOT}/{folder}")
+            tree = kernel.open_tree(_ROOT)
         finally:
-            kernel.umount("m")
+            kernel.umount(_ROOT)
         with step("move root"):
             kernel.setns(self.mount_ns, kernel.NEWNS)
             kernel.move_mount(tree, "/")
@@ -249,6 +236,34 @@ def _in_thread(function: Callable[[], None]) -> None:
         raise failures[0]
 
 
+def _make_scratch() -> None:
+    kernel.mount("memory", _SCRATCH, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,nr_inodes=16,mode=700")
+    for path in (_ROOT, MEMORY, PROC):
+        os.mkdir(path)
+    kernel.mount("proc", PROC, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    kernel.mount("memory", MEMORY, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _VOLATILE_MEMORY)
+    for folder, mode in (("code", 0o755), ("run", 0o755), ("run/code", 0o755), ("shm", 0o1777), ("void", 0o555)):
+        os.mkdir(f"{MEMORY}/{folder}")
+        os.chmod(f"{MEMORY}/{folder}", mode)
+    os.mkfifo(GATE, 0o400)
+
+
+def _furnish() -> None:
+    """Everything of a root that is not the vm's own files."""
+    with step("bind /usr"):
+        _bind_readonly("/usr", f"{_ROOT}/usr")
+    with step("proc"):
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+        kernel.mount("proc", f"{_ROOT}/proc", "proc", flags, "hidepid=invisible")
+    with step("dev"):
+        _furnish_dev(f"{_ROOT}/dev")
+    with step("masks"):
+        _mask_proc(f"{_ROOT}/proc")
+    with step("bind run"):
+        kernel.mount(f"{MEMORY}/run", f"{_ROOT}/run", None, kernel.MS_BIND)
+        _bind_readonly(f"{MEMORY}/code", f"{_ROOT}/run/code")
+
+
 def _check_folder(path: str) -> None:
     """A mount point that the code turned into a link would lead a mount astray."""
     with step("root folders"):
@@ -256,24 +271,24 @@ def _check_folder(path: str) -> None:
             raise NotADirectoryError(20, f"{path} is not a folder")
 
 
-def _furnish_dev() -> None:
-    kernel.mount("dev", "m/dev", "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "size=64k,nr_inodes=32,mode=755")
+def _furnish_dev(dev: str) -> None:
+    kernel.mount("dev", dev, "tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, "size=64k,nr_inodes=32,mode=755")
     for name in _NODES:
-        os.close(os.open(f"m/dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        kernel.mount(f"/dev/{name}", f"m/dev/{name}", None, kernel.MS_BIND)
+        os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        kernel.mount(f"/dev/{name}", f"{dev}/{name}", None, kernel.MS_BIND)
     for name, target in _DEV_LINKS.items():
-        os.symlink(target, f"m/dev/{name}")
+        os.symlink(target, f"{dev}/{name}")
     for folder in ("shm", "pts"):
-        os.mkdir(f"m/dev/{folder}")
-    kernel.mount("v/shm", "m/dev/shm", None, kernel.MS_BIND)
+        os.mkdir(f"{dev}/{folder}")
+    kernel.mount(f"{MEMORY}/shm", f"{dev}/shm", None, kernel.MS_BIND)
     kernel.mount(
         "pts",
-        "m/dev/pts",
+        f"{dev}/pts",
         "devpts",
         kernel.MS_NOSUID | kernel.MS_NOEXEC,
         "newinstance,ptmxmode=0666,mode=620",
     )
-    _remount_readonly("m/dev")
+    _remount_readonly(dev)
 
 
 def _remount_readonly(path: str) -> None:
@@ -286,14 +301,14 @@ def _bind_readonly(source: str, target: str) -> None:
     kernel.set_mount_attributes(target, kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NODEV)
 
 
-def _mask_proc() -> None:
+def _mask_proc(proc: str) -> None:
     for name in _PROC_READONLY:
-        if os.path.exists(f"m/proc/{name}"):
-            _bind_readonly(f"m/proc/{name}", f"m/proc/{name}")
+        if os.path.exists(f"{proc}/{name}"):
+            _bind_readonly(f"{proc}/{name}", f"{proc}/{name}")
     for name in _PROC_HIDDEN:
-        path = f"m/proc/{name}"
+        path = f"{proc}/{name}"
         if os.path.lexists(path):
-            kernel.mount("v/void" if os.path.isdir(path) else "m/dev/null", path, None, kernel.MS_BIND)
+            kernel.mount(f"{MEMORY}/void" if os.path.isdir(path) else "/dev/null", path, None, kernel.MS_BIND)
 
 
 def _loopback_up() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from rewindbox.backends.namespace import kernel, trees
 from rewindbox.backends.namespace.jobs import Disk, Job, StillAlive, kill_all
 from rewindbox.backends.namespace.layers import BadState, Layers
-from rewindbox.backends.namespace.machine import GATE, Machine, StepFailed
+from rewindbox.backends.namespace.machine import GATE, MEMORY, Machine, StepFailed
 from rewindbox.backends.namespace.spawner import Spawner
 
 MESSAGE_BYTES = 96 * 1024
@@ -41,10 +41,10 @@ class BadPath(ValueError):
 class Supervisor:
     """Serves one vm until its holder is gone."""
 
-    def __init__(self, link: socket.socket, skeleton: str, live: dict[str, Any] | None, point: Any) -> None:
+    def __init__(self, link: socket.socket, machine: Machine, live: dict[str, Any] | None, point: Any) -> None:
         self.link = link
-        self.machine = Machine(skeleton)
-        self.layers = Layers(self.machine, live, point)
+        self.machine = machine
+        self.layers = Layers(machine, live, point)
         self.disk = Disk(self.layers.usage, is_new=live is None)
         self.job: Job | None = None
         self._spawner: Spawner | None = None
@@ -252,7 +252,7 @@ def _body(message: bytes, descriptors: list[int]) -> bytes:
 def _write_code(source: int, name: str) -> None:
     """Into memory that the vm sees read-only: what was decided on is what runs."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    target = os.open(f"v/code/{name}", flags, 0o644)
+    target = os.open(f"{MEMORY}/code/{name}", flags, 0o644)
     try:
         while os.sendfile(target, source, None, 1 << 20):
             pass
@@ -262,13 +262,13 @@ def _write_code(source: int, name: str) -> None:
 
 def _clear_memory() -> None:
     """Empty /run/code, /run and /dev/shm: they are an execution's, not the vm's."""
-    for name in os.listdir("v/code"):
-        if f"v/code/{name}" != GATE:
-            os.unlink(f"v/code/{name}")
-    for folder in ("v/run", "v/shm"):
-        for name in os.listdir(folder):
-            if (folder, name) != ("v/run", "code"):
-                trees.delete(f"{folder}/{name}")
+    for name in os.listdir(f"{MEMORY}/code"):
+        if f"{MEMORY}/code/{name}" != GATE:
+            os.unlink(f"{MEMORY}/code/{name}")
+    for folder in ("run", "shm"):
+        for name in os.listdir(f"{MEMORY}/{folder}"):
+            if (folder, name) != ("run", "code"):
+                trees.delete(f"{MEMORY}/{folder}/{name}")
 
 
 def _delete(names: list[str]) -> None:
@@ -319,16 +319,36 @@ def _memory_file(body: bytes) -> int:
     return descriptor
 
 
-def serve(link: socket.socket, answer: socket.socket, request: Request) -> None:
-    """Be the supervisor of one vm; never returns."""
+def serve(orders: socket.socket, skeleton: str | StepFailed) -> None:
+    """Be the supervisor of one vm; never returns. `skeleton`: its folder, or why there can be no vm.
+
+    The machine is made at once. Whose it is comes later on `orders`, as one request with two descriptors: the
+    holder's socket and that for the answer. Nothing comes: nobody needed it.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # we wait for our children; the launcher does not
+    made: Machine | StepFailed
+    try:
+        made = Machine(skeleton) if isinstance(skeleton, str) else skeleton
+    except StepFailed as failure:
+        made = failure
+    message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+    orders.close()
+    if len(descriptors) == 2:
+        link, answer = (socket.socket(fileno=number) for number in descriptors)
+        _take_over(made, link, answer, json.loads(message))
+    os._exit(0)
+
+
+def _take_over(made: Machine | StepFailed, link: socket.socket, answer: socket.socket, request: Request) -> None:
     started: list[Supervisor] = []
 
     def start() -> Reply:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # we wait for our children; the launcher does not
-        started.append(Supervisor(link, request["skeleton"], request["live"], request["point"]))
-        return {"live": started[0].layers.live, "pid": os.getpid()}
+        if isinstance(made, StepFailed):
+            raise made
+        made.enter_folder(request["vm"])
+        started.append(Supervisor(link, made, request["live"], request["point"]))
+        return {"live": started[0].layers.live}
 
     _answer(answer, start)
     if started:
         started[0].run()
-    os._exit(0)
