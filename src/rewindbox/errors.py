@@ -7,6 +7,7 @@ RewindboxError
 │   ├── UnsupportedLanguage    no such language, or no toolchain for it on this host
 │   ├── UnknownVm              no vm has that name or id              (is a VmNotAvailable)
 │   ├── VmBusy                 another process holds the vm           (is a VmNotAvailable)
+│   ├── VmDamaged              somebody changed the vm's folder        (is a VmNotAvailable)
 │   ├── UnknownExecution       no execution has that id                 (is a HistoryError)
 │   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
 │   ├── SessionNotFound        no such live session

@@ -1,9 +1,11 @@
 """Writing executions and points down: everything that belongs to one goes into one transaction."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from rewindbox.backends.base import Job, Outcome, Taken
+from rewindbox.errors import HistoryError
 from rewindbox.execution import EXIT_KILLED, Execution
 from rewindbox.history import Start
 from rewindbox.opened import Opened
@@ -16,6 +18,8 @@ class Recorder:
 
     def __init__(self, open_: Opened, vm_id: str, job: Job, agent_id: str, before: Point, block: int | None) -> None:
         self.before = before
+        self.dropped = 0
+        """How many points are no longer kept because of it."""
         self._open, self._vm_id, self._job, self._agent_id = open_, vm_id, job, agent_id
         self._config = open_.settings.history
         self._started_at = datetime.now(UTC)
@@ -41,8 +45,8 @@ class Recorder:
         taken: Taken | None,
         live: dict[str, Any] | None = None,
         rolled_back: bool = False,
-    ) -> tuple[Execution, Point, int]:
-        """The execution, the point the vm stands on now, and how many points need not be kept any more."""
+    ) -> tuple[Execution, Point]:
+        """The execution, and the point the vm stands on now."""
         with self._open.store.transaction() as tx:
             after = self._point(tx, taken) if taken is not None else None
             execution = self._execution(outcome, after, rolled_back)
@@ -54,7 +58,7 @@ class Recorder:
                 self._list_snapshots(tx, execution)
             if rolled_back:
                 self._note_rollback(tx, after)
-            return execution, tip, self._forget_old(tx, tip)
+            return execution, tip
 
     def _point(self, tx: Transaction, taken: Taken) -> Point:
         execution_id = self.id if self._config.enabled else None
@@ -109,21 +113,28 @@ class Recorder:
             agent_id=self._agent_id,
         )
 
-    def _forget_old(self, tx: Transaction, tip: Point) -> int:
-        """Beyond `max_history_entries`, output and state of the oldest executions go; the rows stay."""
+    def forget_old(self) -> None:
+        """Beyond `max_history_entries`, this one included, output and state of the oldest go; the rows stay.
+
+        Called while the code runs, so that it costs nothing. A store that cannot be written to now cannot be
+        at the end either, and says so then.
+        """
+        with suppress(HistoryError), self._open.store.transaction() as tx:
+            needless = self._no_longer_needed(tx)
+            self.dropped = len(self._open.timeline.drop_states(tx, needless))
+
+    def _no_longer_needed(self, tx: Transaction) -> list[str]:
         timeline, limit = self._open.timeline, self._config.max_history_entries
         if self._config.enabled:
-            needless = self._open.history.trim(tx, self._vm_id, limit)
-        else:
-            timeline.expire_snapshots(tx, self._vm_id, (), limit)
-            needless = points_to_drop(
-                timeline.points(self._vm_id, kept_only=True),
-                tip=tip.id,
-                snapshots=timeline.list_snapshots(self._vm_id),
-                recent_executions=[],
-                max_entries=0,
-            )
-        return len(timeline.drop_states(tx, needless))
+            return self._open.history.trim(tx, self._vm_id, limit - 1)
+        timeline.expire_snapshots(tx, self._vm_id, (), limit)
+        return points_to_drop(
+            timeline.points(self._vm_id, kept_only=True),
+            tip=self.before.id,
+            snapshots=timeline.list_snapshots(self._vm_id),
+            recent_executions=[],
+            max_entries=0,
+        )
 
 
 def write_point(

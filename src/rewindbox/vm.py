@@ -27,7 +27,7 @@ class HistoryPage:
 
 
 _SWEEP_EVERY = 20
-"""Dropped points between two sweeps of a vm's folder."""
+"""Dropped points and rollbacks between two sweeps of a vm's folder."""
 
 
 class AsyncVm:
@@ -117,18 +117,18 @@ class AsyncVm:
     async def _carry_out(self, vm: BackendVm, job: Job, recorder: "Recorder", on_output: OnOutput | None) -> Outcome:
         """Run the job; whatever happens to it, its execution ends in history too."""
         try:
-            return await vm.execute(job, on_output)
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                outcome = vm.interrupted or no_outcome("interrupted before it ran")
-                await self._conclude(vm, recorder, outcome, undo=False)
+            return await vm.execute(job, on_output, recorder.forget_old)
+        except VmNotAvailable as error:
+            recorder.write(no_outcome(str(error)), taken=None)
+            await self.stop()
             raise
         except (BadRequest, ExecutionFailed) as error:
             recorder.write(no_outcome(str(error)), taken=None)
             raise
-        except VmNotAvailable as error:
-            recorder.write(no_outcome(str(error)), taken=None)
-            await self.stop()
+        except BaseException:  # cancelled, or `on_output` failed
+            with anyio.CancelScope(shield=True):
+                outcome = vm.interrupted or no_outcome("interrupted before it ran")
+                await self._conclude(vm, recorder, outcome, undo=False)
             raise
 
     async def _conclude(self, vm: BackendVm, recorder: "Recorder", outcome: Outcome, undo: bool) -> Execution:
@@ -149,11 +149,12 @@ class AsyncVm:
                 raise
         elif failed and undo:
             rolled_back = True  # it changed no file: the vm is at `before` already
-        execution, self._tip, dropped = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
-        self._sweep(vm, dropped)
+        execution, self._tip = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
+        self._sweep(vm, recorder.dropped + rolled_back)
         return execution
 
     def _sweep(self, vm: BackendVm, dropped: int) -> None:
+        """Delete layers that no point needs, once there may be enough of them."""
         self._dropped += dropped
         if self._dropped >= _SWEEP_EVERY:
             self._dropped = 0
@@ -169,8 +170,10 @@ class AsyncVm:
             tip = self._open.timeline.get_point(record.tip) if record.tip else None
             self._running = await self._open.backend.create(self.id, record.live, tip.state if tip else None)
             self._tip = await self._recover(self._running, tip)
+            self._running.sweep(self._open.timeline.kept_states(self.id))  # what a crash left behind
         except BaseException:
-            await self.stop()
+            with anyio.CancelScope(shield=True):
+                await self.stop()
             raise
         return self._running, self._tip
 
@@ -242,6 +245,7 @@ class AsyncVm:
                 )
                 self._open.registry.set_live(tx, self.id, vm.live, tip=target.id)
             self._tip = target
+            self._sweep(vm, 1)
             return rollback
 
     async def rollback_to_last_success(self, **options: Any) -> Rollback:

@@ -81,8 +81,12 @@ class BackendVm(Protocol):
     interrupted: Outcome | None
     """How the job ended whose `execute` was cancelled."""
 
-    async def execute(self, job: Job, on_output: OnOutput | None = None) -> Outcome:
+    async def execute(
+        self, job: Job, on_output: OnOutput | None = None, on_begun: Callable[[], None] | None = None
+    ) -> Outcome:
         """Run one job to its end. Nothing that it started is alive on return.
+
+        `on_begun` is called once the job is on its way: for work that nobody needs to wait for.
 
         Cancelling kills it first, puts its outcome into `interrupted`, then re-raises.
 

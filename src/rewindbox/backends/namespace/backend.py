@@ -133,7 +133,7 @@ async def _ask_launcher(
 
 
 def _not_started(vm_id: str, failure: link.Failed) -> Exception:
-    if failure.kind == "bad":
+    if failure.kind == "damaged":
         return VmDamaged(f"{vm_id}: {failure}", remedy="roll it back to a kept point, or remove it")
     return hosts.explain(failure.answer)
 

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from rewindbox.backends.namespace import trees
-from rewindbox.backends.namespace.machine import LAYER_NAME, Machine
+from rewindbox.backends.namespace.machine import LAYER_NAME, Damaged, Machine
 
 COPY_MAX_FILES = 100
 COPY_MAX_BYTES = 2 << 20
@@ -21,10 +21,6 @@ LAYERS_MAX = 400
 """The kernel takes 500, and mount(2) one page of names."""
 
 State = dict[str, Any]
-
-
-class BadState(ValueError):
-    """A state names something that this vm's folder does not have."""
 
 
 class Layers:
@@ -158,8 +154,8 @@ class Layers:
 
 
 def check_layer(name: str) -> None:
-    """Raises BadState unless `name` is a layer's name and a folder of that name is here."""
+    """Raises Damaged unless `name` is a layer's name and a folder of that name is here."""
     if not LAYER_NAME.fullmatch(name):
-        raise BadState(f"{name!r} is no name of a layer")
+        raise Damaged(f"{name!r} is no name of a layer")
     if not os.path.isdir(name) or os.path.islink(name):
-        raise BadState(f"the layer {name} is gone or is no folder")
+        raise Damaged(f"the layer {name} is gone or is no folder")

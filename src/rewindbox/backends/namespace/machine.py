@@ -61,6 +61,10 @@ class StepFailed(Exception):
         self.step, self.cause = step, cause
 
 
+class Damaged(Exception):
+    """The vm's folder is not as we left it."""
+
+
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
     """Name what is being done, for the error if it is refused."""
@@ -118,7 +122,12 @@ class Machine:
         """Make the vm's folder, beside that of the skeleton, the working directory."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        os.chdir(path)
+        try:
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise Damaged(f"the vm's folder is no folder ({os.strerror(error.errno or 0)})") from error
+        os.fchdir(folder)
+        os.close(folder)
         self.skeleton = f"../{self.skeleton}"
         self._last = max((int(n[1:]) for n in os.listdir(".") if LAYER_NAME.fullmatch(n)), default=0)
 

@@ -111,7 +111,14 @@ def checked_path(path: str) -> str:
 
 def find_program(program: str) -> str | None:
     """Where a vm finds a program: on its PATH, below the host's /usr, executable for everyone."""
+    known = _found.get(program)
+    if known is not None and os.access(known, os.X_OK):
+        return known
     found = shutil.which(program, path=PATH)
     if found is None or not os.path.realpath(found).startswith("/usr/"):
         return None
+    _found[program] = found
     return found
+
+
+_found: dict[str, str] = {}

@@ -19,8 +19,8 @@ from typing import Any
 
 from rewindbox.backends.namespace import kernel, trees
 from rewindbox.backends.namespace.jobs import Disk, Job, StillAlive, kill_all
-from rewindbox.backends.namespace.layers import BadState, Layers
-from rewindbox.backends.namespace.machine import GATE, MEMORY, Machine, StepFailed
+from rewindbox.backends.namespace.layers import Layers
+from rewindbox.backends.namespace.machine import GATE, MEMORY, Damaged, Machine, StepFailed
 from rewindbox.backends.namespace.spawner import Spawner
 
 MESSAGE_BYTES = 96 * 1024
@@ -29,6 +29,8 @@ HOME = "/home/agent"
 _INSIDE = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
 _OWN_FILES = _INSIDE | kernel.RESOLVE_NO_XDEV
 _LIST_MAX = 100_000
+_IDLE_MS = 2.0
+"""So long after a job its point has been taken, too: then there is time to get ready for the next."""
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -68,6 +70,8 @@ class Supervisor:
         while True:
             pause_s = self._watch()
             ready = {descriptor for descriptor, _ in self._poll.poll(pause_s)}
+            if not ready and self.job is None:
+                self._ready_spawner()  # for the next job, while nobody waits
             if self._woken in ready:
                 os.read(self._woken, 64)
                 self._job_started()
@@ -79,7 +83,7 @@ class Supervisor:
     def _watch(self) -> float | None:
         """Look at the running job; milliseconds until the next look, None for ever."""
         if self.job is None:
-            return None
+            return _IDLE_MS if self._spawner is None else None
         if self.job.why is None:
             pause_s = self.job.look()
             if self.job.why is None:
@@ -163,7 +167,6 @@ class Supervisor:
             _answer(self._job_answer, result, then=_clear_memory)
         except StillAlive:
             os._exit(1)
-        self._ready_spawner()  # for the next job, while nobody waits
 
     def _cancel(self, request: Request, _: list[int]) -> Reply:
         if self.job is not None and self.job.why is None:
@@ -288,12 +291,16 @@ def _answer(link: socket.socket, result: Callable[[], Reply], then: Callable[[],
         reply = result()
         if "descriptor" in reply:
             descriptors.append(reply.pop("descriptor"))
-    except (BadPath, BadState) as error:
+    except BadPath as error:
         reply = {"error": "bad", "text": str(error)}
+    except Damaged as error:
+        reply = {"error": "damaged", "text": str(error)}
     except StepFailed as error:
         reply = {"error": "step", "text": str(error), "step": error.step, "errno": error.cause.errno}
     except OSError as error:
         reply = {"error": "os", "text": str(error), "errno": error.errno}
+    except (ValueError, RecursionError, MemoryError) as error:  # a tree that no bound foresaw: the vm lives on
+        reply = {"error": "internal", "text": repr(error)}
     if then is not None:
         then()
     try:
@@ -352,3 +359,5 @@ def _take_over(made: Machine | StepFailed, link: socket.socket, answer: socket.s
     _answer(answer, start)
     if started:
         started[0].run()
+        with contextlib.suppress(StillAlive):
+            kill_all(started[0].machine.proc)

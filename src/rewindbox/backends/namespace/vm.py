@@ -16,9 +16,18 @@ import anyio.to_thread
 from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken
 from rewindbox.backends.namespace import link, orders
 from rewindbox.backends.namespace.output import Output
-from rewindbox.errors import BadRequest, ExecutionFailed, RollbackFailed, SnapshotFailed, VmNotAvailable
+from rewindbox.errors import (
+    BadRequest,
+    ExecutionFailed,
+    RollbackFailed,
+    SnapshotFailed,
+    VmDamaged,
+    VmNotAvailable,
+)
 
 _SMALL_FILE_BYTES = 1 << 20
+_STOP_S = 15.0
+"""A supervisor that is not gone by then is on its way out: its socket is closed."""
 
 
 class NamespaceVm:
@@ -38,7 +47,9 @@ class NamespaceVm:
         except link.LinkBroken as error:
             raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from error
 
-    async def execute(self, job: Job, on_output: OnOutput | None = None) -> Outcome:
+    async def execute(
+        self, job: Job, on_output: OnOutput | None = None, on_begun: Callable[[], None] | None = None
+    ) -> Outcome:
         """See `BackendVm.execute`."""
         request = orders.order(job)
         code = link.memory_file(job.code.encode("utf-8", "surrogateescape"))
@@ -47,25 +58,30 @@ class NamespaceVm:
             with Output(job.limits.output_bytes, on_output, self._flooded) as output:
                 answering = link.begin(self._control, request, [code, stdin, *output.writers])
                 output.close_writers()
-                answer = await self._over(answering, output)
+                answer = await self._over(answering, output, on_begun)
         except link.LinkBroken as broken:
             raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from broken
         except link.Failed as failed:
             raise _not_run(failed) from failed
-        except anyio.get_cancelled_exc_class():
-            self.interrupted = orders.outcome(job, self._late, output)
+        except BaseException:
+            self.interrupted = orders.outcome(job, self._late, output) if self._late else None
             raise
         finally:
             os.close(code)
             os.close(stdin)
         return orders.outcome(job, answer, output)
 
-    async def _over(self, answering: socket.socket, output: Output) -> dict[str, Any]:
+    async def _over(
+        self, answering: socket.socket, output: Output, on_begun: Callable[[], None] | None
+    ) -> dict[str, Any]:
         """What the supervisor says when the job is over. Cancelled: end it first, then go on with that."""
+        self._late = {}
         with answering:
             try:
+                if on_begun is not None:
+                    on_begun()
                 await output.read_until(answering)
-            except anyio.get_cancelled_exc_class():
+            except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self.cancel()
                     self._late, _ = await link.answer(answering)
@@ -96,6 +112,8 @@ class NamespaceVm:
         try:
             answer, _ = await self._ask({"op": "go_to", "state": state})
         except link.Failed as failure:
+            if failure.kind == "damaged":
+                raise VmDamaged(f"{self.id}: {failure}", remedy="choose another point") from failure
             raise RollbackFailed(str(failure), remedy=_disk_remedy(failure)) from failure
         self.live = answer["live"]
         return self.live
@@ -147,8 +165,8 @@ class NamespaceVm:
         """See `BackendVm.stop`. The supervisor ends when we let go, and the kernel ends all below it."""
         if self._control.fileno() < 0:
             return
-        self._control.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), anyio.move_on_after(_STOP_S):
+            self._control.shutdown(socket.SHUT_WR)
             await anyio.wait_readable(self._control)
         self._control.close()
         self._on_stop(self.id)
