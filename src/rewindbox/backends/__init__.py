@@ -7,6 +7,14 @@ from rewindbox.errors import ConfigError
 
 _TABLE = {"namespace": "rewindbox.backends.namespace.backend:NamespaceBackend"}
 
+_AHEAD = {"namespace": "rewindbox.backends.namespace.starting"}
+
+
+def ahead(name: str, folder: str) -> None:
+    """Start what the backend will need before it is loaded, where it can; `load` then finds it running."""
+    if name in _AHEAD:
+        import_module(_AHEAD[name]).ahead(folder)
+
 
 def load(name: str, folder: str) -> Backend:
     """The backend called `name`, keeping its vms in `folder`. Raises ConfigError: no such backend."""

@@ -1,11 +1,8 @@
 """The namespace backend: starts vms out of Linux namespaces, as root or as an ordinary user."""
 
 import os
-import pwd
-import random
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +10,12 @@ import anyio
 import anyio.to_thread
 
 from rewindbox.backends.base import State
-from rewindbox.backends.namespace import hosts, link, trees
+from rewindbox.backends.namespace import hosts, link, starting, trees
 from rewindbox.backends.namespace.orders import find_program
 from rewindbox.backends.namespace.vm import NamespaceVm
-from rewindbox.errors import HostUnsupported, VmDamaged
+from rewindbox.errors import VmDamaged
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import LimitReport
-
-_BOOT = "import sys; sys.path.append(sys.argv[1]); from rewindbox.backends.namespace import launcher; launcher.main()"
 
 
 class NamespaceBackend:
@@ -43,34 +38,7 @@ class NamespaceBackend:
         """Start the launcher, without waiting for it."""
         if self._launcher is not None and self._launcher.poll() is None:
             return
-        self._make_folder()
-        self._link, theirs = link.pair()
-        package_root = os.path.dirname(os.path.dirname(sys.modules["rewindbox"].__file__ or ""))
-        with theirs:
-            os.set_inheritable(theirs.fileno(), True)
-            self._launcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, package_root, str(theirs.fileno()), str(int(self._spare))],
-                env={},
-                cwd=self.folder,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if os.environ.get("REWINDBOX_DEBUG") else subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    def _make_folder(self) -> None:
-        """0700, and owned by whom the vms run as: the caller, or for root an id that nobody else has."""
-        try:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            if os.getuid() == 0 and os.stat(self.folder).st_uid == 0:
-                uid = spare_uid()
-                os.chown(self.folder, uid, uid)
-        except OSError as error:
-            raise HostUnsupported(
-                f"the store's folder {self.folder} cannot be made: {error.strerror}",
-                remedy="choose another one by REWINDBOX_STORE",
-            ) from error
+        self._launcher, self._link = starting.take(self.folder, spare=self._spare)
 
     async def create(self, vm_id: str, live: State | None = None, point: State | None = None) -> NamespaceVm:
         """See `Backend.create`. `point`: the state that `live` is known to be exactly."""
@@ -136,17 +104,3 @@ def _not_started(vm_id: str, failure: link.Failed) -> Exception:
     if failure.kind == "damaged":
         return VmDamaged(f"{vm_id}: {failure}", remedy="roll it back to a kept point, or remove it")
     return hosts.explain(failure.answer)
-
-
-def spare_uid() -> int:
-    """An id for root's vms to run as: high, in nobody's range, known to no account."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        ranges = [tuple(map(int, line.split())) for line in file]
-    inside, _, count = max(ranges, key=lambda entry: entry[2])
-    low, high = (1_800_000_000, 1_879_000_000) if count > 1_900_000_000 else (inside + count // 2, inside + count)
-    while True:
-        uid = random.SystemRandom().randrange(low, high)
-        try:
-            pwd.getpwuid(uid)
-        except KeyError:
-            return uid

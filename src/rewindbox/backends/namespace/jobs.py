@@ -11,9 +11,9 @@ from typing import Any
 
 from rewindbox.backends.namespace import trees
 from rewindbox.backends.namespace.machine import Machine
+from rewindbox.backends.namespace.memory import Memory
 from rewindbox.backends.namespace.spawner import Spawner
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
 _FASTEST_GROWTH = 4 << 30
 """Bytes a second that we believe a program can touch; says how long we may look away."""
@@ -34,6 +34,7 @@ class Job:
         self.machine, self.limits, self.spawner, self._disk = machine, limits, spawner, disk
         self.why: str | None = None
         self.peak_bytes = 0
+        self._memory = Memory(machine.proc, lambda: spawner.ipc_ns)
         self._cpu_before = _children_cpu()
         self.started = time.monotonic()
         self.deadline = self.started + limits["wall_s"]
@@ -47,7 +48,7 @@ class Job:
         used_bytes, cpu_s = self._consumption()
         self.peak_bytes = max(self.peak_bytes, used_bytes)
         limit_bytes = int(self.limits["memory_mib"]) << 20
-        if used_bytes > limit_bytes:
+        if used_bytes > limit_bytes and self._is_over_when_stopped(limit_bytes):
             self.why = "memory"
         elif cpu_s > self.limits["cpu_s"]:
             self.why = "cpu"
@@ -56,8 +57,18 @@ class Job:
         pause = (limit_bytes - used_bytes) / _FASTEST_GROWTH
         return float(min(max(pause, _LOOK_S[0]), _LOOK_S[1], self.deadline - now))
 
+    def _is_over_when_stopped(self, limit_bytes: int) -> bool:
+        """Count again while nobody forks; those that were running go on where the count was wrong."""
+        proc = self.machine.proc
+        running = [pid for pid in processes(proc) if not _is_stopped(proc, pid)]
+        signal_each(proc, running, signal.SIGSTOP)
+        if self._memory.exact_bytes(processes(proc)) > limit_bytes:
+            return True
+        signal_each(proc, running, signal.SIGCONT)
+        return False
+
     def _consumption(self) -> tuple[int, float]:
-        """Resident bytes (shared ones once, when it matters) and CPU seconds of all processes."""
+        """Bytes of memory and CPU seconds of all processes."""
         pages, ticks, limit = 0, 0, int(self.limits["memory_mib"]) << 20
         pids = list(processes(self.machine.proc))
         for pid in pids:
@@ -65,9 +76,7 @@ class Job:
             if len(fields) > 21:
                 pages += int(fields[21])
                 ticks += int(fields[11]) + int(fields[12])
-        used = pages * _PAGE
-        if used > limit:  # every process counts the libraries it shares: now count exactly
-            used = sum(_proportional_bytes(self.machine.proc, pid) for pid in pids)
+        used = self._memory.used_bytes(pids, pages, limit)
         return used, ticks / _TICK + _children_cpu() - self._cpu_before
 
     def reap(self) -> dict[str, Any]:
@@ -76,6 +85,7 @@ class Job:
         _, status, usage = os.wait4(self.spawner.pid, 0)
         wall_s = time.monotonic() - self.started
         kill_all(self.machine.proc)
+        self.spawner.close()
         return {
             "status": status,
             "why": self.why,
@@ -141,6 +151,12 @@ def processes(proc: int) -> list[int]:
 def signal_all(proc: int, number: int) -> int:
     """Send a signal to every process of the vm but pid 1; returns how many there were."""
     pids = processes(proc)
+    signal_each(proc, pids, number)
+    return len(pids)
+
+
+def signal_each(proc: int, pids: list[int], number: int) -> None:
+    """Send a signal to processes of the vm, by handles: a pid that was given away meanwhile is not hit."""
     for pid in pids:
         with contextlib.suppress(OSError):  # ended meanwhile
             handle = os.open(str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
@@ -148,7 +164,6 @@ def signal_all(proc: int, number: int) -> int:
                 signal.pidfd_send_signal(handle, number)
             finally:
                 os.close(handle)
-    return len(pids)
 
 
 def kill_all(proc: int) -> None:
@@ -182,6 +197,10 @@ def _children_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _is_stopped(proc: int, pid: int) -> bool:
+    return _read(proc, f"{pid}/stat").rpartition(b")")[2].split()[:1] == [b"T"]
+
+
 def _read(folder: int, name: str) -> bytes:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
@@ -193,10 +212,3 @@ def _read(folder: int, name: str) -> bytes:
         return b""
     finally:
         os.close(descriptor)
-
-
-def _proportional_bytes(proc: int, pid: int) -> int:
-    for line in _read(proc, f"{pid}/smaps_rollup").splitlines():
-        if line.startswith(b"Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0

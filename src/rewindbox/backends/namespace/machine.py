@@ -45,9 +45,9 @@ _SHARED = ("usr", "proc", "dev", "run")
 """Mounts that are carried along when the vm moves onto other files."""
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
-_PROC_READONLY = ("sys", "irq", "bus", "fs", "sysrq-trigger")
+_PROC_READONLY = ("sys", "irq", "fs", "sysrq-trigger")
 _PROC_HIDDEN = (
-    *("acpi", "asound", "cmdline", "config.gz", "interrupts", "iomem", "ioports", "kallsyms", "kcore"),
+    *("acpi", "asound", "bus", "cmdline", "config.gz", "interrupts", "iomem", "ioports", "kallsyms", "kcore"),
     *("key-users", "keys", "kmsg", "latency_stats", "modules", "pagetypeinfo", "sched_debug", "scsi"),
     *("slabinfo", "softirqs", "timer_list", "timer_stats", "vmallocinfo", "sys/kernel/random/boot_id"),
 )
@@ -161,8 +161,8 @@ class Machine:
             with step("skeleton"):
                 kernel.mount(self.skeleton, _ROOT, None, kernel.MS_BIND)
             _furnish()
+            proc = _open_whole_proc()
             os.chdir(_ROOT)
-            proc = os.open("proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("mnt", "pid")]
             with step("pivot_root"):
                 kernel.pivot_root_here()
@@ -271,6 +271,17 @@ def _furnish() -> None:
     with step("bind run"):
         kernel.mount(f"{MEMORY}/run", f"{_ROOT}/run", None, kernel.MS_BIND)
         _bind_readonly(f"{MEMORY}/code", f"{_ROOT}/run/code")
+
+
+def _open_whole_proc() -> int:
+    """The /proc of the vm's processes that hides none, for us alone.
+
+    In one mounted with hidepid newer kernels show not even us a process that has made itself undumpable and
+    whose first thread has ended, though its other threads run on.
+    """
+    with step("proc"):
+        kernel.mount("proc", PROC, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+        return os.open(PROC, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _check_folder(path: str) -> None:

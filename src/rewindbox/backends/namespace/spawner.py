@@ -32,6 +32,8 @@ class Spawner:
         """Get ready. `wake` is written to when the start is over, well (`pid`) or badly (`failure`)."""
         self.pid: int | None = None
         self.failure: OSError | None = None
+        self.ipc_ns = -1
+        """Open until `close`."""
         self._machine, self._wake = machine, wake
         self._order: dict[str, Any] = {}
         self._streams: list[int] = []
@@ -45,6 +47,12 @@ class Spawner:
         self._order, self._streams = order, streams
         self._ordered.release()
         self._open_gate(order["limits"])
+
+    def close(self) -> None:
+        """The job is over."""
+        if self.ipc_ns >= 0:
+            os.close(self.ipc_ns)
+            self.ipc_ns = -1
 
     def _run(self) -> None:
         try:
@@ -62,7 +70,9 @@ class Spawner:
             os.write(self._wake, b"!")
 
     def _put_on_sandbox(self) -> None:
-        kernel.unshare(kernel.CLONE_FS)
+        """The job gets an ipc namespace of its own: its segments and queues go when it goes."""
+        kernel.unshare(kernel.CLONE_FS | kernel.NEWIPC)
+        self.ipc_ns = os.open("/proc/thread-self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
         kernel.setns(self._machine.pid_ns, kernel.NEWPID)
         kernel.setns(self._machine.mount_ns, kernel.NEWNS)
         kernel.empty_bounding_set()

@@ -147,6 +147,7 @@ class Supervisor:
         spawner = self.job.spawner
         if spawner.failure is not None:
             failure, self.job = spawner.failure, None
+            spawner.close()
             self._end_job(lambda: _refuse(failure))
             return
         self._job_handle = os.pidfd_open(spawner.pid or 0)

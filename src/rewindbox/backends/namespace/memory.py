@@ -1,0 +1,105 @@
+"""How much memory a job uses, counted from outside, for a host where the kernel does not count it for us.
+
+Cheap first: the resident sets added up, and by how much the host's shared memory has grown since the job began.
+Both are too high (processes share libraries; others use shared memory, too), so only when their sum passes the
+limit is it counted exactly.
+
+Not seen: what is parked in sockets and pipes, which the kernel bounds by itself.
+"""
+
+import os
+from collections.abc import Callable
+
+from rewindbox.backends.namespace import kernel
+from rewindbox.backends.namespace.machine import MEMORY
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MEMFD = "/memfd:"
+
+
+class Memory:
+    """The memory of everything that runs in one vm during one job."""
+
+    def __init__(self, proc: int, ipc_ns: Callable[[], int]) -> None:
+        """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace."""
+        self._proc, self._ipc_ns = proc, ipc_ns
+        self._shared_before = _host_shared_bytes()
+
+    def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
+        """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
+        shared = max(0, _host_shared_bytes() - self._shared_before)
+        estimate = resident_pages * _PAGE
+        if estimate + shared <= limit_bytes:
+            return estimate
+        return self.exact_bytes(pids)
+
+    def exact_bytes(self, pids: list[int]) -> int:
+        """Every page once, if nobody forks meanwhile: what a fork comes to share is counted too often."""
+        private, mapped = 0, 0
+        for pid in pids:
+            sizes = _proportional_kib(self._proc, pid)
+            mapped += sizes.get(b"Pss_Shmem:", 0)
+            private += sizes.get(b"Pss:", 0) - sizes.get(b"Pss_Shmem:", 0)
+        # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
+        return private * 1024 + max(mapped * 1024, self._unmapped_bytes(pids))
+
+    def _unmapped_bytes(self, pids: list[int]) -> int:
+        """Memory files, the vm's /run and /dev/shm, and System V segments, whoever has them mapped."""
+        scratch = os.statvfs(MEMORY)
+        files: dict[int, int] = {}
+        for pid in pids:
+            files.update(_memory_files(self._proc, pid))
+        used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize
+        return used + sum(files.values()) + _segments_bytes(self._ipc_ns())
+
+
+def _host_shared_bytes() -> int:
+    with open("/proc/meminfo", "rb") as file:
+        for line in file:
+            if line.startswith(b"Shmem:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _proportional_kib(proc: int, pid: int) -> dict[bytes, int]:
+    """Pss: the resident set with shared pages divided among those who share them."""
+    try:
+        with open(os.open(f"{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as file:
+            lines = file.read(8192).splitlines()
+    except OSError:  # it ended meanwhile
+        return {}
+    return {parts[0]: int(parts[1]) for line in lines if len(parts := line.split()) == 3 and parts[2] == b"kB"}
+
+
+def _memory_files(proc: int, pid: int) -> dict[int, int]:
+    """Inode and size of the memfds that a process has open."""
+    found = {}
+    try:
+        folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:
+        return {}
+    try:
+        for name in os.listdir(folder):
+            try:
+                if os.readlink(name, dir_fd=folder).startswith(_MEMFD):
+                    status = os.stat(name, dir_fd=folder)
+                    found[status.st_ino] = status.st_blocks * 512
+            except OSError:
+                continue
+    except OSError:
+        pass
+    finally:
+        os.close(folder)
+    return found
+
+
+def _segments_bytes(ipc_ns: int) -> int:
+    """Resident bytes of the job's System V segments: a column of a file that shows the reader's ipc namespace."""
+    try:
+        kernel.setns(ipc_ns, kernel.NEWIPC)  # we use none ourselves
+        with open("/proc/sysvipc/shm", "rb") as file:
+            head, *rows = file.read().splitlines()
+        column = head.split().index(b"rss")
+        return sum(int(row.split()[column]) for row in rows)
+    except (OSError, ValueError, IndexError):
+        return 0
