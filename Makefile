@@ -18,9 +18,9 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/.installed        ## run the answer in examples/, with a failure that is undone
+demo: $(VENV)/.installed        ## run the answer in examples/: a block fails (exit code 1) and is undone
 	@$(BIN)/rewindbox --store .demo vms rm demo >/dev/null 2>&1 || true
-	$(BIN)/rewindbox --store .demo run examples/answer.md --vm demo --on-failure rollback
+	$(BIN)/rewindbox --store .demo run examples/answer.md --vm demo --on-failure rollback --table || test $$? -eq 1
 
 test: $(VENV)/.dev              ## every test, as whoever calls it
 	$(BIN)/python -m pytest $(ARGS)

@@ -10,6 +10,6 @@ trap 'rm -rf "$work"' EXIT
 "$work/env/bin/pip" install --quiet --disable-pip-version-check "$work"/dist/rewindbox-*.whl
 cd "$work"
 test -f env/lib/python3*/site-packages/rewindbox/py.typed
-"$work/env/bin/rewindbox" --store "$work/store" run "$project/examples/answer.md" --vm wheel --on-failure rollback
+"$work/env/bin/rewindbox" --store "$work/store" run "$project/examples/answer.md" --vm wheel --on-failure rollback || test $? -eq 1  # a block of it fails, and is undone
 "$work/env/bin/rewindbox" --store "$work/store" --json history --vm wheel | grep -q '"total"'
 echo "wheel: 1 passed, 0 failed"

@@ -6,9 +6,9 @@ it waits cancels the call there, waits for it to end in order, and goes on.
 
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime
+from threading import Event
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,12 +69,20 @@ class Rewindbox:
         """Run a coroutine function of the engine to its end."""
         if self._portal is None:
             self.__enter__()
-        future = self._portal.start_task_soon(lambda: function(*arguments, **options))
+        ended = Event()
+
+        async def carried_out() -> T:
+            try:
+                return await function(*arguments, **options)
+            finally:
+                ended.set()
+
+        future = self._portal.start_task_soon(carried_out)
         try:
             result: T = future.result()
         except BaseException:
-            if not future.done():
-                _cancel(future)
+            future.cancel()
+            ended.wait()  # a cancelled future is done at once; what it stood for puts itself in order first
             raise
         return result
 
@@ -266,10 +274,3 @@ def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
 async def _next(executions: Any) -> Execution | None:
     found: Execution | None = await anext(executions, None)
     return found
-
-
-def _cancel(future: Any) -> None:
-    """Cancel what runs in the engine, and wait until it has put itself in order."""
-    future.cancel()
-    with suppress(CancelledError, Exception):  # the caller's own exception is the one that goes on
-        future.result()

@@ -92,6 +92,7 @@ class AsyncRewindbox:
         """
         open_ = self._opened()
         record = self._find_or_create(open_, name_or_id, agent_id, create)
+        open_.backend.warm()  # it is going to be needed
         if record.id not in self._vms:
             self._vms[record.id] = AsyncVm(open_, record, self._forget)
         return self._vms[record.id]

@@ -18,7 +18,6 @@ class Opened:
         self.settings, self.folder = settings, folder
         self.backend = backends.load(settings.backend, os.path.join(folder, "vms"))
         _make_folder(folder)
-        self.backend.warm()
         self.store = Store(None if in_memory else os.path.join(folder, "history.db"))
         self.registry, self.history, self.timeline = (
             Registry(self.store),

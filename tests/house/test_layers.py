@@ -28,7 +28,11 @@ LAYERS = (
     ("vm",),
     ("engine",),
     ("door",),
-    ("doctor", "show"),
+    ("terminal", "holders"),
+    ("show",),
+    ("telling",),
+    ("call",),
+    ("running", "commands", "doctor"),
     ("cli",),
     ("__main__",),
 )
@@ -77,7 +81,8 @@ def test_what_runs_beside_a_vm_needs_the_standard_library_only(name: str) -> Non
         "bad = {m.split('.')[0] for m in sys.modules} & {'anyio', 'pydantic', 'rich', 'asyncio', 'sqlite3'}; "
         "sys.exit(str(bad) if bad else 0)"
     )
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(PACKAGE.parent)], capture_output=True, text=True)
+    command = [sys.executable, "-I", "-S", "-c", code, str(PACKAGE.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -19,7 +19,7 @@ def limit_reports() -> Sequence[LimitReport]:
     watch = "supervisor, every 2 to 50 ms"
     return [
         LimitReport(limit="wall_s", enforcement="watched", by="supervisor's clock, then SIGKILL to all"),
-        LimitReport(limit="cpu_s", enforcement="watched", by=f"{watch}; RLIMIT_CPU for each process"),
+        LimitReport(limit="cpu_s", enforcement="watched", by=watch),
         LimitReport(limit="memory_mib", enforcement="watched", by=f"{watch}: memory of all processes"),
         LimitReport(limit="processes", enforcement="hard", by="RLIMIT_NPROC in the vm's user namespace"),
         LimitReport(limit="output_bytes", enforcement="watched", by="the reader of the pipe"),

@@ -62,7 +62,7 @@ class Job:
         proc = self.machine.proc
         running = [pid for pid in processes(proc) if not _is_stopped(proc, pid)]
         signal_each(proc, running, signal.SIGSTOP)
-        if self._memory.exact_bytes(processes(proc)) > limit_bytes:
+        if self._memory.exact_bytes([_living(proc, pid) for pid in processes(proc)]) > limit_bytes:
             return True
         signal_each(proc, running, signal.SIGCONT)
         return False
@@ -70,7 +70,7 @@ class Job:
     def _consumption(self) -> tuple[int, float]:
         """Bytes of memory and CPU seconds of all processes."""
         pages, ticks, limit = 0, 0, int(self.limits["memory_mib"]) << 20
-        pids = list(processes(self.machine.proc))
+        pids = [_living(self.machine.proc, pid) for pid in processes(self.machine.proc)]
         for pid in pids:
             fields = _read(self.machine.proc, f"{pid}/stat").rpartition(b")")[2].split()
             if len(fields) > 21:
@@ -195,6 +195,20 @@ def _is_empty(proc: int) -> bool:
 def _children_cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def _living(proc: int, pid: int) -> int:
+    """A thread that knows what its process uses: the first, or another one where the first has ended."""
+    fields = _read(proc, f"{pid}/stat").rpartition(b")")[2].split()
+    if fields[:1] != [b"Z"] or fields[17] == b"1":
+        return pid
+    with contextlib.suppress(OSError):
+        folder = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            return next((int(name) for name in os.listdir(folder) if int(name) != pid), pid)
+        finally:
+            os.close(folder)
+    return pid
 
 
 def _is_stopped(proc: int, pid: int) -> bool:

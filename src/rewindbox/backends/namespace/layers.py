@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from rewindbox.backends.namespace import trees
-from rewindbox.backends.namespace.machine import LAYER_NAME, Damaged, Machine
+from rewindbox.backends.namespace.machine import LAYER_NAME, Damaged, Machine, StepFailed
 
 COPY_MAX_FILES = 100
 COPY_MAX_BYTES = 2 << 20
@@ -50,8 +50,11 @@ class Layers:
 
     def _remember(self, point: State) -> None:
         """The upper is, at this moment, exactly what `point` says."""
-        self._point = point
-        self._signature = trees.signature(self.upper, COPY_MAX_FILES * 2, COPY_MAX_BYTES * 2)
+        try:
+            self._signature = trees.signature(self.upper, COPY_MAX_FILES * 2, COPY_MAX_BYTES * 2)
+            self._point = point
+        except trees.TooBig:  # a copy that was made because somebody wrote
+            self._point = self._signature = None
 
     def _is_small(self) -> bool:
         try:
@@ -83,14 +86,13 @@ class Layers:
 
     def _freeze(self) -> dict[str, Any]:
         """The upper becomes a layer. Whoever still writes to it (EBUSY) is not disturbed: then we copy it."""
+        layers = self._folded([*self.layers, self.upper])
         try:
-            self.machine.freeze_root()
-        except OSError as error:
-            if error.errno != errno.EBUSY:
+            self._move(layers, None, freezing=True)
+        except StepFailed as failure:
+            if failure.cause.errno != errno.EBUSY:
                 raise
             return self._copy(trees.signature(self.upper, 1 << 31, 1 << 62))
-        layers = self._folded([*self.layers, self.upper])
-        self._move(layers, None)
         self._remember({"layers": self.layers, "copy": None})
         return self._taken("freeze", 0)
 
@@ -115,7 +117,7 @@ class Layers:
         self._move(layers, copy)
         self._remember({"layers": layers, "copy": copy})
 
-    def _move(self, layers: list[str], copy: str | None) -> None:
+    def _move(self, layers: list[str], copy: str | None, *, freezing: bool = False) -> None:
         """Onto a fresh upper above `layers` that has the files of `copy`: a real copy, since the code will
         write into it; a copy as one more layer would make every folder in it refuse to be renamed."""
         upper = self.machine.new_name("u")
@@ -125,7 +127,7 @@ class Layers:
             else:
                 os.mkdir(upper)
                 os.chmod(upper, 0o755)
-            self.machine.move_onto(layers, upper)
+            self.machine.move_onto(layers, upper, freezing=freezing)
         except BaseException:
             trees.delete(upper)
             raise

@@ -191,14 +191,15 @@ class Machine:
             data = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
             kernel.mount("vm", _ROOT, "overlay", kernel.MS_NODEV | kernel.MS_NOSUID, data)
 
-    def move_onto(self, layers: list[str], upper: str) -> None:
+    def move_onto(self, layers: list[str], upper: str, *, freezing: bool = False) -> None:
         """Put the running vm onto other files, in place; its processes move along. 0.4 ms.
 
-        Raises StepFailed; the vm is then where it was.
+        `freezing`: the present overlay, about to become a layer, is made read-only, when everything that can
+        fail for want of space is done. Raises StepFailed (EBUSY: somebody writes); the vm is then where it was.
         """
-        _in_thread(lambda: self._move(layers, upper))
+        _in_thread(lambda: self._move(layers, upper, freezing))
 
-    def _move(self, layers: list[str], upper: str) -> None:
+    def _move(self, layers: list[str], upper: str, freezing: bool) -> None:
         self._mount_overlay(layers, upper)
         try:
             for folder in _SHARED:
@@ -206,6 +207,15 @@ class Machine:
             tree = kernel.open_tree(_ROOT)
         finally:
             kernel.umount(_ROOT)
+        try:
+            if freezing:
+                with step("freeze"):
+                    kernel.make_readonly(self.root)
+            self._move_to(tree)
+        finally:
+            os.close(tree)
+
+    def _move_to(self, tree: int) -> None:
         with step("move root"):
             kernel.setns(self.mount_ns, kernel.NEWNS)
             kernel.move_mount(tree, "/")
@@ -220,11 +230,6 @@ class Machine:
             root = os.open("/", os.O_PATH | os.O_CLOEXEC)
             self.root, old = root, self.root
             os.close(old)
-            os.close(tree)
-
-    def freeze_root(self) -> None:
-        """Make the current overlay read-only, before it becomes a layer. OSError EBUSY: somebody writes."""
-        kernel.make_readonly(self.root)
 
 
 def _in_thread(function: Callable[[], None]) -> None:

@@ -11,6 +11,9 @@ from rewindbox.errors import HostUnsupported
 
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from rewindbox.backends.namespace import launcher; launcher.main()"
 
+_IDS_MIN = 1000
+"""Fewer are those of accounts, or there is only root's."""
+
 Launcher = tuple["subprocess.Popen[bytes]", socket.socket]
 _ahead: dict[str, Launcher] = {}
 
@@ -31,20 +34,29 @@ def start(folder: str, *, spare: bool) -> Launcher:
     _make_folder(folder)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
+    try:
+        with theirs:
+            return _process(folder, theirs, spare), ours
+    except OSError as error:
+        ours.close()
+        raise HostUnsupported(
+            f"no launcher can be started in {folder}: {error.strerror}", remedy="choose a store of your own"
+        ) from error
+
+
+def _process(folder: str, theirs: socket.socket, spare: bool) -> "subprocess.Popen[bytes]":
     package_root = os.path.dirname(os.path.dirname(sys.modules["rewindbox"].__file__ or ""))
-    with theirs:
-        os.set_inheritable(theirs.fileno(), True)
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _BOOT, package_root, str(theirs.fileno()), str(int(spare))],
-            env={},
-            cwd=folder,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=None if os.environ.get("REWINDBOX_DEBUG") else subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    return process, ours
+    os.set_inheritable(theirs.fileno(), True)
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _BOOT, package_root, str(theirs.fileno()), str(int(spare))],
+        env={},
+        cwd=folder,
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=None if os.environ.get("REWINDBOX_DEBUG") else subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _make_folder(folder: str) -> None:
@@ -66,6 +78,10 @@ def spare_uid() -> int:
     with open("/proc/self/uid_map", encoding="ascii") as file:
         ranges = [tuple(map(int, line.split())) for line in file]
     inside, _, count = max(ranges, key=lambda entry: entry[2])
+    if count < _IDS_MIN:
+        raise HostUnsupported(
+            "root has no other ids here to run vms as", remedy="run as an ordinary user, or map more ids"
+        )
     low, high = (1_800_000_000, 1_879_000_000) if count > 1_900_000_000 else (inside + count // 2, inside + count)
     while True:
         uid = random.SystemRandom().randrange(low, high)

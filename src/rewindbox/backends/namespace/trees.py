@@ -14,6 +14,8 @@ from dataclasses import dataclass
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
 _OPAQUE = "user.overlay.opaque"
+_LONG_PATH = 2000
+_WITHOUT_BOUND = 1 << 62
 
 Signature = dict[str, tuple[int, int, int, int]]
 """Path -> inode, change time, size and mode: what tells an unchanged file."""
@@ -55,20 +57,52 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def usage(root: str) -> Usage:
-    """Entries and bytes below `root`, blocks as the disk counts them. Deep trees end at the path limit."""
-    total, waiting = Usage(), [root]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    total.files += 1
-                    total.size_bytes += status.st_blocks * 512 // max(1, status.st_nlink)
-                    if stat.S_ISDIR(status.st_mode):
-                        waiting.append(entry.path)
-        except OSError:
-            continue  # gone meanwhile, or deeper than a path can say
+    """Entries and bytes below `root`, blocks as the disk counts them, while code may be changing it.
+
+    A tree that is nested too deep for our descriptors counts as without bound; one that is gone as nothing.
+    """
+    total, waiting = Usage(), [(0, ".")]
+    try:
+        anchors = [os.open(root, _FOLDER)]
+    except FileNotFoundError:
+        return total
+    try:
+        while waiting:
+            depth, path = waiting.pop()
+            while len(anchors) > depth + 1:  # what lies below it was measured
+                os.close(anchors.pop())
+            try:
+                waiting += _measure(anchors, path, total)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    return Usage(_WITHOUT_BOUND, _WITHOUT_BOUND)  # else it is gone meanwhile
+    finally:
+        for anchor in anchors:
+            os.close(anchor)
     return total
+
+
+def _measure(anchors: list[int], path: str, total: Usage) -> list[tuple[int, str]]:
+    """Add up one folder; returns its folders. A path that gets long goes on from a descriptor of its own."""
+    from rewindbox.backends.namespace import kernel  # noqa: PLC0415  ctypes, which the holder's side does without
+
+    folder = kernel.openat2(anchors[-1], path, _FOLDER, 0, kernel.RESOLVE_NO_SYMLINKS)
+    if len(path) > _LONG_PATH:
+        anchors.append(folder)
+        path = "."
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                total.files += 1
+                total.size_bytes += status.st_blocks * 512 // max(1, status.st_nlink)
+                if stat.S_ISDIR(status.st_mode):
+                    found.append((len(anchors) - 1, os.path.join(path, entry.name)))
+    finally:
+        if anchors[-1] != folder:
+            os.close(folder)
+    return found
 
 
 def copy(source: str, target: str, found: Signature, previous: str | None = None, same: Signature | None = None) -> int:
@@ -77,7 +111,7 @@ def copy(source: str, target: str, found: Signature, previous: str | None = None
     A regular file whose identity is unchanged since `same` was read is hard-linked from `previous`, the
     copy made then: frozen copies may share inodes with each other, never with a tree that still changes.
     """
-    written, folders, links = 0, [], dict[int, str]()
+    written, folders, links, linker = 0, [], dict[int, str](), _Linker()
     os.mkdir(target, 0o700)
     for path, identity in found.items():
         here, there = os.path.join(source, path), os.path.join(target, path)
@@ -87,17 +121,39 @@ def copy(source: str, target: str, found: Signature, previous: str | None = None
                 os.mkdir(there, 0o700)
         elif stat.S_ISREG(identity[3]):
             if previous and same and same.get(path) == identity:
-                os.link(os.path.join(previous, path), there, follow_symlinks=False)
+                written += linker.link(os.path.join(previous, path), there)
             elif identity[0] in links:
-                os.link(links[identity[0]], there, follow_symlinks=False)
+                written += linker.link(links[identity[0]], there)
             else:
                 written += _copy_file(here, there)
                 links[identity[0]] = there
         else:
-            _copy_special(here, there)
+            _copy_special(here, there, linker)
     for here, there in reversed(folders):
         _copy_attributes(here, there)
     return written
+
+
+class _Linker:
+    """Gives files further names. Where the disk allows one no more, it is copied and the copy named instead."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, str] = {}
+
+    def link(self, source: str, target: str) -> int:
+        """Returns the bytes written."""
+        inode = os.lstat(source).st_ino
+        try:
+            os.link(self._copies.get(inode, source), target, follow_symlinks=False)
+            return 0
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+        self._copies[inode] = target
+        if stat.S_ISREG(os.lstat(source).st_mode):
+            return _copy_file(source, target)
+        _copy_special(source, target, None)
+        return 0
 
 
 def _copy_file(source: str, target: str) -> int:
@@ -144,14 +200,14 @@ def _write_all(write: int, data: bytes) -> int:
     return len(data)
 
 
-def _copy_special(source: str, target: str) -> None:
+def _copy_special(source: str, target: str, linker: _Linker | None) -> None:
     """A link, a pipe, a socket, or an overlay's mark for a deleted name (character device 0:0)."""
     status = os.lstat(source)
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(source), target)
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
-    elif stat.S_ISCHR(status.st_mode):
-        os.link(source, target, follow_symlinks=False)
+    elif stat.S_ISCHR(status.st_mode) and linker is not None:
+        linker.link(source, target)
     else:
         os.mknod(target, status.st_mode)
         _copy_attributes(source, target)
@@ -181,11 +237,11 @@ def fold(layers: list[str], skeleton: str, target: str) -> None:
     """
     os.mkdir(target, 0o700)
     folders: list[tuple[str, str]] = []
-    waiting = [_Merge("", layers[::-1], True)]
+    linker, waiting = _Linker(), [_Merge("", layers[::-1], True)]
     while waiting:
         merge = waiting.pop()
         folders.append((os.path.join(merge.layers[0], merge.path), os.path.join(target, merge.path)))
-        waiting += _fold_folder(merge, skeleton, target)
+        waiting += _fold_folder(merge, skeleton, target, linker)
     for here, there in reversed(folders):
         _copy_attributes(here, there, folding=True)
 
@@ -199,7 +255,7 @@ class _Merge:
     skeleton_shows: bool
 
 
-def _fold_folder(merge: _Merge, skeleton: str, target: str) -> list[_Merge]:
+def _fold_folder(merge: _Merge, skeleton: str, target: str, linker: _Linker) -> list[_Merge]:
     """Link the entries of one folder; returns its own folders, which are merged next."""
     holders: dict[str, list[str]] = {}
     for layer in merge.layers:
@@ -217,7 +273,7 @@ def _fold_folder(merge: _Merge, skeleton: str, target: str) -> list[_Merge]:
                 os.setxattr(os.path.join(target, path), _OPAQUE, b"y")
             inner.append(_Merge(path, shown, below and not covered))
         elif below or not is_whiteout(top):
-            os.link(os.path.join(having[0], path), os.path.join(target, path), follow_symlinks=False)
+            linker.link(os.path.join(having[0], path), os.path.join(target, path))
     return inner
 
 

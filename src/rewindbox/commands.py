@@ -1,0 +1,248 @@
+"""Every command but `run` and `exec`: a call -> the exit code. One function a command."""
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from rewindbox import config, holders, show
+from rewindbox.call import FILE_BYTES, Call, opened, read, write_through
+from rewindbox.errors import BadRequest, InvalidArgument, ValidationFailed
+
+_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])(?:\s+ago)?")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def main(call: Call) -> int:
+    """Carry out the command that `call` names."""
+    verb = getattr(call.arguments, "verb", None)
+    name = f"{call.arguments.command}_{verb}" if verb else call.arguments.command
+    return _COMMANDS[name](call)
+
+
+def _history(call: Call) -> int:
+    arguments = call.arguments
+    since, until = _when(arguments.since, "--since"), _when(arguments.until, "--until")
+    with opened(call) as box:
+        page = box.history(
+            arguments.vm,
+            agent_id=arguments.agent,
+            failures_only=arguments.failures,
+            since=since,
+            until=until,
+            limit=arguments.limit,
+            offset=arguments.offset,
+        )
+        names = {record.id: record.name for record in box.vms()}
+    value = {"entries": [entry.as_dict() for entry in page.entries], "total": page.total} if arguments.json else None
+    call.emit(value, lambda: show.history(call.out, page.entries, names) if page.entries else "")
+    if call.out.is_terminal and not arguments.json and not arguments.quiet:
+        call.out.write(f"{len(page.entries)} of {page.total} executions\n")
+    return 0
+
+
+def _when(text: str | None, flag: str) -> datetime | None:
+    """`2h`, `30m ago`, or ISO 8601; without a zone it is local time."""
+    if text is None:
+        return None
+    try:
+        if match := _AGO.fullmatch(text.strip()):
+            return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: float(match[1])})
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(f"{flag} {text!r}", remedy="give 2h, 30m or 7d ago, or a date as ISO 8601") from error
+
+
+def _show(call: Call) -> int:
+    with opened(call) as box:
+        entry = box.execution(call.arguments.execution)
+        names = {record.id: record.name for record in box.vms()}
+    if call.arguments.json:
+        return call.emit(entry.as_dict(), str)
+    call.out.write(show.execution(call.out, entry, names.get(entry.vm_id, "a removed vm")))
+    for name, data in (("stdout", entry.stdout_bytes), ("stderr", entry.stderr_bytes)):
+        gone = ", no longer kept" if entry.output_dropped else ", cut at its limit" if entry.truncated else ""
+        call.out.write(show.heading(call.out, f"{name}, {len(data)} bytes{gone}"))
+        write_through(call.out, data)
+        if data and not data.endswith(b"\n"):
+            call.out.write("\n")
+    return 0
+
+
+def _verify(call: Call) -> int:
+    with opened(call) as box:
+        problems = box.verify()
+    good = "The history is as it was written.\n" if not call.arguments.quiet else ""
+    call.emit({"ok": not problems, "problems": problems}, lambda: show.lines([text] for text in problems) or good)
+    return 4 if problems else 0
+
+
+def _config_show(call: Call) -> int:
+    settings = config.as_dict(config.load(store=call.arguments.store))
+    path = config.file_path()
+    facts = {"file": path, "file_exists": os.path.isfile(path)}
+    place = f"{path}{'' if facts['file_exists'] else ' (not there)'}"
+    return call.emit(
+        {"settings": settings, **facts},
+        lambda: f"# file: {place}\n" + show.lines([f"{name} = {value}"] for name, value in show.flat(settings).items()),
+    )
+
+
+def _cp(call: Call) -> int:
+    arguments = call.arguments
+    source, target = _side(arguments.source), _side(arguments.target)
+    if (source is None) == (target is None):
+        which = "both sides are" if source else "neither side is"
+        raise InvalidArgument(f"{which} in a vm", remedy="give one side as VM:PATH, as in demo:out.csv")
+    if target is not None:
+        return _copy_in(call, arguments.source, *target)
+    assert source is not None
+    if arguments.json and arguments.target == "-":
+        raise InvalidArgument("--json and the file would share standard output", remedy="leave one of them out")
+    return _copy_out(call, *source, arguments.target)
+
+
+def _side(text: str) -> tuple[str, str] | None:
+    """VM and path, or None for a file of the host (`./a:b`, with a slash before the colon, is one)."""
+    vm, colon, path = text.partition(":")
+    return (vm, path) if colon and vm and "/" not in vm else None
+
+
+def _copy_in(call: Call, source: str, name: str, path: str) -> int:
+    data = read(source, "file", FILE_BYTES)
+    if not path or path.endswith("/"):
+        if source == "-":
+            raise InvalidArgument(f"{name}:{path} names no file", remedy="add a name")
+        path += os.path.basename(source)
+    runnable = source != "-" and os.access(source, os.X_OK)
+    with opened(call) as box:
+        vm = box.vm(name, create=None if name == "default" else False)
+        vm.write(path, data, mode=0o755 if runnable else 0o644)
+    return _copied(call, vm.id, len(data), source, f"{name}:{path}")
+
+
+def _copy_out(call: Call, name: str, path: str, target: str) -> int:
+    with opened(call) as box:
+        vm = box.vm(name, create=False)
+        data = vm.read(path, max_bytes=FILE_BYTES)
+    if target == "-":
+        write_through(call.out, data)
+        return 0
+    if os.path.isdir(target):
+        target = os.path.join(target, os.path.basename(path))
+    try:
+        with open(target, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise BadRequest(f"{target}: {error.strerror}", remedy="choose another place") from error
+    return _copied(call, vm.id, len(data), f"{name}:{path}", target)
+
+
+def _copied(call: Call, vm_id: str, size: int, source: str, target: str) -> int:
+    value = {"vm_id": vm_id, "bytes": size, "source": source, "target": target}
+    if call.arguments.json or call.out.is_terminal:
+        call.confirm(value, "", f"{size} bytes to {target}")
+    return 0
+
+
+def _vms_create(call: Call) -> int:
+    name = call.arguments.name
+    with opened(call) as box:
+        if name is not None and any(record.name == name for record in box.vms()):
+            raise ValidationFailed(f"vm name {name!r} is taken", remedy="choose another, or remove that vm")
+        vm = box.vm(name, create=True)
+        vm.list()  # starts it: its first point is a place to go back to, and a host that cannot says so now
+        record = vm.record
+    return call.confirm(show.vm_as_dict(record, None), record.id, f"vm {record.name} is made ({record.id})")
+
+
+def _vms_list(call: Call) -> int:
+    with opened(call) as box:
+        records, held = box.vms(), holders.find(box.settings.folder)
+    value = {"vms": [show.vm_as_dict(record, held.get(record.id)) for record in records]}
+    return call.emit(value, lambda: show.vms(call.out, records, held) if records else "")
+
+
+def _vms_show(call: Call) -> int:
+    with opened(call) as box:
+        vm = box.vm(call.arguments.vm, create=False)
+        held, record = holders.find(box.settings.folder), vm.record
+        numbers = {"executions": vm.history(limit=0).total, "snapshots": len(vm.snapshots())}
+    value = show.vm_as_dict(record, held.get(vm.id)) | numbers
+    facts = {key: None if entry is None else str(entry) for key, entry in value.items()}
+    return call.emit(value, lambda: show.pairs(call.out, facts))
+
+
+def _vms_stop(call: Call) -> int:
+    with opened(call) as box:
+        vm = box.vm(call.arguments.vm, create=False)
+        stopped = holders.stop(box.settings.folder, vm.id, vm.name)
+    text = f"vm {vm.name} is stopped" if stopped else f"vm {vm.name} was not in use"
+    return call.confirm({"id": vm.id, "name": vm.name, "stopped": stopped}, vm.id, text)
+
+
+def _vms_rm(call: Call) -> int:
+    with opened(call) as box:
+        vm = box.vm(call.arguments.vm, create=False)
+        vm.remove()
+    text = f"vm {vm.name} is removed; its history is kept"
+    return call.confirm({"id": vm.id, "name": vm.name, "removed": True}, vm.id, text)
+
+
+def _snapshot_create(call: Call) -> int:
+    with opened(call) as box:
+        snapshot = box.vm(call.arguments.vm, create=False).snapshot(call.arguments.label)
+    text = f"snapshot {snapshot.name or snapshot.id} of vm {call.arguments.vm}"
+    return call.confirm(show.snapshot_as_dict(snapshot), snapshot.id, text)
+
+
+def _snapshot_list(call: Call) -> int:
+    with opened(call) as box:
+        found = box.vm(call.arguments.vm, create=False).snapshots()
+    value = {"snapshots": [show.snapshot_as_dict(snapshot) for snapshot in found]}
+    return call.emit(value, lambda: show.snapshots(call.out, found) if found else "")
+
+
+def _snapshot_rm(call: Call) -> int:
+    with opened(call) as box:
+        gone = box.vm(call.arguments.vm, create=False).remove_snapshot(call.arguments.snapshot)
+    return call.confirm(show.snapshot_as_dict(gone), gone.id, f"snapshot {gone.name or gone.id} is removed")
+
+
+def _rollback(call: Call) -> int:
+    arguments = call.arguments
+    given = [text for text in (arguments.reference, arguments.before) if text] + [""] * arguments.last_success
+    if len(given) != 1:
+        raise InvalidArgument(
+            "rollback goes to one place", remedy="give a snapshot or point, or --before EXECUTION, or --last-success"
+        )
+    if (arguments.reference or "").startswith("ex_"):
+        raise InvalidArgument(f"{arguments.reference} is an execution", remedy=f"say --before {arguments.reference}")
+    with opened(call) as box:
+        vm = box.vm(arguments.vm, create=False)
+        if arguments.last_success:
+            done = vm.rollback_to_last_success()
+        else:
+            done = vm.rollback(box.execution(arguments.before) if arguments.before else arguments.reference)
+    undo = f"{call.program} rollback {shlex.quote(arguments.vm)} {show.short(done.snapshot_id or '')}"
+    text = f"vm {vm.name} is as it was at {show.short(done.to_point)}; to undo this:\n  {undo}"
+    return call.confirm(show.rollback_as_dict(done), f"{done.to_point}\t{done.snapshot_id}", text)
+
+
+_COMMANDS: dict[str, Callable[[Call], int]] = {
+    "show": _show,
+    "cp": _cp,
+    "vms_create": _vms_create,
+    "vms_list": _vms_list,
+    "vms_show": _vms_show,
+    "vms_stop": _vms_stop,
+    "vms_rm": _vms_rm,
+    "history": _history,
+    "snapshot_create": _snapshot_create,
+    "snapshot_list": _snapshot_list,
+    "snapshot_rm": _snapshot_rm,
+    "rollback": _rollback,
+    "config_show": _config_show,
+    "verify": _verify,
+}

@@ -1,0 +1,195 @@
+"""`run` and `exec`: code goes into a vm, what it writes comes out as it is written, and Ctrl-C ends it in order."""
+
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from rewindbox import show
+from rewindbox.call import FILE_BYTES, TEXT_BYTES, Call, opened, read, vm_id
+from rewindbox.door import Rewindbox
+from rewindbox.errors import InvalidArgument, RewindboxError
+from rewindbox.execution import Execution
+from rewindbox.limits import Limits
+from rewindbox.telling import Bare, Live, Plain, Teller, Told, counts, summary, told
+from rewindbox.terminal import Interrupted, Printer
+
+
+def main(call: Call) -> int:
+    """Carry out `run` or `exec`."""
+    return {"run": _run, "exec": _exec}[call.arguments.command](call)
+
+
+def _run(call: Call) -> int:
+    arguments = call.arguments
+    text = read(arguments.file or "-", "answer").decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    blocks: list[Told] = []
+    failure: RewindboxError | Interrupted | None = None
+    with opened(call) as box:
+        try:
+            _run_blocks(call, box, text, blocks)
+        except (RewindboxError, Interrupted) as error:
+            if not arguments.json:
+                raise
+            failure = error
+        if arguments.json:
+            _emit_run(call, box, blocks, failure)
+        elif not arguments.quiet:
+            _say_how_it_went(call, box, blocks)
+    failed = any(block.execution is not None and not block.execution.success for block in blocks)
+    return failure.exit_code if failure else int(failed)
+
+
+def _run_blocks(call: Call, box: Rewindbox, text: str, blocks: list[Told]) -> None:
+    arguments, teller = call.arguments, _teller(call)
+    with _told_if_interrupted(box, arguments.vm), _printer(teller) as printer:
+
+        def decided(number: int, decision: Any) -> None:
+            blocks.append(told(number, decision))
+            printer.put(partial(teller.decided, blocks[-1]))
+
+        for execution in box.run(
+            text,
+            arguments.vm,
+            on_failure=arguments.on_failure,
+            threshold=arguments.threshold,
+            agent_id=arguments.agent,
+            limits=_timed(box, arguments.timeout),
+            on_decision=decided,
+            on_output=lambda name, data: printer.put(partial(teller.output, name, data)),
+        ):
+            blocks[-1].execution = execution
+            printer.put(partial(teller.ended, blocks[-1]))
+        if blocks and (last := blocks[-1]).execution is not None and not last.execution.success:
+            for number, decision in enumerate(
+                box.plan(text, threshold=arguments.threshold)[len(blocks) :], len(blocks)
+            ):
+                decided(number + 1, _unrun(decision, f"block {last.number} failed"))
+
+
+def _unrun(decision: Any, reason: str) -> Any:
+    """A decision on a block that would have run."""
+    return decision if decision.skipped else replace(decision, skipped=reason)
+
+
+def _timed(box: Rewindbox, timeout_s: float | None) -> Limits | None:
+    return None if timeout_s is None else replace(box.settings.limits, wall_s=timeout_s)
+
+
+def _teller(call: Call) -> Teller:
+    if call.arguments.quiet or call.arguments.json:
+        return Bare(call.out, call.err, mute=call.arguments.json)
+    return Live(call.out) if call.out.is_terminal else Plain(call.out)
+
+
+def _printer(teller: Teller) -> Printer:
+    """When nobody reads what we write, the code is stopped, as by SIGPIPE."""
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+
+    printer = Printer(
+        lambda: signal.pthread_kill(main_thread, signal.SIGUSR1), teller.tick if isinstance(teller, Live) else None
+    )
+
+    def broken(*_: Any) -> None:
+        raise printer.error or BrokenPipeError
+
+    signal.signal(signal.SIGUSR1, broken)
+    return printer
+
+
+@contextmanager
+def _told_if_interrupted(box: Rewindbox, vm: str) -> Iterator[None]:
+    begun = datetime.now(UTC)
+    try:
+        yield
+    except Interrupted as interrupted:
+        page = box.history(vm, limit=1, since=begun)
+        interrupted.execution_id = next((entry.id for entry in page.entries if entry.ended == "killed"), None)
+        raise
+
+
+def _emit_run(call: Call, box: Rewindbox, blocks: list[Told], failure: RewindboxError | Interrupted | None) -> None:
+    executions = [block.execution for block in blocks if block.execution is not None]
+    value = {
+        "vm_id": vm_id(box, call.arguments.vm),
+        "executions": [execution.as_dict() for execution in executions],
+        "blocks": [block.as_dict() for block in blocks],
+        "ok": failure is None and all(execution.success for execution in executions),
+    }
+    call.out.write(show.document(value | ({"error": failure.as_dict()} if failure else {})))
+
+
+def _say_how_it_went(call: Call, box: Rewindbox, blocks: list[Told]) -> None:
+    if not blocks:
+        call.err.write("rewindbox: the text has no code blocks\n")
+        return
+    name = call.arguments.vm
+    first = next((block.execution for block in blocks if block.execution is not None), None)
+    if call.arguments.table or call.out.is_terminal:
+        call.out.write(summary(call.out, blocks) + "\n")
+    if not call.out.is_terminal:
+        call.out.write(f"vm {name} ({vm_id(box, name)}): {counts(blocks)}\n")
+        return
+    if first is not None:
+        back = call.out.styled(f"{call.program} rollback {shlex.quote(name)} --before {show.short(first.id)}", "cyan")
+        call.out.write(f"vm {name}: {counts(blocks)}\nTo undo all of it:\n  {back}\n")
+
+
+def _exec(call: Call) -> int:
+    arguments = call.arguments
+    if arguments.code in (None, "-") and arguments.stdin == "-":
+        raise InvalidArgument("code and its input are both standard input", remedy="give one of them as a file or word")
+    code = arguments.code
+    if code in (None, "-"):
+        code = read("-", "code", TEXT_BYTES).decode("utf-8", "surrogateescape")
+    stdin = read(arguments.stdin, "input of the code", FILE_BYTES) if arguments.stdin else b""
+    environment = dict(_variable(text) for text in arguments.env)
+    with opened(call) as box:
+        vm, teller = box.vm(arguments.vm), _bare(call)
+        with _told_if_interrupted(box, vm.id), _printer(teller) as printer:
+            execution = vm.execute(
+                arguments.language,
+                code,
+                agent_id=arguments.agent,
+                timeout_seconds=arguments.timeout,
+                environment=environment,
+                stdin=stdin,
+                working_dir=arguments.workdir,
+                on_output=lambda name, data: printer.put(partial(teller.output, name, data)),
+                rollback_on_failure=_undo(arguments.on_failure),
+            )
+            printer.put(teller.ended)
+        if arguments.json:
+            call.emit(execution.as_dict(), str)
+        elif call.out.is_terminal and call.err.is_terminal and not arguments.quiet:
+            call.err.write(_ending(call, execution))
+    return int(not execution.success)
+
+
+def _bare(call: Call) -> Bare:
+    return Bare(call.out, call.err, mute=call.arguments.json)
+
+
+def _undo(on_failure: str | None) -> bool | None:
+    return None if on_failure is None else on_failure == "rollback"
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InvalidArgument(f"--env {text!r}", remedy="give NAME=VALUE")
+    return name, value
+
+
+def _ending(call: Call, execution: Execution) -> str:
+    word, style = show.marked(execution)
+    parts = [show.seconds(execution.wall_s), show.short(execution.id), execution.error or ""]
+    if execution.rolled_back_to:
+        parts.append("files as before")
+    return f"{call.err.styled(word, style)}  {call.err.styled('  '.join(filter(None, parts)), 'dim')}\n"

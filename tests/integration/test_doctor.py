@@ -1,0 +1,107 @@
+"""`rewindbox doctor`, on this host and on one that forbids vms."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rewindbox
+from conftest import PATIENCE_S
+from rewindbox.backends.namespace.orders import find_program
+from rewindbox.languages import LANGUAGES
+from rewindbox.limits import Limits
+
+COMMAND = (sys.executable, "-W", "error", "-m", "rewindbox")
+
+
+def doctor(store: Path, *words: str, before: tuple[str, ...] = (), **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(rewindbox.__file__).parents[1]),
+        "REWINDBOX_STORE": str(store),
+        **more,
+    }
+    return subprocess.run(
+        [*before, *COMMAND, "doctor", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What it says of this host."""
+    folder = tmp_path_factory.mktemp("doctor")
+    done = doctor(folder / "store", "--json")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert list(folder.iterdir()) == [], "it leaves nothing behind"
+    return json.loads(done.stdout)
+
+
+def finding(found: dict, name: str) -> dict:
+    return next(entry for entry in found["findings"] if entry["name"] == name)
+
+
+def test_it_works_here(found: dict) -> None:
+    """A host on which vms can be made is said to be one."""
+    assert found["ok"] is True
+    for name in ("host", "store", "vm", "rollback", "seccomp", "no_new_privs", "capabilities", "namespaces"):
+        assert finding(found, name)["verdict"] == "good"
+
+
+def test_code_is_never_root_outside(found: dict) -> None:
+    """The kernel ids of a program in a vm, read by the host, are not 0."""
+    ids = finding(found, "kernel ids")["text"].split(" outside")[0].split(", ")
+    assert "0" not in ids and all(number.isdigit() for number in ids)
+
+
+def test_every_limit_is_reported(found: dict) -> None:
+    """For each limit: hard, watched or absent, and by what."""
+    assert {report["limit"] for report in found["limits"]} == set(Limits().as_dict())
+    assert {report["enforcement"] for report in found["limits"]} <= {"hard", "watched", "absent"}
+    assert all(report["by"] for report in found["limits"])
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_every_language_is_tried(found: dict, name: str) -> None:
+    """A toolchain that is there has run a program; of one that is not, the package is named."""
+    entry = finding(found, name)
+    if find_program(LANGUAGES[name].program):
+        assert entry["verdict"] == "good" and "hello" in entry["text"]
+    else:
+        assert entry["verdict"] == "missing" and "apt install" in entry["remedy"]
+
+
+def test_configuration_does_not_mislead_it(tmp_path: Path) -> None:
+    """Limits and languages that are configured say nothing about the host; what is not allowed is noted."""
+    done = doctor(tmp_path / "store", REWINDBOX_ALLOWED_LANGUAGES="bash", REWINDBOX_LIMITS_WALL_S="0.001")
+    assert done.returncode == 0
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert next(line for line in lines if line[1] == "python")[3].endswith("not in allowed_languages")
+
+
+def test_a_host_that_forbids_vms(tmp_path: Path) -> None:
+    """Where the kernel allows no namespaces: exit code 4, with the cause and what to do about it."""
+    forbidden = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    before = ("unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c", forbidden, "sh")
+    has = shutil.which("unshare") is not None
+    if not has or subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs util-linux's unshare, and a namespace of its own")
+    done = doctor(tmp_path / "store", "--json", before=before)
+    value = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, value["ok"]) == (4, "", False)
+    last = value["findings"][-1]
+    assert last["verdict"] == "bad" and last["remedy"]
+
+
+def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    """A place where nobody may write is named, with another way."""
+    done = doctor(Path("/proc/nowhere/store"))
+    assert done.returncode == 4
+    assert "REWINDBOX_STORE" in done.stdout
