@@ -15,6 +15,7 @@ from rewindbox.errors import ConfigError
 from rewindbox.limits import Limits
 
 PREFIX = "REWINDBOX_"
+_ENVIRONMENT = "the environment"
 _NOT_SETTINGS = ("REWINDBOX_CONFIG", "REWINDBOX_DEBUG", "REWINDBOX_TEST_DATA")
 
 
@@ -69,7 +70,7 @@ def load(**given: Any) -> Settings:
     Raises ConfigError: a file that cannot be read, an unknown key, a value of the wrong type.
     """
     settings = merge(Settings(), _from_file(), "the configuration file")
-    settings = merge(settings, _from_environment(os.environ), "the environment")
+    settings = merge(settings, _from_environment(os.environ), _ENVIRONMENT)
     return merge(settings, {key: value for key, value in given.items() if value is not None}, "an argument")
 
 
@@ -91,8 +92,9 @@ def _merge(target: Any, values: Mapping[str, Any], origin: str, above: str) -> A
     changes = {}
     for key, value in values.items():
         if key not in known:
+            shown = "" if origin == _ENVIRONMENT else f" = {value!r}"  # it may be a secret of somebody else's
             raise ConfigError(
-                f"{origin} has the unknown key {above}{key} = {value!r}",
+                f"{origin} has the unknown key {above}{key}{shown}",
                 remedy=f"choose one of {', '.join(known)}",
             )
         old = getattr(target, key)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rewindbox.chain import canonical, digest
+from rewindbox.chain import digest
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, UnknownExecution
 from rewindbox.execution import Execution
 from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
 from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, to_us
-from rewindbox.timeline import Timeline, points_to_drop
+from rewindbox.timeline import Timeline
 
 _NO_LIMIT = -1  # as SQLite spells it
 _BIGGEST = 2**63 - 1
@@ -191,26 +191,16 @@ class History:
         for row in old:
             tx.execute("delete from outputs where start_seq = ?", (row["start_seq"],))
             tx.append(OUTPUT_DROPPED, row["id"], {})
-        touched = {point for row in old for point in (row["before_point"], row["after_point"]) if point}
         if old:
-            ids = {row["id"] for row in old}
-            touched |= Timeline(self._store).expire_snapshots(tx, vm_id, ids, max_entries)
-        return self._needless(vm_id, touched) if touched else []
+            Timeline(self._store).expire_snapshots(tx, vm_id, {row["id"] for row in old}, max_entries)
+        return self.needless(vm_id) if old else []
 
-    def _needless(self, vm_id: str, point_ids: set[str]) -> list[str]:
-        """Those of `point_ids` that no snapshot, no tip and no execution with output needs."""
-        timeline, ids = Timeline(self._store), canonical(sorted(point_ids))
-        one_of = "in (select value from json_each(?2))"
-        sql = f"{_USES} where o.vm_id = ?1 and (x.before_point {one_of} or x.after_point {one_of})"
-        uses = [(row[0], row[1]) for row in self._store.rows(sql, (vm_id, ids))]
-        tips = self._store.rows("select tip from vms where id = ?", (vm_id,))
-        return points_to_drop(
-            timeline.points(vm_id, kept_only=True, among=point_ids),
-            tip=tips[0]["tip"] if tips else None,
-            snapshots=timeline.list_snapshots(vm_id, among=point_ids),
-            recent_executions=uses,
-            max_entries=len(uses),
-        )
+    def needless(self, vm_id: str) -> list[str]:
+        """The points whose states may go: no tip, no snapshot and no execution with output needs them.
+
+        As `timeline.points_to_drop` plans it, for all that the store has of a vm.
+        """
+        return [row["id"] for row in self._store.rows(_NEEDLESS, (vm_id,))]
 
     def _load(self, where: str, values: tuple[Value, ...]) -> list[Execution]:
         sql = f"{_EXECUTIONS} where {where} order by x.started_us desc, x.start_seq desc"
@@ -223,6 +213,17 @@ from executions x join starts s on s.seq = x.start_seq left join outputs o on o.
 
 _USES = """
 select x.before_point, x.after_point from outputs o join executions x on x.start_seq = o.start_seq"""
+
+_NEEDLESS = """
+select id from points where vm_id = ?1 and state is not null
+and id is not (select tip from vms where id = ?1)
+and id not in (select point_id from snapshots where vm_id = ?1 and id not in (select snapshot_id from removals))
+and id not in (select before_point from running r join starts s on s.seq = r.start_seq
+               where r.vm_id = ?1 and before_point is not null)
+and id not in (select x.before_point from outputs o join executions x on x.start_seq = o.start_seq
+               where o.vm_id = ?1 and x.before_point is not null)
+and id not in (select x.after_point from outputs o join executions x on x.start_seq = o.start_seq
+               where o.vm_id = ?1 and x.after_point is not null)"""
 
 # Those with output, beyond the newest so many.
 _OLD = """

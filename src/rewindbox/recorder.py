@@ -10,7 +10,7 @@ from rewindbox.execution import EXIT_KILLED, Execution
 from rewindbox.history import Start
 from rewindbox.opened import Opened
 from rewindbox.store import Transaction, new_id
-from rewindbox.timeline import Point, points_to_drop
+from rewindbox.timeline import Point
 
 
 class Recorder:
@@ -124,17 +124,11 @@ class Recorder:
             self.dropped = len(self._open.timeline.drop_states(tx, needless))
 
     def _no_longer_needed(self, tx: Transaction) -> list[str]:
-        timeline, limit = self._open.timeline, self._config.max_history_entries
+        limit = self._config.max_history_entries
         if self._config.enabled:
             return self._open.history.trim(tx, self._vm_id, limit - 1)
-        timeline.expire_snapshots(tx, self._vm_id, (), limit)
-        return points_to_drop(
-            timeline.points(self._vm_id, kept_only=True),
-            tip=self.before.id,
-            snapshots=timeline.list_snapshots(self._vm_id),
-            recent_executions=[],
-            max_entries=0,
-        )
+        self._open.timeline.expire_snapshots(tx, self._vm_id, (), limit)
+        return self._open.history.needless(self._vm_id)
 
 
 def write_point(

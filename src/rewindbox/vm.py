@@ -1,7 +1,8 @@
 """One vm: run code in it, remember, go back. Read `AsyncVm.execute` first."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,7 +107,9 @@ class AsyncVm:
             vm, before = await self._start()
             recorder = Recorder(self._open, self.id, job, agent_id or self._settings.agent_id, before, block)
             outcome = await self._carry_out(vm, replace(job, id=recorder.id), recorder, on_output)
-            return await self._conclude(vm, recorder, outcome, undo)
+            with anyio.CancelScope(shield=True):  # it has run: that is written down, whoever still wants to know
+                execution = await self._conclude(vm, recorder, outcome, undo)
+            return execution
 
     def _limits(self, language: languages.Language, given: Limits | None, timeout_s: float | None) -> Limits:
         if given is None:
@@ -149,15 +152,27 @@ class AsyncVm:
                 raise
         elif failed and undo:
             rolled_back = True  # it changed no file: the vm is at `before` already
-        execution, self._tip = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
+        async with self._stopped_on_failure():
+            execution, self._tip = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
         self._sweep(vm, recorder.dropped + rolled_back)
         return execution
+
+    @asynccontextmanager
+    async def _stopped_on_failure(self) -> AsyncIterator[None]:
+        """What the vm stands on could not be written down: its next start is from what was."""
+        try:
+            yield
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.stop()
+            raise
 
     def _sweep(self, vm: BackendVm, dropped: int) -> None:
         """Delete layers that no point needs, once there may be enough of them."""
         self._dropped += dropped
         if self._dropped >= _SWEEP_EVERY:
             self._dropped = 0
+            self._drop_needless()
             vm.sweep(self._open.timeline.kept_states(self.id))
 
     async def _start(self) -> tuple[BackendVm, Point]:
@@ -166,15 +181,13 @@ class AsyncVm:
             return self._running, self._tip
         record = self._open.registry.find(self.id)
         self._claim = claim(self._open.folder, record)
-        try:
-            tip = self._open.timeline.get_point(record.tip) if record.tip else None
-            self._running = await self._open.backend.create(self.id, record.live, tip.state if tip else None)
-            self._tip = await self._recover(self._running, tip)
-            self._running.sweep(self._open.timeline.kept_states(self.id))  # what a crash left behind
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.stop()
-            raise
+        with anyio.CancelScope(shield=True):
+            async with self._stopped_on_failure():
+                tip = self._open.timeline.get_point(record.tip) if record.tip else None
+                self._running = await self._open.backend.create(self.id, record.live, tip.state if tip else None)
+                self._tip = await self._recover(self._running, tip)
+                self._running.sweep(self._open.timeline.kept_states(self.id))  # what a crash left behind
+        assert self._running is not None and self._tip is not None
         return self._running, self._tip
 
     async def _recover(self, vm: BackendVm, tip: Point | None) -> Point:
@@ -200,6 +213,11 @@ class AsyncVm:
             self._open.registry.set_live(tx, self.id, taken.live, tip=point.id)
         return point
 
+    def _drop_needless(self) -> None:
+        """Points that nothing asks for: between two writes, say, or of a snapshot that was removed."""
+        with self._open.store.transaction() as tx:
+            self._open.timeline.drop_states(tx, self._open.history.needless(self.id))
+
     async def rollback(
         self,
         to: "str | Execution | Snapshot | Point",
@@ -223,30 +241,32 @@ class AsyncVm:
         async with self._queue:
             target = self._open.timeline.resolve(self.id, ref)
             vm, tip = await self._start()
-            assert target.state is not None
-            await vm.go_to(target.state)
-            who = agent_id or self._settings.agent_id
-            with self._open.store.transaction() as tx:
-                kept = (
-                    self._open.timeline.add_snapshot(
-                        tx, vm_id=self.id, point_id=tip.id, kind="pre_rollback", agent_id=who
-                    )
-                    if snapshot_first
-                    else None
-                )
-                rollback = self._open.timeline.record_rollback(
-                    tx,
-                    vm_id=self.id,
-                    from_point=tip.id,
-                    to_point=target.id,
-                    reason="manual",
-                    snapshot_id=kept.id if kept else None,
-                    agent_id=who,
-                )
-                self._open.registry.set_live(tx, self.id, vm.live, tip=target.id)
+            with anyio.CancelScope(shield=True):
+                assert target.state is not None
+                await vm.go_to(target.state)
+                async with self._stopped_on_failure():
+                    who = agent_id or self._settings.agent_id
+                    rollback = self._write_rollback(vm, tip, target, snapshot_first, who)
             self._tip = target
             self._sweep(vm, 1)
             return rollback
+
+    def _write_rollback(self, vm: BackendVm, tip: Point, target: Point, snapshot_first: bool, who: str) -> Rollback:
+        timeline = self._open.timeline
+        with self._open.store.transaction() as tx:
+            kept = None
+            if snapshot_first:
+                kept = timeline.add_snapshot(tx, vm_id=self.id, point_id=tip.id, kind="pre_rollback", agent_id=who)
+            self._open.registry.set_live(tx, self.id, vm.live, tip=target.id)
+            return timeline.record_rollback(
+                tx,
+                vm_id=self.id,
+                from_point=tip.id,
+                to_point=target.id,
+                reason="manual",
+                snapshot_id=kept.id if kept else None,
+                agent_id=who,
+            )
 
     async def rollback_to_last_success(self, **options: Any) -> Rollback:
         """Put the files back to after the last execution that succeeded. Raises SnapshotNotFound: none did."""
@@ -293,8 +313,12 @@ class AsyncVm:
         """Create or replace a file of the vm; folders on the way are made. Leaves a point."""
         async with self._queue:
             vm, tip = await self._start()
-            await vm.write(path, data.encode() if isinstance(data, str) else data, mode)
-            self._tip = self._add_point(await vm.take_point(), parent=tip)
+            with anyio.CancelScope(shield=True):
+                await vm.write(path, data.encode() if isinstance(data, str) else data, mode)
+                taken = await vm.take_point()
+                async with self._stopped_on_failure():
+                    self._tip = self._add_point(taken, parent=tip)
+            self._sweep(vm, 1)
 
     async def list(self, path: str = ".") -> Sequence[FileInfo]:
         """The entries of a folder of the vm, by name. Raises BadRequest."""

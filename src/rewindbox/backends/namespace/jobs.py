@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rewindbox.backends.namespace import trees
-from rewindbox.backends.namespace.machine import Machine
+from rewindbox.backends.namespace.machine import PROC, Machine
 from rewindbox.backends.namespace.memory import Memory
 from rewindbox.backends.namespace.spawner import Spawner
 
@@ -179,6 +179,7 @@ def kill_all(proc: int) -> None:
         known |= fresh
     pause, deadline = 0.0001, time.monotonic() + _DEADLY_S
     while signal_all(proc, signal.SIGKILL):
+        _reap()
         if time.monotonic() > deadline:
             raise StillAlive(f"{len(processes(proc))} processes survive SIGKILL")
         time.sleep(pause)
@@ -186,10 +187,28 @@ def kill_all(proc: int) -> None:
 
 
 def _is_empty(proc: int) -> bool:
-    """Quicker than a scan: an orphan's parent is pid 1, so while that has no child nobody is left."""
-    with contextlib.suppress(OSError), open(os.open("1/task/1/children", os.O_RDONLY, dir_fd=proc), "rb") as file:
-        return not file.read(1)
-    return False
+    """Quicker than a scan: an orphan's parent is pid 1 or, if it was cloned with CLONE_PARENT, we ourselves.
+
+    So nobody is left when pid 1 has no child, and we have none but pid 1.
+    """
+    try:
+        threads = os.listdir(f"{PROC}/self/task")
+        ours = [pid for thread in threads for pid in _read_path(f"{PROC}/self/task/{thread}/children").split()]
+        return len(ours) == 1 and not _read(proc, "1/task/1/children")
+    except OSError:
+        return False
+
+
+def _read_path(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read(4096)
+
+
+def _reap() -> None:
+    """Who was cloned with CLONE_PARENT is our child, and stays in /proc until we have waited for it."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _children_cpu() -> float:

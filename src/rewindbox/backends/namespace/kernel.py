@@ -8,7 +8,7 @@ import ctypes
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -24,7 +24,7 @@ RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 _FSPICK_EMPTY_PATH, _FSCONFIG_SET_FLAG, _FSCONFIG_CMD_RECONFIGURE = 8, 0, 7
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_TIMERSLACK, _PR_SET_CHILD_SUBREAPER = 29, 36
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _LAST_CAPABILITY = 63  # prctl answers EINVAL for those that a kernel does not have
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -163,52 +163,46 @@ def keep_capability_over_exec(capability: int) -> None:
     _check(_libc.prctl(_PR_CAP_AMBIENT, 2, capability, 0, 0), "prctl ambient")
 
 
-def spawn(
-    program: str,
-    words: Sequence[str],
-    environment: Sequence[str],
-    folder: str,
-    streams: Sequence[int],
-    gate: str,
-) -> int:
-    """posix_spawn in a session of its own, with default signals; returns the pid.
+def prepared_spawn(
+    program: str, words: Sequence[str], environment: Sequence[str], folder: str, streams: Sequence[int], gate: str
+) -> Callable[[], int]:
+    """A call of posix_spawn, ready to be made by another thread; it returns the pid of the child.
 
-    `streams` become descriptors 0, 1, 2. Before its exec the child opens the named pipe `gate` for reading,
-    and so sleeps until somebody opens it for writing. Through ctypes, because that releases the interpreter's lock: a
-    child that hostile code stops before its exec hangs only the calling thread.
+    The child has a session of its own and default signals; `streams` become its descriptors 0, 1, 2. Before its
+    exec it opens the named pipe `gate` for reading, and so sleeps until somebody opens it for writing. Through
+    ctypes, because that releases the interpreter's lock: a child that hostile code stops before its exec hangs
+    only the calling thread.
     """
-    actions, attributes, pid = (
-        ctypes.create_string_buffer(512),
-        ctypes.create_string_buffer(512),
-        ctypes.c_int(),
-    )
+    actions, attributes = ctypes.create_string_buffer(512), ctypes.create_string_buffer(512)
     _libc.posix_spawn_file_actions_init(actions)
     _libc.posix_spawnattr_init(attributes)
-    try:
-        every_signal = ctypes.create_string_buffer(b"\xff" * 128)
-        _libc.posix_spawnattr_setflags(attributes, ctypes.c_short(0x80 | 0x04 | 0x08))  # SETSID SIGDEF SIGMASK
-        _libc.posix_spawnattr_setsigdefault(attributes, every_signal)
-        _libc.posix_spawnattr_setsigmask(attributes, ctypes.create_string_buffer(128))
-        _libc.posix_spawn_file_actions_addopen(actions, 0, os.fsencode(gate), os.O_RDONLY, 0)
-        for number, stream in enumerate(streams):
-            _libc.posix_spawn_file_actions_adddup2(actions, stream, number)
-        if hasattr(_libc, "posix_spawn_file_actions_addclosefrom_np"):  # glibc 2.34; ours are CLOEXEC anyway
-            _libc.posix_spawn_file_actions_addclosefrom_np(actions, len(streams))
-        _libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(folder))
-        failure = _libc.posix_spawn(
-            ctypes.byref(pid),
-            os.fsencode(program),
-            actions,
-            attributes,
-            _strings(words),
-            _strings(environment),
-        )
-    finally:
-        _libc.posix_spawn_file_actions_destroy(actions)
-        _libc.posix_spawnattr_destroy(attributes)
-    if failure:
-        raise OSError(failure, f"start {program}: {os.strerror(failure)}")
-    return pid.value
+    _libc.posix_spawnattr_setflags(attributes, ctypes.c_short(0x80 | 0x04 | 0x08))  # SETSID SIGDEF SIGMASK
+    _libc.posix_spawnattr_setsigdefault(attributes, ctypes.create_string_buffer(b"\xff" * 128))
+    _libc.posix_spawnattr_setsigmask(attributes, ctypes.create_string_buffer(128))
+    _libc.posix_spawn_file_actions_addopen(actions, 0, os.fsencode(gate), os.O_RDONLY, 0)
+    for number, stream in enumerate(streams):
+        _libc.posix_spawn_file_actions_adddup2(actions, stream, number)
+    if hasattr(_libc, "posix_spawn_file_actions_addclosefrom_np"):  # glibc 2.34; ours are CLOEXEC anyway
+        _libc.posix_spawn_file_actions_addclosefrom_np(actions, len(streams))
+    _libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(folder))
+    pid, path, argv, envp = ctypes.c_int(), os.fsencode(program), _strings(words), _strings(environment)
+
+    def spawn() -> int:
+        try:
+            failure = _libc.posix_spawn(ctypes.byref(pid), path, actions, attributes, argv, envp)
+        finally:
+            _libc.posix_spawn_file_actions_destroy(actions)
+            _libc.posix_spawnattr_destroy(attributes)
+        if failure:
+            raise OSError(failure, f"start {program}: {os.strerror(failure)}")
+        return pid.value
+
+    return spawn
+
+
+def set_timer_slack(nanoseconds: int) -> None:
+    """How late the kernel may wake the calling thread, and those that it starts. 0: the default, 50 us."""
+    _check(_libc.prctl(_PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0), "prctl timer slack")
 
 
 def _strings(texts: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:

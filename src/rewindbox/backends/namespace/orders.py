@@ -22,6 +22,9 @@ ENVIRONMENT = {
     "TZ": "UTC",
     "TMPDIR": "/tmp",  # noqa: S108  the vm's own
     "TERM": "dumb",
+    # There is no network to come back: 71 s of `npm install` become 0.8 s.
+    "PIP_RETRIES": "0",
+    "npm_config_fetch_retries": "0",
     "PYTHONUNBUFFERED": "1",  # output reaches the caller when it is written, not when the program ends
 }
 _ENVIRONMENT_MAX_BYTES = 64 * 1024

@@ -14,6 +14,7 @@ import platform
 import resource
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rewindbox.backends.namespace import kernel, seccomp
@@ -21,6 +22,8 @@ from rewindbox.backends.namespace.machine import GATE, GATE_INSIDE, PROC, Machin
 
 OWN_THREADS = 6
 """What RLIMIT_NPROC counts besides the job: pid 1, and our threads (same user, same user namespace)."""
+_DEFAULT_SLACK_NS = 50_000
+"""The kernel's own; the supervisor, which waits for a gate, has less."""
 _HELD_S = 5.0
 """A child that is not at the gate by then never will be."""
 
@@ -35,7 +38,7 @@ class Spawner:
         self.ipc_ns = -1
         """Open until `close`."""
         self._machine, self._wake = machine, wake
-        self._order: dict[str, Any] = {}
+        self._spawn: Callable[[], int] | None = None
         self._streams: list[int] = []
         self._ordered = threading.Semaphore(0)
         self._is_over = False
@@ -44,7 +47,11 @@ class Spawner:
 
     def start(self, order: dict[str, Any], streams: list[int]) -> None:
         """Start this job; the streams (its standard input, output and error) are closed when it has them."""
-        self._order, self._streams = order, streams
+        environment = [f"{name}={value}" for name, value in order["environment"].items()]
+        self._spawn = kernel.prepared_spawn(
+            order["program"], order["command"], environment, order["folder"], streams, GATE_INSIDE
+        )
+        self._streams = streams
         self._ordered.release()
         self._open_gate(order["limits"])
 
@@ -58,6 +65,7 @@ class Spawner:
         try:
             self._put_on_sandbox()
             self._ordered.acquire()
+            assert self._spawn is not None
             self.pid = self._spawn()
         except OSError as error:
             self.failure = error
@@ -72,19 +80,13 @@ class Spawner:
     def _put_on_sandbox(self) -> None:
         """The job gets an ipc namespace of its own: its segments and queues go when it goes."""
         kernel.unshare(kernel.CLONE_FS | kernel.NEWIPC)
+        kernel.set_timer_slack(_DEFAULT_SLACK_NS)
         self.ipc_ns = os.open("/proc/thread-self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
         kernel.setns(self._machine.pid_ns, kernel.NEWPID)
         kernel.setns(self._machine.mount_ns, kernel.NEWNS)
         kernel.empty_bounding_set()
         kernel.no_new_privileges()
         seccomp.install(platform.machine())
-
-    def _spawn(self) -> int:
-        order = self._order
-        environment = [f"{name}={value}" for name, value in order["environment"].items()]
-        return kernel.spawn(
-            order["program"], order["command"], environment, order["folder"], self._streams, GATE_INSIDE
-        )
 
     def _open_gate(self, limits: dict[str, float]) -> None:
         """Wait for the child at the gate, set its limits, let it go."""

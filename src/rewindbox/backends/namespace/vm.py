@@ -39,6 +39,9 @@ class NamespaceVm:
         self.interrupted: Outcome | None = None
         self._control = control
         self._late: dict[str, Any] = {}
+        self._taken: Taken | None = None
+        """The point that came along with the end of the last job, while nothing happened since."""
+        self._stopped: anyio.Event | None = None
         self._on_stop = on_stop
 
     async def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[dict[str, Any], list[int]]:
@@ -52,6 +55,7 @@ class NamespaceVm:
     ) -> Outcome:
         """See `BackendVm.execute`."""
         request = orders.order(job)
+        self._taken = None
         code = link.memory_file(job.code.encode("utf-8", "surrogateescape"))
         stdin = link.memory_file(job.stdin) if job.stdin else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -69,6 +73,7 @@ class NamespaceVm:
         finally:
             os.close(code)
             os.close(stdin)
+        self._taken = Taken(**answer["taken"]) if "taken" in answer else None
         return orders.outcome(job, answer, output)
 
     async def _over(
@@ -100,15 +105,18 @@ class NamespaceVm:
 
     async def take_point(self) -> Taken:
         """See `BackendVm.take_point`."""
-        try:
-            answer, _ = await self._ask({"op": "point"})
-        except link.Failed as failure:
-            raise SnapshotFailed(str(failure), remedy=_disk_remedy(failure)) from failure
-        self.live = answer["live"]
-        return Taken(**answer)
+        taken, self._taken = self._taken, None
+        if taken is None:
+            try:
+                taken = Taken(**(await self._ask({"op": "point"}))[0])
+            except link.Failed as failure:
+                raise SnapshotFailed(str(failure), remedy=_disk_remedy(failure)) from failure
+        self.live = taken.live
+        return taken
 
     async def go_to(self, state: State) -> State:
         """See `BackendVm.go_to`."""
+        self._taken = None
         try:
             answer, _ = await self._ask({"op": "go_to", "state": state})
         except link.Failed as failure:
@@ -130,6 +138,7 @@ class NamespaceVm:
 
     async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """See `BackendVm.write`."""
+        self._taken = None
         descriptor = await self._open(path, write=True, mode=mode & 0o777)
         try:
             await _offload(len(data), _write_all, descriptor, data)
@@ -163,13 +172,16 @@ class NamespaceVm:
 
     async def stop(self) -> None:
         """See `BackendVm.stop`. The supervisor ends when we let go, and the kernel ends all below it."""
-        if self._control.fileno() < 0:
+        if self._stopped is not None:
+            await self._stopped.wait()
             return
+        self._stopped = anyio.Event()
         with contextlib.suppress(OSError), anyio.move_on_after(_STOP_S):
             self._control.shutdown(socket.SHUT_WR)
             await anyio.wait_readable(self._control)
         self._control.close()
         self._on_stop(self.id)
+        self._stopped.set()
 
 
 def _not_run(failure: link.Failed) -> Exception:
