@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from bench.runner import Case, Missing, Row
 from rewindbox import backends
@@ -30,7 +30,7 @@ def python() -> str:
     return os.path.realpath(found)
 
 
-def spawn(words: Sequence[str]) -> float:
+def spawn(words: list[str]) -> float:
     """Run a program to its end; seconds. Raises Missing: it did not succeed."""
     streams = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)]
     started = time.perf_counter()
@@ -45,7 +45,7 @@ def spawn(words: Sequence[str]) -> float:
 class Program(Case):
     """A program and its arguments."""
 
-    def __init__(self, row: Row, words: Sequence[str], remedy: str = "install it") -> None:
+    def __init__(self, row: Row, words: list[str], remedy: str = "install it") -> None:
         self.rows = (row,)
         self._words, self._remedy = words, remedy
 
@@ -105,9 +105,11 @@ class Sandlock(Case):
         self._process: subprocess.Popen[str] | None = None
 
     def open(self) -> None:
+        if shutil.which(self._interpreter) is None:
+            raise Missing("no such interpreter: give --sandlock PYTHON that has it (`pip install sandlock`)")
         self._process = subprocess.Popen(
             [self._interpreter, "-I", "-c", _SANDLOCK, python()],
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, "HOME": os.path.expanduser("~")},  # it wants to know, even for nothing
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -119,11 +121,11 @@ class Sandlock(Case):
         assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
         try:
             print(file=self._process.stdin, flush=True)
-            answer = json.loads(self._process.stdout.readline() or '"not installed"')
+            answer = json.loads(self._process.stdout.readline() or '"it ended"')
         except BrokenPipeError:
-            answer = "not installed"
+            answer = "it ended"
         if not isinstance(answer, float):
-            raise Missing(f"sandlock: {answer} (`pip install sandlock`, or --sandlock PYTHON with it)")
+            raise Missing(f"{answer} (`pip install sandlock`, or --sandlock PYTHON that has it)")
         return {"sandlock": answer}
 
     def close(self) -> None:
@@ -134,16 +136,18 @@ class Sandlock(Case):
 
 _SANDLOCK = """
 import json, sys, time
-from sandlock import Sandbox
 for _ in sys.stdin:
-    started = time.perf_counter()
     try:
+        from sandlock import Sandbox
+        started = time.perf_counter()
         box = Sandbox(
             fs_readable=["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/dev"],
             fs_writable=["/tmp"], clean_env=True, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
         )
         done = box.run([sys.argv[1], "-c", "pass"])
         print(json.dumps(time.perf_counter() - started if done.success else f"it refuses: {done.error}"), flush=True)
+    except ImportError:
+        print(json.dumps("not installed"), flush=True)
     except Exception as error:
         print(json.dumps(f"it refuses: {error}"), flush=True)
 """

@@ -1,8 +1,8 @@
 """Private memory of idle vms: what one more of them takes from the machine, as the kernel tells it.
 
 Counted for each vm: Private_Clean and Private_Dirty of its supervisor and of its pid 1. Not counted: pages that
-they share (libraries, and what a supervisor still shares with the launcher), and the launcher, one for all vms,
-which has a line of its own.
+they share (libraries, and what a supervisor still shares with the launcher). The launcher and the machine that it
+keeps ready are there once for all vms and have a line of their own.
 """
 
 import os
@@ -19,7 +19,11 @@ class IdleVms(Case):
     rows = (
         Row(name="memory", work="private memory of an idle vm: supervisor and pid 1", at_most=5.0, unit="MiB"),
         Row(name="memory new", work="the same before its first execution", unit="MiB"),
-        Row(name="memory launcher", work="private memory of the launcher, one for all vms", unit="MiB"),
+        Row(
+            name="memory once",
+            work="private memory of what all vms share: launcher, the machine kept ready",
+            unit="MiB",
+        ),
     )
     is_sampled_once = True
 
@@ -28,38 +32,32 @@ class IdleVms(Case):
         self._vms: list[Vm] = []
 
     def sample(self) -> Mapping[str, float]:
-        launcher = launcher_pid()
-        before = children(launcher)
         self._vms = [self._box.vm() for _ in range(self._count)]
         for vm in self._vms:
-            vm.list(".")
-        supervisors = children(launcher) - before
-        if len(supervisors) != self._count:
-            raise Missing(f"{self._count} vms have {len(supervisors)} supervisors")
-        new = _median_mib(supervisors)
+            vm.list(".")  # what starts it
+        new = statistics.median(self._each_kib())
         for vm in self._vms:
             vm.execute("python", "pass")
+        used, launcher = self._each_kib(), launcher_pid()
+        every = sum(map(private_kib, (launcher, *descendants(launcher))))
         return {
-            "memory": _median_mib(supervisors),
-            "memory new": new,
-            "memory launcher": private_kib(launcher) / 1024,
+            "memory": statistics.median(used) / 1024,
+            "memory new": new / 1024,
+            "memory once": (every - sum(used)) / 1024,
         }
+
+    def _each_kib(self) -> list[int]:
+        """Of each of our vms, which are known by the folder in which their supervisors work."""
+        names = {vm.id for vm in self._vms}
+        mine = [pid for pid in children(launcher_pid()) if os.path.basename(os.readlink(f"/proc/{pid}/cwd")) in names]
+        if len(mine) != len(names):
+            raise Missing(f"{len(names)} vms have {len(mine)} supervisors that we can see")
+        return [sum(map(private_kib, (pid, *descendants(pid)))) for pid in mine]
 
     def close(self) -> None:
         for vm in self._vms:
             vm.remove()
         self._vms = []
-
-
-def _median_mib(supervisors: set[int]) -> float:
-    return statistics.median(_vm_kib(supervisor) for supervisor in supervisors) / 1024
-
-
-def _vm_kib(supervisor: int) -> int:
-    inside = children(supervisor)
-    if len(inside) != 1:
-        raise Missing(f"an idle vm has {len(inside)} processes besides its supervisor")
-    return sum(map(private_kib, (supervisor, *inside)))
 
 
 def launcher_pid() -> int:
@@ -74,6 +72,14 @@ def launcher_pid() -> int:
 def children(pid: int) -> set[int]:
     """Processes whose parent is `pid`."""
     return {child for child, parent in parents().items() if parent == pid}
+
+
+def descendants(pid: int) -> set[int]:
+    """Its children, their children, and so on."""
+    known, found = parents(), {pid}
+    while more := {child for child, parent in known.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
 
 
 def parents() -> dict[int, int]:

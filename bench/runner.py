@@ -5,6 +5,7 @@ its own timing, because what it prepares for one sample is not what it measures.
 """
 
 import random
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,12 +109,12 @@ def measure(
         for number in range(-WARM_UPS, samples):
             on_round(max(number, 0), samples)
             for case in random.Random(number).sample(repeated, len(repeated)):
-                taken = case.sample()
-                if number >= 0:
-                    _keep(found, taken)
+                _take(case, found, keep=number >= 0)
+        for case in repeated:  # what they hold would be in the way of the others
+            case.close()
         for case in ready:
             if case.is_sampled_once:
-                _keep(found, case.sample())
+                _take(case, found, keep=True)
     finally:
         for case in cases:
             case.close()
@@ -133,15 +134,26 @@ def _is_ready(case: Case, found: dict[str, Measured]) -> bool:
         case.open()
     except Missing as error:
         for row in case.rows:
-            found[row.name].missing = str(error)
+            found[row.name].missing = _without_paths(str(error))
         return False
     return True
 
 
-def _keep(found: dict[str, Measured], taken: Mapping[str, float]) -> None:
-    for name, value in taken.items():
+def _take(case: Case, found: dict[str, Measured], *, keep: bool) -> None:
+    try:
+        taken = case.sample()
+    except Missing as error:
+        for row in case.rows:
+            found[row.name].missing = _without_paths(str(error))
+        return
+    for name, value in taken.items() if keep else ():
         scale = 1e3 if found[name].row.unit == "ms" else 1.0
         found[name].values.append(value * scale)
+
+
+def _without_paths(text: str) -> str:
+    """Reports are shown to others: where things lie on this machine is not their business."""
+    return re.sub(r"(/[\w.@+-]+){2,}", "...", text)
 
 
 def _relate(found: dict[str, Measured]) -> None:

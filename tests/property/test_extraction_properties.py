@@ -46,18 +46,14 @@ def test_what_is_written_comes_back(written, data):
         text = "".join(f"{prefix}{line}\n" for line in text.split("\n"))
     found = blocks(text)
     assert [block.code for block in found] == ["".join(f"{line}\n" for line in block[0]) for block in written]
-    assert [block.metadata for block in found] == [
-        {"info": block[3]} if block[3] else None for block in written
-    ]
+    assert [block.metadata for block in found] == [{"info": block[3]} if block[3] else None for block in written]
 
 
 @given(_FENCED)
 def test_line_ends_do_not_matter(text):
     """A text has the same code with any of the three line ends."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    unix, windows, mac = (
-        [block.code for block in blocks(line_end.join(lines))] for line_end in ("\n", "\r\n", "\r")
-    )
+    unix, windows, mac = ([block.code for block in blocks(line_end.join(lines))] for line_end in ("\n", "\r\n", "\r"))
     assert unix == windows == mac
 
 

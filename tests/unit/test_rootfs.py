@@ -133,9 +133,7 @@ def test_nothing_of_the_host_s_secrets(host, target):
     assert CANARY not in words(target)
     built = tree(target)
     assert not {*CLOSED, *STRAY_LINKS, "etc/java-17-openjdk/security", "etc/alternatives/pipe"} & built.keys()
-    assert (
-        not {"etc/shadow", "etc/gshadow", "etc/machine-id", "etc/sudoers", "etc/fstab", "sys"} & built.keys()
-    )
+    assert not {"etc/shadow", "etc/gshadow", "etc/machine-id", "etc/sudoers", "etc/fstab", "sys"} & built.keys()
 
 
 def test_what_programs_need_is_there(host, target):
@@ -368,9 +366,7 @@ def test_links_of_this_host_lead_into_etc_or_usr(target):
     rootfs.build(target)
     for path, status in tree(target).items():
         if stat.S_ISLNK(status.st_mode):
-            landing = os.path.normpath(
-                os.path.join("/", os.path.dirname(path), os.readlink(Path(target, path)))
-            )
+            landing = os.path.normpath(os.path.join("/", os.path.dirname(path), os.readlink(Path(target, path))))
             assert landing.split("/")[1] in ("etc", "usr", "run", "proc", "bin", "sbin", "lib", "lib64"), path
 
 

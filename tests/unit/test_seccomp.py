@@ -73,9 +73,7 @@ def interpret(program: bytes, number: int, args: tuple[int, ...] = (), arch: int
             case 0x06:
                 return constant, count
             case _:
-                raise AssertionError(
-                    f"an instruction the kernel's cache of verdicts does not know: {opcode:#x}"
-                )
+                raise AssertionError(f"an instruction the kernel's cache of verdicts does not know: {opcode:#x}")
 
 
 def verdict(machine: str, number: int, *args: int) -> int:
@@ -245,9 +243,7 @@ def test_no_wider_than_docker(machine):
         pytest.skip("$REWINDBOX_TEST_DATA has no risk-seccomp/moby_seccomp__default.json")
     allowed = docker_allows(json.loads(path.read_text()), machine)
     wider = {
-        name
-        for name, number in numbers(machine).items()
-        if name not in allowed and verdict(machine, number) == ALLOW
+        name for name, number in numbers(machine).items() if name not in allowed and verdict(machine, number) == ALLOW
     }
     assert wider - set(ALLOWED_THOUGH_DOCKER_REFUSES) == set()
 

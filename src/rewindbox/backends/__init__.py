@@ -16,12 +16,15 @@ def ahead(name: str, folder: str) -> None:
         import_module(_AHEAD[name]).ahead(folder)
 
 
-def load(name: str, folder: str) -> Backend:
-    """The backend called `name`, keeping its vms in `folder`. Raises ConfigError: no such backend."""
+def load(name: str, folder: str, *, spare: bool = True) -> Backend:
+    """The backend called `name`, keeping its vms in `folder`. Raises ConfigError: no such backend.
+
+    `spare`: keep the makings of one more vm ready, so that a new one is there at once.
+    """
     try:
         module, _, attribute = _TABLE[name].partition(":")
     except KeyError:
         known = ", ".join(sorted(_TABLE))
         raise ConfigError(f"no backend named {name!r}", remedy=f"choose one of {known}") from None
-    backend: Backend = getattr(import_module(module), attribute)(folder)
+    backend: Backend = getattr(import_module(module), attribute)(folder, spare=spare)
     return backend

@@ -37,11 +37,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def supported_machine() -> bool:
-    """Whether the tables know this machine's system calls."""
-    return platform.machine() in _PIVOT_ROOT
-
-
 def _check(result: int, what: str) -> int:
     if result < 0:
         number = ctypes.get_errno()

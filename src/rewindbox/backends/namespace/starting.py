@@ -11,6 +11,7 @@ from rewindbox.errors import HostUnsupported
 
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from rewindbox.backends.namespace import launcher; launcher.main()"
 
+MACHINES = ("x86_64", "aarch64")
 _IDS_MIN = 1000
 """Fewer are those of accounts, or there is only root's."""
 
@@ -30,7 +31,12 @@ def take(folder: str, *, spare: bool) -> Launcher:
 
 
 def start(folder: str, *, spare: bool) -> Launcher:
-    """Start a launcher, without waiting for it. Raises HostUnsupported: the folder cannot be made."""
+    """Start a launcher, without waiting for it. Raises HostUnsupported: this machine, or the folder, is no good."""
+    if os.uname().machine not in MACHINES:
+        raise HostUnsupported(
+            f"the system calls of a machine of type {os.uname().machine} are not in our tables",
+            remedy=f"use one of type {' or '.join(MACHINES)}",
+        )
     _make_folder(folder)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)

@@ -1,0 +1,386 @@
+"""Every backend goes back: to any point, exactly, as often as one likes."""
+# ruff: noqa: E501  programs that are run inside stand here as they are
+
+import json
+import os
+import shutil
+
+import anyio
+import pytest
+
+from conftest import FULL, eventually, out, run
+from rewindbox.errors import RollbackFailed, SnapshotFailed, VmDamaged
+
+pytestmark = pytest.mark.anyio
+
+DESCRIBE = r"""
+import hashlib, json, os, stat, sys
+first, tree, waiting = {}, {}, [sys.argv[1] if len(sys.argv) > 1 else "/home/agent"]
+while waiting:
+    path = waiting.pop()
+    status = os.lstat(path)
+    kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+    entry = [kind, mode, status.st_mtime_ns]
+    for name in sorted(os.listxattr(path, follow_symlinks=False)) if os.access(path, os.R_OK, follow_symlinks=False) else []:
+        entry.append([name, os.getxattr(path, name, follow_symlinks=False).hex()])
+    if kind == stat.S_IFREG:
+        entry += [status.st_size, first.setdefault(status.st_ino, path), status.st_blocks * 512 < status.st_size]
+        if os.access(path, os.R_OK):
+            with open(path, "rb") as file:
+                entry.append(hashlib.file_digest(file, "sha1").hexdigest())
+    elif kind == stat.S_IFLNK:
+        entry.append(os.readlink(path))
+    elif kind == stat.S_IFDIR and os.access(path, os.R_OK | os.X_OK):
+        names = sorted(os.listdir(path))
+        entry.append(names)
+        waiting += [os.path.join(path, name) for name in reversed(names)]
+    tree[path] = entry
+print(json.dumps(tree, sort_keys=True))
+"""
+"""Everything about the files below home that going back must bring back."""
+
+SPECIMENS = r"""
+import os, socket, stat
+os.makedirs("dir/inner/deep"); os.makedirs("empty")
+for name, text in (("file", "content"), ("dir/inner/deep/leaf", "leaf"), ("nothing", "")):
+    with open(name, "w") as f: f.write(text)
+with open("script", "w") as f: f.write("#!/bin/sh\n")
+os.chmod("script", 0o4711)
+os.symlink("file", "link"); os.symlink("/nowhere/\udcff", "dangling"); os.symlink("dir", "dirlink")
+os.link("file", "hard"); os.link("file", "dir/harder")
+with open("sparse", "wb") as f:
+    f.seek(50 << 20); f.write(b"end")
+with open("holes", "wb") as f:
+    f.write(b"a" * 4096); f.truncate(10 << 20); f.seek(5 << 20); f.write(b"b" * 4096)
+os.mkfifo("pipe", 0o640)
+socket.socket(socket.AF_UNIX).bind("socket")
+open("n" * 255, "w").close(); open(b"\xff\xfe\n\x01", "w").close(); os.mkdir("ü" * 127)
+os.setxattr("file", "user.mark", b"\0\xff"); os.setxattr("dir", "user.mark", b"d")
+os.setxattr("dir", "user.overlay.opaque", b"y")
+os.mkdir("closed"); open("closed/in", "w").write("in"); open("shut", "w").write("shut")
+os.chmod("closed/in", 0); os.chmod("closed", 0); os.chmod("shut", 0)
+os.mkdir("sticky"); os.chmod("sticky", 0o3777)
+for path in ("file", "link", "dir", "pipe", "script"):
+    os.utime(path, ns=(1_000_000_000_123_456_789, 1_100_000_000_987_654_321), follow_symlinks=False)
+"""
+
+DAMAGE = r"""
+set -e
+rm -f file link hard nothing sparse pipe
+echo other > file; rm -rf dir; mkdir dir; echo new > dir/new
+mkdir link; echo x > empty_no_more; rmdir empty; echo was-a-folder > empty
+chmod 700 closed; chmod 600 closed/in shut; echo more >> shut; echo more >> closed/in
+echo x >> script; setfattr -n user.mark -v other dir 2>/dev/null || true
+rm -- n*; mv sticky moved; touch -d '2001-01-01' holes
+"""
+
+FILLERS = {
+    "small": "",
+    "many": "mkdir -p many; cd many; for i in $(seq 700); do echo $i > $i; done",
+    "big": "head -c 20000000 /dev/urandom > big",
+}
+"""What else is there: how a backend keeps a point may depend on how much there is."""
+
+
+async def describe(vm):
+    """The vm's home, as code sees it."""
+    return json.loads(await out(vm, DESCRIBE, "python"))
+
+
+@pytest.fixture(params=FILLERS)
+def filler(request):
+    """Code that makes a vm small or large."""
+    return FILLERS[request.param]
+
+
+async def test_everything_comes_back(vm, filler):
+    """Content, kind, mode, time, attributes, links, holes, odd names and closed folders are as they were."""
+    await out(vm, SPECIMENS, "python")
+    await out(vm, filler)
+    before = await describe(vm)
+    taken = await vm.take_point()
+    assert await describe(vm) == before
+    await out(vm, DAMAGE)
+    assert await describe(vm) != before
+    await vm.take_point()
+    await vm.go_to(taken.state)
+    assert await describe(vm) == before
+    assert await out(vm, "chmod 700 closed; chmod 600 closed/in shut; cat closed/in shut") == "inshut"
+
+
+async def test_going_back_again(vm, filler):
+    """A point is the same however often one goes back to it, and whatever is done in between."""
+    await out(vm, filler)
+    await out(vm, SPECIMENS, "python")
+    taken = await vm.take_point()
+    before = await describe(vm)
+    for _ in range(3):
+        await out(vm, DAMAGE)
+        await vm.go_to(taken.state)
+        assert await describe(vm) == before
+    await vm.go_to(taken.state)
+    assert await describe(vm) == before
+    assert (await vm.take_point()).written_bytes == 0
+
+
+async def test_specimens_survive_many_points(vm, filler):
+    """Points taken one after the other, and a part of them gone back to, each keep what they saw."""
+    states, seen = [], []
+    await out(vm, SPECIMENS, "python")
+    for number in range(8):
+        await out(vm, f"echo {number} > counter; rm -rf part; mkdir -p part/{number}; touch part/{number}/f; " + filler)
+        states.append((await vm.take_point()).state)
+        seen.append(await describe(vm))
+    for number in (0, 7, 3, 3, 6, 1):
+        await vm.go_to(states[number])
+        assert await describe(vm) == seen[number]
+
+
+async def test_branches(vm, filler):
+    """From A to B, back to A, on to C, over to B: each is whole, and none has anything of the other."""
+    await out(vm, filler)
+    await out(vm, "mkdir d; echo a > d/f; echo a > a")
+    a = (await vm.take_point()).state
+    await out(vm, "echo b > d/f; echo b > b; rm a")
+    b = (await vm.take_point()).state
+    await vm.go_to(a)
+    await out(vm, "rm -r d; mkdir d; echo c > d/g; " + filler)
+    c = (await vm.take_point()).state
+    for state, expected in ((b, "d/f=b\nb=b\n"), (c, "d/g=c\na=a\n"), (a, "d/f=a\na=a\n"), (b, "d/f=b\nb=b\n")):
+        await vm.go_to(state)
+        assert await out(vm, "for f in d/* [a-c]; do [ -f $f ] && echo $f=$(cat $f); done; true") == expected
+
+
+async def test_replaced_kinds(vm, filler):
+    """A name that was a folder, then a file, then a folder again has nothing of its former lives."""
+    await out(vm, filler)
+    await out(vm, "mkdir -p x/y; echo 1 > x/y/one")
+    first = (await vm.take_point()).state
+    await out(vm, "rm -rf x; echo file > x")
+    second = (await vm.take_point()).state
+    await out(vm, "rm x; mkdir x; echo 3 > x/three")
+    third = (await vm.take_point()).state
+    await out(vm, "rm -rf x; ln -s /etc x")
+    await vm.take_point()
+    for state, expected in ((third, "x\nx/three"), (first, "x\nx/y\nx/y/one"), (second, "x"), (third, "x\nx/three")):
+        await vm.go_to(state)
+        assert await out(vm, "find x | sort") == expected + "\n"
+
+
+async def test_the_whole_root_goes_back(vm):
+    """Not only home: /etc, /tmp and the root itself are the vm's files."""
+    taken = await vm.take_point()
+    listing = await out(vm, "ls -A / /etc /tmp /var")
+    await out(vm, "echo x > /etc/new; rm /etc/passwd; rm -rf /var/*; echo x > /tmp/x; mkdir /top; rm -rf /home/agent")
+    await vm.take_point()
+    await vm.go_to(taken.state)
+    assert await out(vm, "ls -A / /etc /tmp /var; id -un") == listing + "agent\n"
+
+
+async def test_a_point_of_nothing_new(vm, filler):
+    """A point of an unchanged vm is the same state and writes nothing."""
+    await out(vm, filler)
+    first = await vm.take_point()
+    again = await vm.take_point()
+    await out(vm, "ls -R . > /dev/null; cat /etc/passwd > /dev/null")
+    third = await vm.take_point()
+    assert (again.written_bytes, third.written_bytes) == (0, 0)
+    assert again.state == first.state
+
+
+async def test_small_changes_of_one_size(vm):
+    """Contents of one length that follow each other at once are told apart."""
+    states = []
+    for number in range(30):
+        await vm.write("f", str(number % 10).encode())
+        states.append((await vm.take_point()).state)
+    for number in (0, 29, 7, 15, 3):
+        await vm.go_to(states[number])
+        assert await vm.read("f", 100) == str(number % 10).encode()
+
+
+async def test_going_back_ends_everything(vm):
+    """Shared memory and /run are empty after going back, and files written there are not brought back."""
+    await out(vm, "echo x > f")
+    taken = await vm.take_point()
+    await vm.go_to(taken.state)
+    assert await out(vm, "ls -A /dev/shm; cat f") == "x\n"
+
+
+async def test_folders_are_renamed_while_small(vm):
+    """In a vm with few files a folder of an earlier execution can be renamed, also after going back."""
+    await out(vm, "mkdir -p a/b; echo x > a/b/c")
+    taken = await vm.take_point()
+    rename = "import os; os.rename('a', 'z'); os.rename('z/b', 'y'); print(open('y/c').read(), end='')"
+    assert await out(vm, rename, "python") == "x\n"
+    await vm.take_point()
+    await vm.go_to(taken.state)
+    assert await out(vm, rename, "python") == "x\n"
+
+
+async def test_folders_are_moved_when_large(vm):
+    """In any vm `mv` moves a folder of an earlier execution."""
+    await out(vm, FILLERS["many"] + "; mkdir -p ../a/b; echo x > ../a/b/c")
+    await vm.take_point()
+    assert await out(vm, "mv a z; mv many more; cat z/b/c; ls more | wc -l") == "x\n700\n"
+
+
+async def test_points_are_cheap_whatever_there_is(vm):
+    """With a gigabyte in the vm (200 MB where time is short) a point writes at most a few megabytes."""
+    size = 1_000_000_000 if FULL else 200_000_000
+    await out(vm, f"head -c {size} /dev/urandom > big; md5sum big > sum")
+    written = [(await vm.take_point()).written_bytes]
+    for number in range(5):
+        await out(vm, f"echo {number} > small")
+        taken = await vm.take_point()
+        written.append(taken.written_bytes)
+    await out(vm, "rm big; echo x > small")
+    written.append((await vm.take_point()).written_bytes)
+    await vm.go_to(taken.state)
+    assert await out(vm, "cat small; md5sum -c sum") == "4\nbig: OK\n"
+    assert max(written) < 4 << 20
+
+
+async def test_a_running_program_is_no_part_of_a_point(vm):
+    """While a job runs no point is taken and none is gone to; the job is not disturbed."""
+    taken = await vm.take_point()
+    started, outcomes = anyio.Event(), []
+
+    async def start():
+        outcomes.append(await run(vm, "echo x; until [ -e go ]; do :; done", on_output=lambda *_: started.set()))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(start)
+        await started.wait()
+        with pytest.raises(SnapshotFailed):
+            await vm.take_point()
+        with pytest.raises(RollbackFailed):
+            await vm.go_to(taken.state)
+        await vm.write("go", b"")
+    assert outcomes[0].exit_code == 0
+
+
+async def test_a_new_life(backend, vm, filler):
+    """A vm that was stopped starts again with its files, on the live state that it had."""
+    await out(vm, SPECIMENS, "python")
+    await out(vm, filler)
+    taken = await vm.take_point()
+    before = await describe(vm)
+    await vm.stop()
+    again = await backend.create(vm.id, vm.live, taken.state)
+    assert await describe(again) == before
+    await out(again, DAMAGE)
+    await again.take_point()
+    await again.go_to(taken.state)
+    assert await describe(again) == before
+
+
+async def test_a_new_life_after_a_change(backend, vm, filler):
+    """What was written after the last point is there in the next life, and can be undone."""
+    await out(vm, "echo 1 > f; " + filler)
+    taken = await vm.take_point()
+    await out(vm, "echo 2 > f")
+    await vm.stop()
+    again = await backend.create(vm.id, vm.live)
+    assert await out(again, "cat f") == "2\n"
+    later = await again.take_point()
+    await again.go_to(taken.state)
+    assert await out(again, "cat f") == "1\n"
+    await again.go_to(later.state)
+    assert await out(again, "cat f") == "2\n"
+
+
+async def test_many_lives(backend, vm):
+    """Points of every life can be gone back to in every later one."""
+    states = []
+    for number in range(6):
+        await out(vm, f"echo {number} > f; mkdir -p d{number}; " + FILLERS["many"])
+        states.append((await vm.take_point()).state)
+        await vm.stop()
+        vm = await backend.create(vm.id, vm.live, states[-1])
+    for number in (2, 5, 0, 3):
+        await vm.go_to(states[number])
+        assert await out(vm, "cat f; ls -d d* | wc -l") == f"{number}\n{number + 1}\n"
+
+
+@pytest.mark.parametrize("damage", ["gone", "file", "link"])
+async def test_a_damaged_vm(backend, vm, vms_folder, tmp_path, damage):
+    """Where files of a vm's folder are gone or of another kind it does not start, and nothing is changed."""
+    await out(vm, "echo x > f; " + FILLERS["many"])
+    taken = await vm.take_point()
+    await out(vm, "echo y > f")
+    await vm.stop()
+    folder = vms_folder / vm.id
+    before = sorted(os.listdir(folder))
+    named = [name for name in before if json.dumps(name) in json.dumps(vm.live)]
+    assert named
+    for name in named:
+        kept = tmp_path / name
+        shutil.move(folder / name, kept)
+        if damage == "file":
+            (folder / name).touch()
+        elif damage == "link":
+            (folder / name).symlink_to(kept)
+        damaged = sorted(os.listdir(folder))
+        with pytest.raises(VmDamaged, match=vm.id):
+            await backend.create(vm.id, vm.live, taken.state)
+        assert sorted(os.listdir(folder)) == damaged
+        if damage != "gone":
+            (folder / name).unlink()
+        shutil.move(kept, folder / name)
+    again = await backend.create(vm.id, vm.live, taken.state)
+    assert await out(again, "cat f") == "y\n"
+
+
+async def test_a_state_that_is_gone(backend, vm, vms_folder, tmp_path, filler):
+    """Going to a state whose files are gone fails; the vm is as it was, and goes on."""
+    await out(vm, "echo 1 > f; " + filler)
+    kept = (await vm.take_point()).state
+    await out(vm, "echo 2 > f; rm -rf many big; mkdir many; cd many; touch {1..500}")
+    lost = (await vm.take_point()).state
+    await out(vm, "echo 3 > f")
+    for name in [
+        n
+        for n in os.listdir(vms_folder / vm.id)
+        if json.dumps(n) in json.dumps(lost) and json.dumps(n) not in json.dumps(vm.live)
+    ]:
+        shutil.move(vms_folder / vm.id / name, tmp_path / name)
+        with pytest.raises((RollbackFailed, VmDamaged)):
+            await vm.go_to(lost)
+        assert await out(vm, "cat f; touch new") == "3\n"
+        shutil.move(tmp_path / name, vms_folder / vm.id / name)
+    for state, number in ((lost, 2), (kept, 1)):
+        await vm.go_to(state)
+        assert await out(vm, "cat f") == f"{number}\n"
+
+
+async def test_sweep(vm, vms_folder):
+    """What no kept state needs is deleted; what one needs can be gone to."""
+    states = []
+    for number in range(6):
+        await out(vm, f"echo {number} > f; " + FILLERS["many" if number % 2 else "small"])
+        states.append((await vm.take_point()).state)
+    kept = [states[1], states[4]]
+    before = set(os.listdir(vms_folder / vm.id))
+    vm.sweep(kept)
+    needed = {
+        name for name in before if any(json.dumps(name) in json.dumps(state) for state in [*kept, states[5], vm.live])
+    }
+    listed = {name for name in before if any(json.dumps(name) in json.dumps(state) for state in states)}
+    assert listed - needed
+    await eventually(lambda: not (listed - needed) & set(os.listdir(vms_folder / vm.id)), "the rest is deleted")
+    assert needed <= set(os.listdir(vms_folder / vm.id))
+    for state, number in ((kept[0], 1), (kept[1], 4)):
+        await vm.go_to(state)
+        assert await out(vm, "cat f") == f"{number}\n"
+
+
+async def test_destroy(backend, vm, vms_folder):
+    """A destroyed vm leaves nothing, whatever code has made; twice is once."""
+    await out(vm, SPECIMENS + "\nfor n in range(300): os.mkdir('d' * 200); os.chdir('d' * 200)", "python")
+    await vm.take_point()
+    await out(vm, "chmod -R 000 . || true")
+    await vm.stop()
+    await backend.destroy(vm.id)
+    await backend.destroy(vm.id)
+    assert vm.id not in os.listdir(vms_folder)

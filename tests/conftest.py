@@ -1,0 +1,211 @@
+"""What all tests share: real vms in folders of their own, bounded waiting, and the host's view of a vm.
+
+Nothing here is a stand-in: a vm takes milliseconds. `REWINDBOX_SOAK=1` multiplies what is random, and
+`REWINDBOX_FULL=1` takes the sizes of the documentation; what else the developer has set does not count.
+"""
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from rewindbox import backends, languages
+from rewindbox.backends.base import Job, Outcome
+from rewindbox.backends.namespace import trees
+from rewindbox.engine import AsyncRewindbox
+from rewindbox.limits import Limits
+
+SOAK = bool(os.environ.get("REWINDBOX_SOAK"))
+FULL = bool(os.environ.get("REWINDBOX_FULL"))
+PATIENCE_S = 60.0
+"""How long a condition may take on a machine that is busy; no test is about time."""
+
+_numbers = itertools.count()
+
+
+def scaled(usual: int) -> int:
+    """How many random examples to try."""
+    return usual * 10 if SOAK else usual
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition of the outside world, and fail with its name."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for: {what}"
+        time.sleep(0.002)
+
+
+async def eventually(condition: Callable[[], object], what: str) -> None:
+    """As `until`, while the event loop goes on."""
+    deadline = anyio.current_time() + PATIENCE_S
+    while not condition():
+        assert anyio.current_time() < deadline, f"waited {PATIENCE_S:.0f} s for: {what}"
+        await anyio.sleep(0.002)
+
+
+def job(code: str, language: str = "bash", *, environment=None, stdin=b"", working_dir=None, **limits) -> Job:
+    """A job with an id of its own; keywords that are left over are limits."""
+    return Job(
+        id=f"ex_{next(_numbers)}",
+        language=languages.find(language),
+        code=code,
+        limits=Limits(**{"wall_s": PATIENCE_S, **limits}),
+        environment=environment or {},
+        stdin=stdin,
+        working_dir=working_dir,
+    )
+
+
+async def run(vm, code: str, language: str = "bash", on_output=None, **more) -> Outcome:
+    """Run one piece of code in a backend's vm."""
+    return await vm.execute(job(code, language, **more), on_output)
+
+
+async def out(vm, code: str, language: str = "bash", **more) -> str:
+    """What a piece of code that must succeed writes."""
+    outcome = await run(vm, code, language, **more)
+    assert (outcome.ended, outcome.exit_code) == ("exit", 0), (outcome, outcome.stderr.decode(errors="replace"))
+    return outcome.stdout.decode()
+
+
+def needs(made, language: str) -> None:
+    """Skip where the host has no toolchain; fail where it is expected to have all of them."""
+    if made.programs()[language] is None:
+        text = f"no {languages.find(language).program} where a vm could find it"
+        pytest.fail(text) if os.environ.get("CI") else pytest.skip(text)
+
+
+def data(name: str) -> Path:
+    """A file of real test data, or a skip that names it."""
+    root = os.environ.get("REWINDBOX_TEST_DATA")
+    path = Path(root or "") / name
+    if not root or not path.exists():
+        pytest.skip(f"{name} not found: set REWINDBOX_TEST_DATA to the folder that has it")
+    return path
+
+
+def namespace_of(pid: int | str) -> str | None:
+    """The pid namespace of a process, as the host sees it; None: it is gone or not ours to see."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
+
+
+def members(namespace: str) -> list[int]:
+    """The host's pids of everything in a pid namespace, its pid 1 included."""
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and namespace_of(pid) == namespace]
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """/proc/PID/status as the host sees it; empty when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            pairs = (line.partition(":") for line in file)
+            return {name: value.strip() for name, _, value in pairs}
+    except OSError:
+        return {}
+
+
+def survivors(namespace: str) -> list[int]:
+    """What lives in a vm besides the pid 1 that holds it together."""
+    found = [(pid, status_of(pid).get("NSpid", "1").split()[-1]) for pid in members(namespace)]
+    return [pid for pid, inner in found if inner != "1"]
+
+
+async def namespace(vm) -> str:
+    """The pid namespace of a vm, asked of the host about a process that only this vm can have."""
+    mark = f"31{next(_numbers):05d}.{os.getpid()}"
+    found: list[str] = []
+
+    def look() -> bool:
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[:2] == [b"sleep", mark.encode()] and (inode := namespace_of(pid)):
+                found.append(inode)
+                return True
+        return False
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, vm, f"exec sleep {mark}")
+        await eventually(look, "the host sees the vm's process")
+        await vm.cancel()
+    return found[0]
+
+
+def remove(folder: Path) -> None:
+    """Whatever code in a vm has made of its files."""
+    trees.delete(str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither environment nor configuration file of whoever runs the tests reaches what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("REWINDBOX_") and name not in ("REWINDBOX_TEST_DATA", "REWINDBOX_DEBUG"):
+                patch.delenv(name)
+        for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio, as the library does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", params=sorted(backends._TABLE))
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """Every backend in the table."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def vms_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a backend keeps the files of its vms; its name is too long for a socket's address."""
+    place = tmp_path_factory.mktemp("backend")
+    yield place / ("a-long-name-" * 10) / "vms"
+    remove(place)
+
+
+@pytest.fixture(scope="module")
+async def backend(backend_name: str, anyio_backend: str, vms_folder: Path):
+    """A backend with a folder of its own."""
+    made = backends.load(backend_name, str(vms_folder))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def vm(backend):
+    """A new vm, gone with all its files after the test."""
+    made = await backend.create(f"vm_{next(_numbers)}")
+    yield made
+    await backend.destroy(made.id)
+
+
+@pytest.fixture
+def store(backend_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a box keeps everything, on the chosen backend."""
+    monkeypatch.setenv("REWINDBOX_BACKEND", backend_name)
+    yield tmp_path / "store"
+    remove(tmp_path / "store")
+
+
+@pytest.fixture
+async def box(store: Path):
+    """A box with a store of its own."""
+    async with AsyncRewindbox(store) as opened:
+        yield opened
