@@ -5,6 +5,7 @@ and never waits for what the code promises (the supervisor's own wait decides th
 """
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -143,14 +144,15 @@ class NamespaceVm:
         try:
             await _offload(len(data), _write_all, descriptor, data)
         except OSError as error:
-            raise BadRequest(f"{path!r} in vm {self.id}: {error.strerror}") from error
+            raise BadRequest(f"{path!r} in vm {self.id}: {error.strerror}", remedy=_remedy(error.errno)) from error
 
     async def _open(self, path: str, *, write: bool, mode: int) -> int:
         request = {"op": "open", "path": orders.checked_path(path), "write": write, "mode": mode}
         try:
             _, descriptors = await self._ask(request)
         except link.Failed as failure:
-            raise BadRequest(f"{path!r} in vm {self.id}: {_reason(failure)}") from failure
+            remedy = _disk_remedy(failure)
+            raise BadRequest(f"{path!r} in vm {self.id}: {_reason(failure)}", remedy=remedy) from failure
         return descriptors[0]
 
     async def list(self, path: str) -> Sequence[FileInfo]:
@@ -192,13 +194,17 @@ def _not_run(failure: link.Failed) -> Exception:
 
 def _reason(failure: link.Failed) -> str:
     number = failure.answer.get("errno")
-    if number == 18:  # EXDEV: it is on one of the mounts
+    if number == errno.EXDEV:  # it is on one of the mounts
         return "it is not one of the vm's own files (/usr, /proc, /dev and /run are not)"
     return os.strerror(number) if isinstance(number, int) else str(failure)
 
 
 def _disk_remedy(failure: link.Failed) -> str | None:
-    return "free some space on the disk of the store" if failure.answer.get("errno") in (28, 122) else None
+    return _remedy(failure.answer.get("errno"))
+
+
+def _remedy(number: int | None) -> str | None:
+    return "free some space on the disk of the store" if number in (errno.ENOSPC, errno.EDQUOT) else None
 
 
 async def _offload(size: int, function: Any, *arguments: Any) -> Any:
