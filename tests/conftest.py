@@ -7,6 +7,7 @@ Nothing here is a stand-in: a vm takes milliseconds. `REWINDBOX_SOAK=1` multipli
 import itertools
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ from rewindbox.backends.base import Job, Outcome
 from rewindbox.backends.namespace import trees
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.limits import Limits
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Whoever started us in the background had Ctrl-C ignored, and every program that a test starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 SOAK = bool(os.environ.get("REWINDBOX_SOAK"))
 FULL = bool(os.environ.get("REWINDBOX_FULL"))

@@ -290,6 +290,25 @@ async def test_a_new_life_after_a_change(backend, vm, filler):
     assert await out(again, "cat f") == "2\n"
 
 
+async def test_a_write_after_a_job_is_in_the_point(vm, filler):
+    """A point is of the files as they are when it is taken, not as the last job left them."""
+    await out(vm, "echo 1 > f; " + filler)
+    await vm.write("f", b"2\n")
+    taken = await vm.take_point()
+    await out(vm, "echo 3 > f")
+    await vm.go_to(taken.state)
+    assert await out(vm, "cat f") == "2\n"
+
+
+async def test_jobs_without_points(backend, vm):
+    """Files of several jobs are there in the next life, though no point was taken in between."""
+    await out(vm, FILLERS["many"])
+    await out(vm, "rm -rf many; echo x > f")
+    await vm.stop()
+    again = await backend.create(vm.id, vm.live)
+    assert await out(again, "ls") == "f\n"
+
+
 async def test_many_lives(backend, vm):
     """Points of every life can be gone back to in every later one."""
     states = []

@@ -70,7 +70,8 @@ def imagine(tree, step):  # noqa: PLR0911, PLR0912  a case for each kind of step
             return None
         old = here[2] if here and kind == "append" else ""
         text = str(rest[0]) * (1 + rest[0] * 300)
-        tree[path] = ["file", here[1] if here else 0o644, old + text]
+        mode = here[1] & 0o777 if here else 0o644  # writing takes set-uid away
+        tree[path] = ["file", mode, old + text]
         return [kind, path, text]
     if kind in ("mkdir", "symlink"):
         if here is not None:
