@@ -4,13 +4,12 @@ Async throughout; `door.py` is the same without `await`.
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from rewindbox import config, policy
+from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import InvalidArgument, UnknownVm
 from rewindbox.execution import Execution
@@ -77,7 +76,7 @@ class AsyncRewindbox:
             self._open.store.close()
             self._open = None
         if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            backends.delete(self._temporary)
             self._temporary = None
 
     async def vm(

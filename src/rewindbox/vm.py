@@ -10,7 +10,7 @@ import anyio
 
 from rewindbox import languages, policy
 from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken
-from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmNotAvailable
+from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmDamaged, VmNotAvailable
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
@@ -190,6 +190,22 @@ class AsyncVm:
         assert self._running is not None and self._tip is not None
         return self._running, self._tip
 
+    async def _start_anyhow(self) -> tuple[BackendVm, Point]:
+        """As `_start`; on no files at all where its own are damaged: it is about to get those of a point."""
+        try:
+            return await self._start()
+        except VmDamaged:
+            record = self._open.registry.find(self.id)
+            if record.tip is None:
+                raise
+            self._claim = claim(self._open.folder, record)
+            with anyio.CancelScope(shield=True):
+                async with self._stopped_on_failure():
+                    self._running = await self._open.backend.create(self.id)
+                    self._tip = await self._recover(self._running, self._open.timeline.get_point(record.tip))
+            assert self._running is not None and self._tip is not None
+            return self._running, self._tip
+
     async def _recover(self, vm: BackendVm, tip: Point | None) -> Point:
         """The first point of a new vm. Of one whose process died in an execution: end that, and undo it."""
         if tip is None:
@@ -240,7 +256,7 @@ class AsyncVm:
         ref = str(to.before) if isinstance(to, Execution) else to if isinstance(to, str) else to.id
         async with self._queue:
             target = self._open.timeline.resolve(self.id, ref)
-            vm, tip = await self._start()
+            vm, tip = await self._start_anyhow()
             with anyio.CancelScope(shield=True):
                 assert target.state is not None
                 await vm.go_to(target.state)

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rewindbox.errors import (
     UnknownVm,
     UnsupportedLanguage,
     ValidationFailed,
+    VmDamaged,
     VmNotAvailable,
 )
 from rewindbox.limits import Limits
@@ -537,3 +539,29 @@ async def test_limits_of_a_box(store):
         assert (await vm.execute("bash", "echo 0123456789abc")).ended == "output"
         assert (await vm.execute("bash", "echo 0123456789abc", limits=Limits())).success
         assert (await vm.execute("bash", "sleep 1000", timeout_seconds=0.2)).error == "Execution timeout after 200ms"
+
+
+async def test_a_damaged_vm_goes_back_to_a_point(box):
+    """Where a vm's own files are gone, it says so and changes nothing; a kept point brings it back."""
+    vm = await box.vm("one")
+    first = await vm.execute("bash", "echo one > f")
+    await vm.execute("bash", "echo two > f")
+    await vm.stop()
+    folder = Path(box.settings.folder) / "vms" / vm.id
+    shutil.rmtree(folder / vm.record.live["upper"])
+    with pytest.raises(VmDamaged, match="roll it back") as caught:
+        await vm.execute("bash", "cat f")
+    assert caught.value.exit_code == 2
+    await vm.rollback(first.after)
+    assert (await vm.execute("bash", "cat f")).stdout == "one\n"
+    assert (await vm.history()).total == 3
+
+
+async def test_writes_alone_do_not_pile_up(box):
+    """The points between two writes go; the last one stays."""
+    vm = await box.vm("one")
+    for number in range(60):
+        await vm.write("f", str(number))
+    kept = list((Path(box.settings.folder) / "vms" / vm.id).glob("c*"))
+    assert len(kept) <= 45
+    assert await vm.read("f") == b"59"

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from rewindbox.backends.base import Backend
+from rewindbox.backends.namespace import trees
 from rewindbox.errors import ConfigError
 
 _TABLE = {"namespace": "rewindbox.backends.namespace.backend:NamespaceBackend"}
@@ -28,3 +29,8 @@ def load(name: str, folder: str, *, spare: bool = True) -> Backend:
         raise ConfigError(f"no backend named {name!r}", remedy=f"choose one of {known}") from None
     backend: Backend = getattr(import_module(module), attribute)(folder, spare=spare)
     return backend
+
+
+def delete(folder: str) -> None:
+    """Delete a folder in which code has written, whatever it made of it. Missing: nothing happens."""
+    trees.delete(folder)

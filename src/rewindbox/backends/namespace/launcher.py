@@ -69,13 +69,14 @@ def _drop_privileges() -> None:
 
 
 def _bound_ourselves() -> None:
-    """Limits that no execution changes, inherited by all: no core files, little locked memory, no queues."""
+    """Limits that no execution changes, inherited by all: no core files, little locked memory, few queues."""
     import resource  # noqa: PLC0415  not needed anywhere else here
 
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 64 << 10),
         (resource.RLIMIT_RTPRIO, 0),
+        (resource.RLIMIT_MSGQUEUE, 800 << 10),
     ):
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

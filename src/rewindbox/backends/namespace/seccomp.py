@@ -154,7 +154,9 @@ Where: a verdict, another name of `_STEPS`, or "next". Only the low 32 bits are 
 arguments are ints to the kernel: a filter that compares 64 bits is passed by setting a high one."""
 
 _ALL = 0xFFFFFFFF
-_CLONE_NEW = 0x7E020000  # mount, cgroup, uts, ipc, user, pid, net; the time namespace cannot be made by clone
+# Namespaces: mount, cgroup, uts, ipc, user, pid, net; that of time cannot be made by clone. And CLONE_PARENT,
+# whose child would be the supervisor's own.
+_CLONE_REFUSED = 0x7E020000 | 0x8000
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _RAW, _PACKET, _TYPE = 3, 10, 0xF  # SOCK_PACKET turns an INET socket into one that sees whole frames
 _IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
@@ -168,7 +170,7 @@ _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
-    "clone": ((0, _CLONE_NEW, (0,), "allow", "refuse"),),
+    "clone": ((0, _CLONE_REFUSED, (0,), "allow", "refuse"),),
     # Families with their own history of holes are out; so are raw sockets. EPERM, as for other refusals.
     "socket": (
         (0, _ALL, (_UNIX,), "allow", "next"),

@@ -74,7 +74,9 @@ class NamespaceVm:
         finally:
             os.close(code)
             os.close(stdin)
-        self._taken = Taken(**answer["taken"]) if "taken" in answer else None
+        if "taken" in answer:
+            self._taken = Taken(**answer["taken"])
+            self.live = self._taken.live
         return orders.outcome(job, answer, output)
 
     async def _over(
