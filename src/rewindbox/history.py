@@ -55,13 +55,14 @@ class History:
         started_at: datetime,
         before: str | None = None,
         block: int | None = None,
+        execution_id: str | None = None,
     ) -> Start:
-        """Note that an execution begins. Leave the transaction before the code runs.
+        """Note that an execution begins; `execution_id` None makes an id. Leave the transaction before the code runs.
 
         Raises InvalidArgument: `started_at` without a timezone, or code that is no Unicode text.
         """
         row: dict[str, Value] = {
-            "id": new_id("ex"),
+            "id": execution_id or new_id("ex"),
             "vm_id": vm_id,
             "agent_id": agent_id,
             "language": language,

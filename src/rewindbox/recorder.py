@@ -22,21 +22,28 @@ class Recorder:
         """How many points are no longer kept because of it."""
         self._open, self._vm_id, self._job, self._agent_id = open_, vm_id, job, agent_id
         self._config = open_.settings.history
-        self._started_at = datetime.now(UTC)
+        self._started_at, self._block = datetime.now(UTC), block
         self.id = new_id("ex")
+        self.begun = False
+        """Its start is written down: its end will be, too."""
+
+    def begin(self) -> None:
+        """Write down that it begins; called when everything is ready for the code and nothing of it has run."""
+        self._started_at = datetime.now(UTC)
         if self._config.enabled:
-            with open_.store.transaction() as tx:
-                start = open_.history.begin(
+            with self._open.store.transaction() as tx:
+                self._open.history.begin(
                     tx,
-                    vm_id=vm_id,
-                    agent_id=agent_id,
-                    language=job.language.name,
-                    code=job.code,
+                    execution_id=self.id,
+                    vm_id=self._vm_id,
+                    agent_id=self._agent_id,
+                    language=self._job.language.name,
+                    code=self._job.code,
                     started_at=self._started_at,
-                    before=before.id,
-                    block=block,
+                    before=self.before.id,
+                    block=self._block,
                 )
-            self.id, self._started_at = start.id, start.started_at
+        self.begun = True
 
     def write(
         self,

@@ -120,19 +120,23 @@ class AsyncVm:
     async def _carry_out(self, vm: BackendVm, job: Job, recorder: "Recorder", on_output: OnOutput | None) -> Outcome:
         """Run the job; whatever happens to it, its execution ends in history too."""
         try:
-            return await vm.execute(job, on_output, recorder.forget_old)
-        except VmNotAvailable as error:
-            recorder.write(no_outcome(str(error)), taken=None)
-            await self.stop()
-            raise
-        except (BadRequest, ExecutionFailed) as error:
-            recorder.write(no_outcome(str(error)), taken=None)
-            raise
-        except BaseException:  # cancelled, or `on_output` failed
+            return await vm.execute(job, on_output, on_ready=recorder.begin, on_begun=recorder.forget_old)
+        except BaseException as error:
             with anyio.CancelScope(shield=True):
-                outcome = vm.interrupted or no_outcome("interrupted before it ran")
-                await self._conclude(vm, recorder, outcome, undo=False)
+                await self._end_badly(vm, recorder, error)
             raise
+
+    async def _end_badly(self, vm: BackendVm, recorder: "Recorder", error: BaseException) -> None:
+        """The vm died, it could not be started, it was cancelled, or `on_output` failed."""
+        if isinstance(error, VmNotAvailable):
+            await self.stop()
+        if not recorder.begun:
+            return
+        if isinstance(error, (VmNotAvailable, BadRequest, ExecutionFailed)):
+            recorder.write(no_outcome(str(error)), taken=None)
+        else:
+            outcome = vm.interrupted or no_outcome("interrupted before it ran")
+            await self._conclude(vm, recorder, outcome, undo=False)
 
     async def _conclude(self, vm: BackendVm, recorder: "Recorder", outcome: Outcome, undo: bool) -> Execution:
         """Take the point, undo a failure if asked, and write all of it down at once."""

@@ -390,3 +390,29 @@ async def test_jobs_with_one_id_after_the_other(vm):
     assert (await vm.execute(first)).stdout == b"one\n"
     assert (await vm.execute(first)).stdout == b"one\n"
     assert await out(vm, "ls /run /dev/shm") != ""
+
+
+async def test_nothing_runs_before_it_may(vm):
+    """The first instruction waits for `on_ready`; `on_begun` comes after that."""
+    order = []
+
+    def ready():
+        order.append("ready")
+
+    await vm.execute(job("echo ran > ran"), on_ready=ready, on_begun=lambda: order.append("begun"))
+    assert order == ["ready", "begun"]
+    assert await out(vm, "cat ran") == "ran\n"
+
+
+async def test_a_job_that_may_not_run_does_not(vm):
+    """What `on_ready` raises goes on to the caller; nothing ran, nothing is left, and the vm goes on."""
+
+    def refuse():
+        raise KeyError("no")
+
+    inside = await namespace(vm)
+    for _ in range(5):
+        with pytest.raises(KeyError):
+            await vm.execute(job("echo ran > ran; sleep 1000"), on_ready=refuse)
+        assert await out(vm, "ls") == ""
+    assert survivors(inside) == []

@@ -82,11 +82,17 @@ class BackendVm(Protocol):
     """How the job ended whose `execute` was cancelled."""
 
     async def execute(
-        self, job: Job, on_output: OnOutput | None = None, on_begun: Callable[[], None] | None = None
+        self,
+        job: Job,
+        on_output: OnOutput | None = None,
+        *,
+        on_ready: Callable[[], None] | None = None,
+        on_begun: Callable[[], None] | None = None,
     ) -> Outcome:
         """Run one job to its end. Nothing that it started is alive on return.
 
-        `on_begun` is called once the job is on its way: for work that nobody needs to wait for.
+        `on_ready` is called before the first instruction of the code, which waits for it; what it raises goes on,
+        and nothing runs. `on_begun` is called after that: for work that nobody needs to wait for.
 
         Cancelling kills it first, puts its outcome into `interrupted`, then re-raises.
 

@@ -45,15 +45,23 @@ class Spawner:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def start(self, order: dict[str, Any], streams: list[int]) -> None:
-        """Start this job; the streams (its standard input, output and error) are closed when it has them."""
+    def start(self, order: dict[str, Any], streams: list[int]) -> bool:
+        """Start this job, up to the gate; False: its limits could not be set, so it must not go on.
+
+        The streams (its standard input, output and error) are closed when it has them.
+        """
         environment = [f"{name}={value}" for name, value in order["environment"].items()]
         self._spawn = kernel.prepared_spawn(
             order["program"], order["command"], environment, order["folder"], streams, GATE_INSIDE
         )
         self._streams = streams
         self._ordered.release()
-        self._open_gate(order["limits"])
+        return self._bound_at_gate(order["limits"])
+
+    def let_go(self) -> None:
+        """Open the gate."""
+        deadline = time.monotonic() + _HELD_S
+        _let_through(lambda: self._is_over or time.monotonic() > deadline)
 
     def close(self) -> None:
         """The job is over."""
@@ -88,8 +96,8 @@ class Spawner:
         kernel.no_new_privileges()
         seccomp.install(platform.machine())
 
-    def _open_gate(self, limits: dict[str, float]) -> None:
-        """Wait for the child at the gate, set its limits, let it go."""
+    def _bound_at_gate(self, limits: dict[str, float]) -> bool:
+        """Wait for the child and set its limits."""
         deadline = time.monotonic() + _HELD_S
         children = f"{PROC}/self/task/{self._thread.native_id}/children"
         while not self._is_over and time.monotonic() < deadline:
@@ -97,9 +105,9 @@ class Spawner:
                 pids = file.read(64).split()
             if pids:
                 _bound(int(pids[0]), limits)
-                break
+                return True
             time.sleep(0.00002)
-        _let_through(lambda: self._is_over or time.monotonic() > deadline)
+        return False
 
 
 def _bound(pid: int, limits: dict[str, float]) -> None:

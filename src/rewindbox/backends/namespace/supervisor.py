@@ -29,6 +29,8 @@ HOME = "/home/agent"
 _INSIDE = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
 _OWN_FILES = _INSIDE | kernel.RESOLVE_NO_XDEV
 _LIST_MAX = 100_000
+_WORD_S = 30.0
+"""A holder waits 5 s for its database at most."""
 _IDLE_MS = 2.0
 """So long after a job its point has been taken, too: then there is time to get ready for the next."""
 
@@ -115,6 +117,7 @@ class Supervisor:
             error = failure
             for stream in streams:
                 os.close(stream)
+            _told_to_go(answer)  # a socket that is closed with an unread word on it loses its last answer
             _answer(answer, lambda: _refuse(error))
             return
         finally:
@@ -122,8 +125,12 @@ class Supervisor:
         self._job_answer = answer
         spawner = self._ready_spawner()
         self._spawner = None
+        may_go = spawner.start(request, streams) and _told_to_go(answer)
         self.job = Job(self.machine, self.disk, request["limits"], spawner)
-        spawner.start(request, streams)
+        if may_go:
+            spawner.let_go()
+        else:
+            self.job.why = "cancel"  # it ends at the gate
 
     def _ready_spawner(self) -> Spawner:
         if self._spawner is None:
@@ -168,12 +175,13 @@ class Supervisor:
         return reply
 
     def _end_job(self, result: Callable[[], Reply]) -> None:
-        """Nothing of the job is left when its answer goes out: no process, no code, no shared memory."""
+        """No process of the job is left when its answer goes out; its code and shared memory go before all else."""
         assert self._job_answer is not None
         try:
-            _answer(self._job_answer, result, then=_clear_memory)
+            _answer(self._job_answer, result)
         except StillAlive:
             os._exit(1)
+        _clear_memory()
 
     def _cancel(self, request: Request, _: list[int]) -> Reply:
         if self.job is not None and self.job.why is None:
@@ -245,6 +253,17 @@ class Supervisor:
             os.close(folder)
 
 
+def _told_to_go(answer: socket.socket) -> bool:
+    """Wait for the holder, who writes down that the job begins; not for ever, and not for one that is gone."""
+    answer.settimeout(_WORD_S)
+    try:
+        return answer.recv(16) == b"go"
+    except OSError:
+        return False
+    finally:
+        answer.settimeout(None)
+
+
 def _entry(folder: int, name: str) -> list[Any]:
     status = os.lstat(name, dir_fd=folder)
     kind = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
@@ -291,7 +310,7 @@ def _refuse(error: Exception) -> Reply:
     raise error
 
 
-def _answer(link: socket.socket, result: Callable[[], Reply], then: Callable[[], None] | None = None) -> None:
+def _answer(link: socket.socket, result: Callable[[], Reply]) -> None:
     """Send what `result` returns, or why it failed; a descriptor in it goes along and is closed here."""
     descriptors: list[int] = []
     try:
@@ -308,8 +327,6 @@ def _answer(link: socket.socket, result: Callable[[], Reply], then: Callable[[],
         reply = {"error": "os", "text": str(error), "errno": error.errno}
     except (ValueError, RecursionError, MemoryError) as error:  # a tree that no bound foresaw: the vm lives on
         reply = {"error": "internal", "text": repr(error)}
-    if then is not None:
-        then()
     try:
         body = json.dumps(reply).encode()
         if len(body) > MESSAGE_BYTES:

@@ -52,7 +52,12 @@ class NamespaceVm:
             raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from error
 
     async def execute(
-        self, job: Job, on_output: OnOutput | None = None, on_begun: Callable[[], None] | None = None
+        self,
+        job: Job,
+        on_output: OnOutput | None = None,
+        *,
+        on_ready: Callable[[], None] | None = None,
+        on_begun: Callable[[], None] | None = None,
     ) -> Outcome:
         """See `BackendVm.execute`."""
         request = orders.order(job)
@@ -63,6 +68,7 @@ class NamespaceVm:
             with Output(job.limits.output_bytes, on_output, self._flooded) as output:
                 answering = link.begin(self._control, request, [code, stdin, *output.writers])
                 output.close_writers()
+                await self._let_go(answering, on_ready)
                 answer = await self._over(answering, output, on_begun)
         except link.LinkBroken as broken:
             raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from broken
@@ -78,6 +84,19 @@ class NamespaceVm:
             self._taken = Taken(**answer["taken"])
             self.live = self._taken.live
         return orders.outcome(job, answer, output)
+
+    async def _let_go(self, answering: socket.socket, on_ready: Callable[[], None] | None) -> None:
+        """The job is being made ready meanwhile, and starts at our word; at another word it ends unrun."""
+        try:
+            if on_ready is not None:
+                on_ready()
+        except BaseException:
+            with anyio.CancelScope(shield=True), contextlib.suppress(OSError, link.LinkBroken, link.Failed):
+                answering.send(b"no")
+                await link.answer(answering)
+            raise
+        with contextlib.suppress(OSError):  # it was refused: the answer says why
+            answering.send(b"go")
 
     async def _over(
         self, answering: socket.socket, output: Output, on_begun: Callable[[], None] | None
