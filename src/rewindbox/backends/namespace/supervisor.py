@@ -87,7 +87,7 @@ class Supervisor:
         if self.job is None:
             return _IDLE_MS if self._spawner is None else None
         if self.job.why is None:
-            pause_s = self.job.look()
+            pause_s = self.job.look_when_due()
             if self.job.why is None:
                 return pause_s * 1000 + 0.5
         self.job.kill()
