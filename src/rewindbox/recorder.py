@@ -9,21 +9,21 @@ from rewindbox.errors import HistoryError
 from rewindbox.execution import EXIT_KILLED, Execution
 from rewindbox.history import Start
 from rewindbox.opened import Opened
-from rewindbox.store import Transaction, new_id
+from rewindbox.store import Transaction
 from rewindbox.timeline import Point
 
 
 class Recorder:
     """Writes one execution down: its start before it runs, its end with everything that belongs to it."""
 
+    _started_at: datetime
+
     def __init__(self, open_: Opened, vm_id: str, job: Job, agent_id: str, before: Point, block: int | None) -> None:
         self.before = before
         self.dropped = 0
         """How many points are no longer kept because of it."""
         self._open, self._vm_id, self._job, self._agent_id = open_, vm_id, job, agent_id
-        self._config = open_.settings.history
-        self._started_at, self._block = datetime.now(UTC), block
-        self.id = new_id("ex")
+        self._config, self._block = open_.settings.history, block
         self.begun = False
         """Its start is written down: its end will be, too."""
 
@@ -34,7 +34,7 @@ class Recorder:
             with self._open.store.transaction() as tx:
                 self._open.history.begin(
                     tx,
-                    execution_id=self.id,
+                    execution_id=self._job.id,
                     vm_id=self._vm_id,
                     agent_id=self._agent_id,
                     language=self._job.language.name,
@@ -68,12 +68,12 @@ class Recorder:
             return execution, tip
 
     def _point(self, tx: Transaction, taken: Taken) -> Point:
-        execution_id = self.id if self._config.enabled else None
+        execution_id = self._job.id if self._config.enabled else None
         return write_point(self._open, tx, self._vm_id, taken, self.before.id, execution_id)
 
     def _execution(self, outcome: Outcome, after: Point | None, rolled_back: bool) -> Execution:
         return Execution(
-            id=self.id,
+            id=self._job.id,
             vm_id=self._vm_id,
             agent_id=self._agent_id,
             language=self._job.language.name,
@@ -106,7 +106,7 @@ class Recorder:
                 vm_id=self._vm_id,
                 point_id=str(point_id),
                 kind=kind,
-                execution_id=self.id if self._config.enabled else None,
+                execution_id=self._job.id if self._config.enabled else None,
                 agent_id=self._agent_id,
             )
 

@@ -16,6 +16,7 @@ from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
 from rewindbox.recorder import Recorder, lost, no_outcome, write_point
 from rewindbox.registry import VmRecord
+from rewindbox.store import new_id
 from rewindbox.timeline import Point, Rollback, Snapshot
 
 
@@ -94,7 +95,7 @@ class AsyncVm:
         policy.check(language, code, self._settings)
         chosen = languages.find(language)
         job = Job(
-            id="",  # history gives it
+            id=new_id("ex"),
             language=chosen,
             code=code,
             limits=self._limits(chosen, limits, timeout_seconds),
@@ -106,7 +107,7 @@ class AsyncVm:
         async with self._queue:
             vm, before = await self._start()
             recorder = Recorder(self._open, self.id, job, agent_id or self._settings.agent_id, before, block)
-            outcome = await self._carry_out(vm, replace(job, id=recorder.id), recorder, on_output)
+            outcome = await self._carry_out(vm, job, recorder, on_output)
             with anyio.CancelScope(shield=True):  # it has run: that is written down, whoever still wants to know
                 execution = await self._conclude(vm, recorder, outcome, undo)
             return execution
@@ -117,7 +118,7 @@ class AsyncVm:
             given = replace(self._settings.limits, wall_s=wall_s)
         return given if timeout_s is None else replace(given, wall_s=timeout_s)
 
-    async def _carry_out(self, vm: BackendVm, job: Job, recorder: "Recorder", on_output: OnOutput | None) -> Outcome:
+    async def _carry_out(self, vm: BackendVm, job: Job, recorder: Recorder, on_output: OnOutput | None) -> Outcome:
         """Run the job; whatever happens to it, its execution ends in history too."""
         try:
             return await vm.execute(job, on_output, on_ready=recorder.begin, on_begun=recorder.forget_old)
@@ -126,7 +127,7 @@ class AsyncVm:
                 await self._end_badly(vm, recorder, error)
             raise
 
-    async def _end_badly(self, vm: BackendVm, recorder: "Recorder", error: BaseException) -> None:
+    async def _end_badly(self, vm: BackendVm, recorder: Recorder, error: BaseException) -> None:
         """The vm died, it could not be started, it was cancelled, or `on_output` failed."""
         if isinstance(error, VmNotAvailable):
             await self.stop()
@@ -138,7 +139,7 @@ class AsyncVm:
             outcome = vm.interrupted or no_outcome("interrupted before it ran")
             await self._conclude(vm, recorder, outcome, undo=False)
 
-    async def _conclude(self, vm: BackendVm, recorder: "Recorder", outcome: Outcome, undo: bool) -> Execution:
+    async def _conclude(self, vm: BackendVm, recorder: Recorder, outcome: Outcome, undo: bool) -> Execution:
         """Take the point, undo a failure if asked, and write all of it down at once."""
         try:
             taken = await vm.take_point()
@@ -184,15 +185,8 @@ class AsyncVm:
         if self._running is not None and self._tip is not None:
             return self._running, self._tip
         record = self._open.registry.find(self.id)
-        self._claim = claim(self._open.folder, record)
-        with anyio.CancelScope(shield=True):
-            async with self._stopped_on_failure():
-                tip = self._open.timeline.get_point(record.tip) if record.tip else None
-                self._running = await self._open.backend.create(self.id, record.live, tip.state if tip else None)
-                self._tip = await self._recover(self._running, tip)
-                self._running.sweep(self._open.timeline.kept_states(self.id))  # what a crash left behind
-        assert self._running is not None and self._tip is not None
-        return self._running, self._tip
+        tip = self._open.timeline.get_point(record.tip) if record.tip else None
+        return await self._start_on(record, record.live, tip)
 
     async def _start_anyhow(self) -> tuple[BackendVm, Point]:
         """As `_start`; on no files at all where its own are damaged: it is about to get those of a point."""
@@ -202,13 +196,21 @@ class AsyncVm:
             record = self._open.registry.find(self.id)
             if record.tip is None:
                 raise
-            self._claim = claim(self._open.folder, record)
-            with anyio.CancelScope(shield=True):
-                async with self._stopped_on_failure():
-                    self._running = await self._open.backend.create(self.id)
-                    self._tip = await self._recover(self._running, self._open.timeline.get_point(record.tip))
-            assert self._running is not None and self._tip is not None
-            return self._running, self._tip
+            return await self._start_on(record, None, self._open.timeline.get_point(record.tip))
+
+    async def _start_on(
+        self, record: VmRecord, live: dict[str, Any] | None, tip: Point | None
+    ) -> tuple[BackendVm, Point]:
+        """Start on the files of `live`, which are those of `tip`; None: on none."""
+        self._claim = claim(self._open.folder, record)
+        with anyio.CancelScope(shield=True):
+            async with self._stopped_on_failure():
+                self._running = await self._open.backend.create(self.id, live, tip.state if live and tip else None)
+                self._tip = await self._recover(self._running, tip)
+                if live:
+                    self._running.sweep(self._open.timeline.kept_states(self.id))  # what a crash left behind
+        assert self._running is not None and self._tip is not None
+        return self._running, self._tip
 
     async def _recover(self, vm: BackendVm, tip: Point | None) -> Point:
         """The first point of a new vm. Of one whose process died in an execution: end that, and undo it."""

@@ -4,9 +4,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Sequence
-from typing import Any
 
-import anyio
 import anyio.to_thread
 
 from rewindbox.backends.base import State
@@ -48,7 +46,7 @@ class NamespaceBackend:
         request = {"vm": vm_id, "live": live, "point": point}
         try:
             with theirs:
-                answer, _ = await _ask_launcher(self._link, request, theirs)
+                answer, _ = await link.ask(self._link, request, [theirs.fileno()])
         except link.Failed as failure:
             ours.close()
             raise _not_started(vm_id, failure) from failure
@@ -86,18 +84,6 @@ class NamespaceBackend:
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)
-
-
-async def _ask_launcher(
-    launcher: socket.socket, request: dict[str, Any], theirs: socket.socket
-) -> tuple[dict[str, Any], list[int]]:
-    """The launcher answers on the second socket; the first becomes the supervisor's."""
-    ours, answering = link.pair()
-    with ours:
-        with answering:
-            link.send(launcher, request, [theirs.fileno(), answering.fileno()])
-        await anyio.wait_readable(ours)
-        return link.receive(ours)
 
 
 def _not_started(vm_id: str, failure: link.Failed) -> Exception:

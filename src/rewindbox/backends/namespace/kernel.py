@@ -7,6 +7,7 @@ library only: this runs in the supervisor, which is started without site-package
 import ctypes
 import os
 import platform
+import resource
 import struct
 from collections.abc import Callable, Sequence
 
@@ -156,6 +157,13 @@ def keep_capability_over_exec(capability: int) -> None:
     data[:] = struct.pack("6I", *sets)
     _check(_libc.capset(header, buffer), "capset")
     _check(_libc.prctl(_PR_CAP_AMBIENT, 2, capability, 0, 0), "prctl ambient")
+
+
+def set_limit(pid: int, kind: int, value: int) -> None:
+    """Set a resource limit of a process (0: our own), soft and hard, to `value` or what is allowed at most."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.prlimit(pid, kind, (value, value))
 
 
 def prepared_spawn(

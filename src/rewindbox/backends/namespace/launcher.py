@@ -7,6 +7,7 @@ by root, it takes the unprivileged uid that owns the store. From there on root a
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -70,17 +71,13 @@ def _drop_privileges() -> None:
 
 def _bound_ourselves() -> None:
     """Limits that no execution changes, inherited by all: no core files, little locked memory, few queues."""
-    import resource  # noqa: PLC0415  not needed anywhere else here
-
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 64 << 10),
         (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_MSGQUEUE, 800 << 10),
     ):
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        kernel.set_limit(0, kind, value)
 
 
 def _skeleton() -> str:

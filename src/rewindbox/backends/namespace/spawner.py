@@ -117,9 +117,7 @@ def _bound(pid: int, limits: dict[str, float]) -> None:
         (resource.RLIMIT_NOFILE, int(limits["open_files"])),
         (resource.RLIMIT_NPROC, int(limits["processes"]) + OWN_THREADS),
     ):
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.prlimit(pid, kind, (value, value))
+        kernel.set_limit(pid, kind, value)
 
 
 def _let_through(is_over: Any) -> None:

@@ -354,7 +354,7 @@ def serve(orders: socket.socket, skeleton: str | StepFailed) -> None:
     """Be the supervisor of one vm; never returns. `skeleton`: its folder, or why there can be no vm.
 
     The machine is made at once. Whose it is comes later on `orders`, as one request with two descriptors: the
-    holder's socket and that for the answer. Nothing comes: nobody needed it.
+    socket for the answer and the holder's. Nothing comes: nobody needed it.
     """
     kernel.set_timer_slack(1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # we wait for our children; the launcher does not
@@ -366,7 +366,7 @@ def serve(orders: socket.socket, skeleton: str | StepFailed) -> None:
     message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
     orders.close()
     if len(descriptors) == 2:
-        link, answer = (socket.socket(fileno=number) for number in descriptors)
+        answer, link = (socket.socket(fileno=number) for number in descriptors)
         _take_over(made, link, answer, json.loads(message))
     os._exit(0)
 
