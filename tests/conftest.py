@@ -4,6 +4,7 @@ Nothing here is a stand-in: a vm takes milliseconds. `REWINDBOX_SOAK=1` multipli
 `REWINDBOX_FULL=1` takes the sizes of the documentation; what else the developer has set does not count.
 """
 
+import gc
 import itertools
 import os
 import shutil
@@ -164,6 +165,13 @@ def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> It
         for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name)))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """What a module of tests forgets to close is found at its end, not when the whole run is over."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -126,8 +126,12 @@ class Rewindbox:
             on_decision=on_decision,
             on_output=on_output,
         )
-        while (execution := self.call(_next, executions)) is not None:
-            yield execution
+        try:
+            while (execution := self.call(_next, executions)) is not None:
+                yield execution
+        finally:
+            if self._portal is not None:  # left early: ended here and now, not when somebody collects garbage
+                self.call(executions.aclose)
 
     def execution(self, ref: str) -> Execution:
         """See `AsyncRewindbox.execution`."""

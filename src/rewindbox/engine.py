@@ -5,7 +5,7 @@ Async throughout; `door.py` is the same without `await`.
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -139,7 +139,7 @@ class AsyncRewindbox:
         limits: Limits | None = None,
         on_decision: OnDecision | None = None,
         on_output: OnOutput | None = None,
-    ) -> AsyncIterator[Execution]:
+    ) -> AsyncGenerator[Execution, None]:
         """Run the code blocks of a model's answer in one vm, in document order; each execution as it ends.
 
         Args:

@@ -47,12 +47,13 @@ class NamespaceBackend:
         try:
             with theirs:
                 answer, _ = await link.ask(self._link, request, [theirs.fileno()])
-        except link.Failed as failure:
+        except BaseException as error:
             ours.close()
-            raise _not_started(vm_id, failure) from failure
-        except link.LinkBroken as error:
-            ours.close()
-            raise hosts.launcher_died(self._launcher) from error
+            if isinstance(error, link.Failed):
+                raise _not_started(vm_id, error) from error
+            if isinstance(error, link.LinkBroken):
+                raise hosts.launcher_died(self._launcher) from error
+            raise
         vm = NamespaceVm(vm_id, ours, answer["live"], self._forget)
         self._vms[vm_id] = vm
         return vm

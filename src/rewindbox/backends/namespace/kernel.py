@@ -4,6 +4,7 @@ x86-64 and aarch64 by a table of numbers; a machine that is not in it is refused
 library only: this runs in the supervisor, which is started without site-packages.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -27,6 +28,7 @@ _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 _FSPICK_EMPTY_PATH, _FSCONFIG_SET_FLAG, _FSCONFIG_CMD_RECONFIGURE = 8, 0, 7
 _PR_SET_TIMERSLACK, _PR_SET_CHILD_SUBREAPER = 29, 36
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
+_OPEN_TRIES = 1000
 _LAST_CAPABILITY = 63  # prctl answers EINVAL for those that a kernel does not have
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -112,8 +114,15 @@ def make_readonly(root: int) -> None:
 
 
 def openat2(folder: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:
-    """open() that can be told where it may not lead (RESOLVE_*)."""
+    """open() that can be told where it may not lead (RESOLVE_*).
+
+    Any rename or mount on the host while the kernel walks a `..` makes it say EAGAIN: it could not be sure
+    (openat2(2)). Asked again it is, unless somebody renames without end.
+    """
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    for _ in range(_OPEN_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            return _syscall(f"open {path}", _OPENAT2, folder, os.fsencode(path), how, len(how))
     return _syscall(f"open {path}", _OPENAT2, folder, os.fsencode(path), how, len(how))
 
 

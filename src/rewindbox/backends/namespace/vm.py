@@ -65,8 +65,10 @@ class NamespaceVm:
         code = link.memory_file(job.code.encode("utf-8", "surrogateescape"))
         stdin = link.memory_file(job.stdin) if job.stdin else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with Output(job.limits.output_bytes, on_output, self._flooded) as output:
-                answering = link.begin(self._control, request, [code, stdin, *output.writers])
+            with (
+                Output(job.limits.output_bytes, on_output, self._flooded) as output,
+                link.begin(self._control, request, [code, stdin, *output.writers]) as answering,
+            ):
                 output.close_writers()
                 await self._let_go(answering, on_ready)
                 answer = await self._over(answering, output, on_begun)
@@ -103,17 +105,16 @@ class NamespaceVm:
     ) -> dict[str, Any]:
         """What the supervisor says when the job is over. Cancelled: end it first, then go on with that."""
         self._late = {}
-        with answering:
-            try:
-                if on_begun is not None:
-                    on_begun()
-                await output.read_until(answering)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self.cancel()
-                    self._late, _ = await link.answer(answering)
-                raise
-            return link.receive(answering)[0]
+        try:
+            if on_begun is not None:
+                on_begun()
+            await output.read_until(answering)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.cancel()
+                self._late, _ = await link.answer(answering)
+            raise
+        return link.receive(answering)[0]
 
     def _flooded(self) -> None:
         """More output than allowed: end the job. The answer to this request is nobody's concern."""
