@@ -8,29 +8,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rewindbox.door import Rewindbox, Vm
+    from rewindbox.door import Rewindbox, Session, Vm
     from rewindbox.engine import AsyncRewindbox
     from rewindbox.errors import RewindboxError
     from rewindbox.execution import Execution
+    from rewindbox.history import HistoryPage
     from rewindbox.limits import Limits
     from rewindbox.models import CodeBlock, HistoryConfig, VmExecutionConfig
+    from rewindbox.session import AsyncSession
     from rewindbox.timeline import Point, Rollback, Snapshot
-    from rewindbox.vm import AsyncVm, HistoryPage
+    from rewindbox.vm import AsyncVm
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncRewindbox": "engine",
+    "AsyncSession": "session",
     "AsyncVm": "vm",
     "CodeBlock": "models",
     "Execution": "execution",
     "HistoryConfig": "models",
-    "HistoryPage": "vm",
+    "HistoryPage": "history",
     "Limits": "limits",
     "Point": "timeline",
     "Rewindbox": "door",
     "RewindboxError": "errors",
     "Rollback": "timeline",
+    "Session": "door",
     "Snapshot": "timeline",
     "Vm": "door",
     "VmExecutionConfig": "models",
@@ -38,6 +42,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncRewindbox",
+    "AsyncSession",
     "AsyncVm",
     "CodeBlock",
     "Execution",
@@ -48,6 +53,7 @@ __all__ = [
     "Rewindbox",
     "RewindboxError",
     "Rollback",
+    "Session",
     "Snapshot",
     "Vm",
     "VmExecutionConfig",

@@ -63,13 +63,14 @@ def _check_facts(query: _Query) -> Iterator[str]:
     """Every row is what its entry says, and every entry has its row."""
     entries = {row[0]: row[1] for row in query("select kind, count(*) from log group by kind")}
     for fact in FACTS:
-        columns = ", ".join(f"t.{name}" for name in fact.columns)
+        names = (*fact.columns, *fact.later)
+        columns = ", ".join(f"t.{name}" for name in names)
         rows = 0
         for row in query(
             f"select t.seq, l.kind, l.body, {columns} from {fact.table} t left join log l on l.seq = t.seq"  # noqa: S608 (our names)
         ):
             rows += 1
-            body = dict(zip(fact.columns, tuple(row)[3:], strict=True))
+            body = fact.body(dict(zip(names, tuple(row)[3:], strict=True)))
             if (row["kind"], row["body"]) != (fact.kind, _encode_any(body)):
                 yield f"{fact.table}: row {row['seq']} is not what the log says"
         if rows != entries.get(fact.kind, 0):  # an added row that makes up for a missing one was named above
@@ -91,12 +92,12 @@ def _check_contents(query: _Query) -> Iterator[str]:
         if _digest(row["state"], str) != row["state_sha256"]:
             yield f"points: the state of {row['id']} was changed"
     for row in query(
-        "select o.start_seq, o.stdout, o.stderr, x.stdout_sha256, x.stderr_sha256,"
+        "select o.start_seq, o.stdout, o.stderr, o.displays, x.stdout_sha256, x.stderr_sha256, x.displays_sha256,"
         " o.vm_id = x.vm_id as same_vm"
         " from outputs o left join executions x on x.start_seq = o.start_seq"
     ):
-        kept = (_digest(row["stdout"], bytes), _digest(row["stderr"], bytes))
-        if not row["same_vm"] or kept != (row["stdout_sha256"], row["stderr_sha256"]):
+        kept = (_digest(row["stdout"], bytes), _digest(row["stderr"], bytes), _digest(row["displays"], str))
+        if not row["same_vm"] or kept != (row["stdout_sha256"], row["stderr_sha256"], row["displays_sha256"]):
             yield f"outputs: the output of execution {row['start_seq']} was changed"
 
 

@@ -17,11 +17,13 @@ from anyio.from_thread import start_blocking_portal
 from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.engine import AsyncRewindbox, OnDecision, OnFailure
 from rewindbox.execution import Execution
+from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision
 from rewindbox.registry import VmRecord
+from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
-from rewindbox.vm import AsyncVm, HistoryPage
+from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
     from rewindbox.models import VmExecutionConfig
@@ -112,6 +114,7 @@ class Rewindbox:
         threshold: float = 0.0,
         agent_id: str | None = None,
         limits: Limits | None = None,
+        session: str | bool = False,
         on_decision: OnDecision | None = None,
         on_output: OnOutput | None = None,
     ) -> Iterator[Execution]:
@@ -123,6 +126,7 @@ class Rewindbox:
             threshold=threshold,
             agent_id=agent_id,
             limits=limits,
+            session=session,
             on_decision=on_decision,
             on_output=on_output,
         )
@@ -199,6 +203,7 @@ class Vm:
         working_dir: str | None = None,
         on_output: OnOutput | None = None,
         rollback_on_failure: bool | None = None,
+        session: str | None = None,
     ) -> Execution:
         """See `AsyncVm.execute`. `on_output` is called in the engine's thread."""
         return self._call(
@@ -213,6 +218,7 @@ class Vm:
             working_dir=working_dir,
             on_output=on_output,
             rollback_on_failure=rollback_on_failure,
+            session=session,
         )
 
     def rollback(
@@ -228,6 +234,18 @@ class Vm:
     def rollback_to_last_success(self, *, snapshot_first: bool = True, agent_id: str | None = None) -> Rollback:
         """See `AsyncVm.rollback_to_last_success`."""
         return self._call(self.inner.rollback_to_last_success, snapshot_first=snapshot_first, agent_id=agent_id)
+
+    def session(self, language: str = "python", name: str = "main") -> "Session":
+        """See `AsyncVm.session`."""
+        return Session(self._call, self._call(self.inner.session, language, name))
+
+    def end_session(self, name: str) -> None:
+        """See `AsyncVm.end_session`."""
+        self._call(self.inner.end_session, name)
+
+    def live_points(self) -> frozenset[str]:
+        """See `AsyncVm.live_points`."""
+        return self._call(self.inner.live_points)
 
     def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """See `AsyncVm.snapshot`."""
@@ -264,6 +282,27 @@ class Vm:
     def remove(self) -> None:
         """See `AsyncVm.remove`."""
         self._call(self.inner.remove)
+
+
+class Session:
+    """A session of a vm; see `AsyncSession`."""
+
+    def __init__(self, call: Any, inner: AsyncSession) -> None:
+        self.language, self.name = inner.language, inner.name
+        self.inner = inner
+        self._call = call
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    def execute(self, code: str, **options: Any) -> Execution:
+        """See `AsyncSession.execute`."""
+        found: Execution = self._call(self.inner.execute, code, **options)
+        return found
+
+    def close(self) -> None:
+        """See `AsyncSession.close`."""
+        self._call(self.inner.close)
 
 
 def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:

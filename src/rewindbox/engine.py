@@ -9,15 +9,16 @@ from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from rewindbox import backends, config, policy
+from rewindbox import backends, config, languages, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import InvalidArgument, UnknownVm
 from rewindbox.execution import Execution
+from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened
 from rewindbox.policy import Decision
 from rewindbox.registry import VmRecord
-from rewindbox.vm import AsyncVm, HistoryPage
+from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
     from rewindbox.models import VmExecutionConfig
@@ -137,6 +138,7 @@ class AsyncRewindbox:
         threshold: float = 0.0,
         agent_id: str | None = None,
         limits: Limits | None = None,
+        session: str | bool = False,
         on_decision: OnDecision | None = None,
         on_output: OnOutput | None = None,
     ) -> AsyncGenerator[Execution, None]:
@@ -147,6 +149,7 @@ class AsyncRewindbox:
             on_failure: `stop`: no block after the first that fails. `continue`: all of them.
                 `rollback`: a failed block is undone (files as before it), then the next one runs.
             threshold: Least `execution_confidence` of a block that runs. 0: all, asking to run is the intent.
+            session: Run blocks in the session of this name (True: "main"), as far as their languages have one.
             on_decision: Called with the number (from 1) and decision of each block before it runs or is skipped.
 
         Raises:
@@ -156,6 +159,7 @@ class AsyncRewindbox:
         if on_failure not in ("stop", "continue", "rollback"):
             raise InvalidArgument(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")
         decisions = self.plan(text, threshold=threshold)
+        name = "main" if session is True else session or None
         target = vm if isinstance(vm, AsyncVm) else await self.vm(vm)
         for number, decision in enumerate(decisions, 1):
             if on_decision is not None:
@@ -169,6 +173,7 @@ class AsyncRewindbox:
                 limits=limits,
                 on_output=on_output,
                 rollback_on_failure=True if on_failure == "rollback" else None,
+                session=name if languages.find(decision.block.language).session else None,
                 block=number,
             )
             yield execution

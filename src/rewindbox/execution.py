@@ -12,6 +12,10 @@ time used up; 124. `output`, `memory`: over its limit; 137. `killed`: cancelled,
 process that held the vm died; 137.
 """
 
+Display = dict[str, Any]
+"""A MIME bundle as in Jupyter's messages: `kind` ("result" or "display"), `data` (type -> content; binary
+types in base64), `metadata`."""
+
 EXIT_TIMEOUT = 124
 EXIT_KILLED = 137
 
@@ -49,6 +53,10 @@ class Execution:
     """The point the vm was put back to because of it."""
     output_dropped: bool = False
     """History no longer keeps its output (`max_history_entries`)."""
+    session: str | None = None
+    """The session that ran it; None: a process of its own."""
+    displays: tuple[Display, ...] = field(default=(), repr=False)
+    """What it showed: the value of its last expression, figures, tables."""
 
     @property
     def success(self) -> bool:
@@ -64,6 +72,12 @@ class Execution:
     def stderr(self) -> str:
         """What it wrote to stderr, as text; bytes that are not UTF-8 are replaced."""
         return self.stderr_bytes.decode("utf-8", "replace")
+
+    @property
+    def result(self) -> str | None:
+        """The value of the last expression as text; None: there was none."""
+        found = [shown["data"].get("text/plain") for shown in self.displays if shown["kind"] == "result"]
+        return found[-1] if found else None
 
     @property
     def duration_ms(self) -> int:
@@ -99,6 +113,8 @@ class Execution:
             "before": self.before,
             "after": self.after,
             "rolled_back_to": self.rolled_back_to,
+            "session": self.session,
+            "displays": list(self.displays),
         }
 
 

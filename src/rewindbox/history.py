@@ -4,12 +4,13 @@
 clock put back cannot make the execution of this minute the oldest. Environment and stdin never come here.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rewindbox.chain import digest
+from rewindbox.chain import canonical, digest
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, UnknownExecution
 from rewindbox.execution import Execution
 from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
@@ -36,6 +37,16 @@ class Start:
     """Which block of its text it is, from 0; None when it came alone."""
     pid: int
     """The process that began it."""
+    session: str | None = None
+    """The session in which it runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryPage:
+    """Executions, newest first, and how many match in all."""
+
+    entries: list[Execution]
+    total: int
 
 
 class History:
@@ -55,6 +66,7 @@ class History:
         started_at: datetime,
         before: str | None = None,
         block: int | None = None,
+        session: str | None = None,
         execution_id: str | None = None,
     ) -> Start:
         """Note that an execution begins; `execution_id` None makes an id. Leave the transaction before the code runs.
@@ -71,6 +83,7 @@ class History:
             "before_point": before,
             "block_index": block,
             "pid": os.getpid(),
+            "session": session,
         }
         seq = tx.add(BEGUN, str(row["id"]), row, code=code)
         tx.execute("insert into running values (?, ?)", (seq, vm_id))
@@ -91,10 +104,12 @@ class History:
         _refuse_another(rows[0], execution)
         if not tx.execute("delete from running where start_seq = ?", (seq,)).rowcount:
             raise HistoryError(f"{execution.id} has ended before", remedy="finish an execution once")
-        tx.add(ENDED, execution.id, _end_row(seq, execution))
+        displays = canonical(execution.displays) if execution.displays else None
+        end = {**_end_row(seq, execution), "displays_sha256": None if displays is None else digest(displays)}
+        tx.add(ENDED, execution.id, end)
         tx.execute(
-            "insert into outputs values (?, ?, ?, ?)",
-            (seq, execution.vm_id, execution.stdout_bytes, execution.stderr_bytes),
+            "insert into outputs(start_seq, vm_id, stdout, stderr, displays) values (?, ?, ?, ?, ?)",
+            (seq, execution.vm_id, execution.stdout_bytes, execution.stderr_bytes, displays),
         )
 
     def unfinished(self, vm_id: str | None = None) -> list[Start]:
@@ -209,7 +224,7 @@ class History:
 
 
 _EXECUTIONS = """
-select s.id, s.code, x.*, o.start_seq is null as output_dropped, o.stdout, o.stderr
+select s.id, s.code, s.session, x.*, o.start_seq is null as output_dropped, o.stdout, o.stderr, o.displays
 from executions x join starts s on s.seq = x.start_seq left join outputs o on o.start_seq = x.start_seq"""
 
 _USES = """
@@ -266,6 +281,7 @@ def _refuse_another(start: Row, execution: Execution) -> None:
         "code_sha256": digest(execution.code),
         "started_us": to_us(execution.started_at),
         "before_point": execution.before,
+        "session": execution.session,
     }
     for name, value in told.items():
         if start[name] != value:
@@ -308,6 +324,7 @@ def _start(row: dict[str, Any]) -> Start:
         before=row["before_point"],
         block=row["block_index"],
         pid=row["pid"],
+        session=row["session"],
     )
 
 
@@ -332,4 +349,6 @@ def _execution(row: Row) -> Execution:
         after=row["after_point"],
         rolled_back_to=row["rolled_back_to"],
         output_dropped=bool(row["output_dropped"]),
+        session=row["session"],
+        displays=tuple(json.loads(row["displays"] or "[]")),
     )

@@ -5,6 +5,7 @@ compiler may write. Nothing here runs anything; a backend does.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rewindbox.errors import UnsupportedLanguage
 
@@ -23,6 +24,8 @@ class Language:
     run: tuple[str, ...]
     timeout_multiplier: float = 1.0
     """Times the wall clock of the limits, where the caller did not set one."""
+    session: Literal["live", "saved"] | None = None
+    """How its sessions keep their variables: in a process that stays, or in a file of the vm; None: it has none."""
     common_packages: tuple[str, ...] = ()
     restrictions: tuple[str, ...] = ()
     """Words that the original refuses to run. Kept as data: the vm is the barrier, not these."""
@@ -45,6 +48,7 @@ LANGUAGES: dict[str, Language] = {
             extension="py",
             program="python3",
             run=("python3", "{file}"),
+            session="live",
             common_packages=("numpy", "pandas", "requests"),
             restrictions=("__import__", "exec(", "eval("),
         ),
@@ -63,6 +67,7 @@ LANGUAGES: dict[str, Language] = {
             extension="sh",
             program="bash",
             run=("bash", "{file}"),
+            session="saved",
             timeout_multiplier=1.5,
             restrictions=("rm -rf", "format", "mkfs"),
         ),

@@ -42,6 +42,7 @@ class Recorder:
                     started_at=self._started_at,
                     before=self.before.id,
                     block=self._block,
+                    session=self._job.session,
                 )
         self.begun = True
 
@@ -91,6 +92,8 @@ class Recorder:
             before=self.before.id,
             after=after.id if after else None,
             rolled_back_to=self.before.id if rolled_back else None,
+            session=self._job.session,
+            displays=outcome.displays,
         )
 
     def _list_snapshots(self, tx: Transaction, execution: Execution) -> None:
@@ -188,4 +191,5 @@ def lost(start: Start, before: Point) -> Execution:
         before=start.before,
         after=None,
         rolled_back_to=before.id,
+        session=start.session,
     )

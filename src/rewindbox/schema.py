@@ -3,20 +3,32 @@
 docs/store.md shows them with their meaning. A released table is never edited: a later step changes it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A kind of log entry that has a table. `columns` are its body; other columns are not in the chain."""
+    """A kind of log entry that has a table. `columns` are its body; other columns are not in the chain.
+
+    `later` ones came with a later version: they are in the body where they are not null, so that old entries
+    stay what they were.
+    """
 
     kind: str
     table: str
     columns: tuple[str, ...]
+    later: tuple[str, ...] = ()
+
+    def body(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What the log says of a row."""
+        told = {name: values[name] for name in self.columns}
+        return {**told, **{name: values[name] for name in self.later if values.get(name) is not None}}
 
 
-def _fact(kind: str, table: str, columns: str) -> Fact:
-    return Fact(kind, table, tuple(columns.split()))
+def _fact(kind: str, table: str, columns: str, later: str = "") -> Fact:
+    return Fact(kind, table, tuple(columns.split()), tuple(later.split()))
 
 
 VM_CREATED = _fact("vm_created", "vms", "id name vm_type backend agent_id created_us")
@@ -24,12 +36,14 @@ BEGUN = _fact(
     "execution_begun",
     "starts",
     "id vm_id agent_id language code_sha256 started_us before_point block_index pid",
+    later="session",
 )
 ENDED = _fact(
     "execution_ended",
     "executions",
     "start_seq vm_id agent_id language started_us success ended exit_code stdout_sha256 stderr_sha256"
     " truncated wall_s cpu_s memory_peak_bytes error before_point after_point rolled_back_to",
+    later="displays_sha256",
 )
 POINT_ADDED = _fact(
     "point_added",
@@ -112,4 +126,10 @@ create table rollbacks(
     to_point text not null references points(id), snapshot_id text references snapshots(id),
     reason text not null, agent_id text, at_us integer not null);
 create index rollbacks_vm on rollbacks(vm_id);
+"""
+
+SESSIONS = """
+alter table starts add column session text;
+alter table executions add column displays_sha256 text;
+alter table outputs add column displays text;
 """

@@ -19,7 +19,7 @@ from typing import Literal
 
 from rewindbox.chain import CHECKS, FIRST_HASH, canonical, entry_hash, not_unicode
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
-from rewindbox.schema import TABLES, Fact
+from rewindbox.schema import SESSIONS, TABLES, Fact
 
 Kind = Literal["vm", "ex", "pt", "snap"]
 Row = sqlite3.Row
@@ -128,7 +128,7 @@ class Transaction:
 
     def add(self, fact: Fact, subject: str, values: Mapping[str, Value], **beside: Value) -> int:
         """Add a fact: its log entry and its row; `beside` are columns that the entry does not have."""
-        seq = self.append(fact.kind, subject, {name: values[name] for name in fact.columns})
+        seq = self.append(fact.kind, subject, fact.body(values))
         row = {"seq": seq, **values, **beside}
         marks = ", ".join("?" * len(row))
         self.execute(f"insert into {fact.table}({', '.join(row)}) values ({marks})", tuple(row.values()))  # noqa: S608 (our names)
@@ -150,7 +150,12 @@ def _first_schema(tx: Transaction) -> None:
         tx.execute(statement)
 
 
-_STEPS: tuple[Callable[[Transaction], None], ...] = (_first_schema,)
+def _sessions(tx: Transaction) -> None:
+    for statement in SESSIONS.strip().split("\n"):
+        tx.execute(statement)
+
+
+_STEPS: tuple[Callable[[Transaction], None], ...] = (_first_schema, _sessions)
 """Step n turns a database of version n into one of version n+1. A released step is never edited."""
 
 

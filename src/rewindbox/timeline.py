@@ -72,6 +72,12 @@ class Rollback:
     reason: Reason
     agent_id: str | None
     at: datetime
+    sessions: tuple[str, ...] = ()
+    """Live sessions whose variables went back, too. These three are told once, and not kept."""
+    lost: tuple[str, ...] = ()
+    """Live sessions that ended: the point is older than they are, or has only files."""
+    gone: tuple[str, ...] = ()
+    """Threads and child processes of sessions that died, in words."""
 
 
 class Timeline:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -12,21 +12,14 @@ from rewindbox import languages, policy
 from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken
 from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmDamaged, VmNotAvailable
 from rewindbox.execution import Execution
+from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
 from rewindbox.recorder import Recorder, lost, no_outcome, write_point
 from rewindbox.registry import VmRecord
+from rewindbox.session import AsyncSession, check_session, told_to_be_back
 from rewindbox.store import new_id
 from rewindbox.timeline import Point, Rollback, Snapshot
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HistoryPage:
-    """Executions, newest first, and how many match in all."""
-
-    entries: list[Execution]
-    total: int
-
 
 _SWEEP_EVERY = 20
 """Dropped points and rollbacks between two sweeps of a vm's folder."""
@@ -70,6 +63,7 @@ class AsyncVm:
         working_dir: str | None = None,
         on_output: OnOutput | None = None,
         rollback_on_failure: bool | None = None,
+        session: str | None = None,
         block: int | None = None,
     ) -> Execution:
         """Run one piece of code to its end, remember it, and leave a point to come back to.
@@ -84,7 +78,8 @@ class AsyncVm:
             stdin: What it reads from standard input. Not stored. Empty: end of file at once.
             working_dir: A folder in the vm, relative to its home. None: its home.
             on_output: Called with "stdout" or "stderr" and bytes, as they come.
-            rollback_on_failure: Put the files back to before a failed execution; None: as configured.
+            rollback_on_failure: Put files and variables back to before a failed execution; None: as configured.
+            session: Run it in the session of this name, which begins with its first execution; see `session`.
 
         Raises:
             UnsupportedLanguage, LanguageRefused, ValidationFailed, BadRequest: nothing ran.
@@ -102,7 +97,10 @@ class AsyncVm:
             environment=environment or {},
             stdin=stdin.encode() if isinstance(stdin, str) else stdin,
             working_dir=working_dir,
+            session=session,
         )
+        if session is not None:
+            check_session(job)
         undo = self._settings.history.auto_rollback_on_failure if rollback_on_failure is None else rollback_on_failure
         async with self._queue:
             vm, before = await self._start()
@@ -147,15 +145,16 @@ class AsyncVm:
             recorder.write(outcome, taken=None)
             raise
         before, failed = recorder.before, outcome.ended != "exit" or outcome.exit_code != 0
-        rolled_back = failed and undo and before.state is not None and taken.state != before.state
+        undo = (failed and undo) or outcome.lost_session
+        rolled_back = undo and before.state is not None and taken.state != before.state
         if rolled_back:
             try:
                 assert before.state is not None
-                await vm.go_to(before.state)
+                outcome = told_to_be_back(outcome, await vm.go_to(before.state))
             except Exception:
                 self._tip = recorder.write(outcome, taken=taken)[1]
                 raise
-        elif failed and undo:
+        elif undo:
             rolled_back = True  # it changed no file: the vm is at `before` already
         async with self._stopped_on_failure():
             execution, self._tip = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
@@ -247,7 +246,7 @@ class AsyncVm:
         snapshot_first: bool = True,
         agent_id: str | None = None,
     ) -> Rollback:
-        """Put the files back to a point or snapshot, in place; the vm keeps its id. History is kept.
+        """Put files and live sessions back to a point or snapshot, in place; the vm keeps its id. History is kept.
 
         Args:
             to: A point's or snapshot's id (or a unique prefix), a snapshot's name; an Execution: before it.
@@ -265,13 +264,13 @@ class AsyncVm:
             vm, tip = await self._start_anyhow()
             with anyio.CancelScope(shield=True):
                 assert target.state is not None
-                await vm.go_to(target.state)
+                back = await vm.go_to(target.state)
                 async with self._stopped_on_failure():
                     who = agent_id or self._settings.agent_id
                     rollback = self._write_rollback(vm, tip, target, snapshot_first, who)
             self._tip = target
             self._sweep(vm, 1)
-            return rollback
+            return replace(rollback, sessions=back.sessions, lost=back.lost, gone=back.gone)
 
     def _write_rollback(self, vm: BackendVm, tip: Point, target: Point, snapshot_first: bool, who: str) -> Rollback:
         timeline = self._open.timeline
@@ -297,12 +296,55 @@ class AsyncVm:
             raise SnapshotNotFound(f"vm {self.name} has no kept success", remedy="choose a snapshot or a point")
         return await self.rollback(success.after, **options)
 
+    async def session(self, language: str = "python", name: str = "main") -> AsyncSession:
+        """The session of that name, begun if it is new: variables live on from one execution to the next.
+
+        A python session is a process of its own, and everything in it goes back with the vm while its
+        checkpoint is kept. A bash session keeps its variables in a file of the vm.
+
+        Raises:
+            UnsupportedLanguage: it has no sessions.
+            InvalidArgument: the name is not one.
+        """
+        chosen = languages.find(language)
+        job = Job(id=new_id("ex"), language=chosen, code="", limits=self._limits(chosen, None, None), session=name)
+        check_session(job)
+        if chosen.session == "live":
+            async with self._queue:
+                vm, _ = await self._start()
+                await vm.begin_session(job)
+        return AsyncSession(self, chosen.name, name)
+
+    async def end_session(self, name: str) -> None:
+        """End a live session; points that it left can still be gone back to. Idempotent."""
+        async with self._queue:
+            if self._running is not None:
+                await self._running.end_session(name)
+
+    async def live_points(self) -> frozenset[str]:
+        """The kept points to which a rollback brings back variables, too; of the others only files are left."""
+        async with self._queue:
+            if self._running is None:
+                return frozenset()
+            kept = self._open.timeline.points(self.id, kept_only=True)
+            held = await self._running.live_checkpoints(self._named_states())
+        return frozenset(
+            point.id
+            for point in kept
+            if point.state and point.state.get("sessions") and held.issuperset(point.state["sessions"].values())
+        )
+
+    def _named_states(self) -> list[dict[str, Any]]:
+        """Of the points that somebody has made a snapshot of."""
+        asked = {s.point_id for s in self._open.timeline.list_snapshots(self.id) if s.kind == "manual"}
+        return [point.state for point in self._open.timeline.points(self.id, among=asked) if point.state]
+
     async def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """List the present state as a snapshot and keep it until it is removed. The name is unique in the vm."""
         async with self._queue:
-            _, tip = await self._start()
+            vm, tip = await self._start()
             with self._open.store.transaction() as tx:
-                return self._open.timeline.add_snapshot(
+                snapshot = self._open.timeline.add_snapshot(
                     tx,
                     vm_id=self.id,
                     point_id=tip.id,
@@ -310,6 +352,9 @@ class AsyncVm:
                     name=name,
                     agent_id=agent_id or self._settings.agent_id,
                 )
+            if tip.state and tip.state.get("sessions"):
+                await vm.live_checkpoints(self._named_states())
+            return snapshot
 
     async def snapshots(self) -> list[Snapshot]:
         """Its listed snapshots, oldest first."""

@@ -24,7 +24,7 @@ LAYERS = (
     ("timeline",),
     ("history",),
     ("opened",),
-    ("recorder",),
+    ("recorder", "session"),
     ("vm",),
     ("engine",),
     ("door",),
@@ -36,7 +36,10 @@ LAYERS = (
     ("cli",),
     ("__main__",),
 )
-INSIDE = ("kernel", "trees", "seccomp", "rootfs", "machine", "layers", "spawner", "jobs", "supervisor", "launcher")
+INSIDE = (
+    *("kernel", "trees", "files", "seccomp", "rootfs", "machine", "layers", "processes", "memory", "watch"),
+    *("guard", "spawner", "jobs", "sessions", "turn", "head", "notebook", "supervisor", "launcher"),
+)
 
 
 def layer_of(module: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from rewindbox.execution import Ended
+from rewindbox.execution import Display, Ended
 from rewindbox.languages import Language
 from rewindbox.limits import LimitReport, Limits
 
@@ -32,6 +32,8 @@ class Job:
     stdin: bytes = b""
     working_dir: str | None = None
     """Inside the vm; relative to its home. None: its home."""
+    session: str | None = None
+    """The live session that runs it; None: a process of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,12 @@ class Outcome:
     cpu_s: float
     memory_peak_bytes: int
     error: str | None = None
+    displays: tuple[Display, ...] = ()
+    """What a session showed: MIME bundles, in order."""
+    lost_session: bool = False
+    """The session's process has ended with it: only going back brings its variables back."""
+    gone: tuple[str, ...] = ()
+    """What died with that process, in words: its threads and children."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +68,20 @@ class Taken:
     method: Literal["same", "copy", "freeze"]
     written_bytes: int
     """What taking it wrote to the disk, file contents only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WentBack:
+    """A vm that was put back to a state."""
+
+    live: State
+    """What it stands on now."""
+    sessions: tuple[str, ...] = ()
+    """Sessions whose variables are back, too."""
+    lost: tuple[str, ...] = ()
+    """Sessions that ended: the state is older than they are, or of their variables nothing was kept."""
+    gone: tuple[str, ...] = ()
+    """What died, in words: threads and children of sessions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,10 +130,22 @@ class BackendVm(Protocol):
     async def take_point(self) -> Taken:
         """Keep the files as they are now. Raises SnapshotFailed; the vm is as it was."""
 
-    async def go_to(self, state: State) -> State:
-        """Put the files back to `state`, in place; returns the new live state.
+    async def go_to(self, state: State) -> WentBack:
+        """Put files, and the sessions whose checkpoint is kept, back to `state`, in place.
 
-        Every process of the vm dies. Raises RollbackFailed; the vm is as it was.
+        Every process of the vm dies. Raises RollbackFailed; files and variables are as they were.
+        """
+
+    async def begin_session(self, job: Job) -> None:
+        """Have the live session that `job` names, with its limits and environment. Raises as `execute`."""
+
+    async def end_session(self, name: str) -> None:
+        """End a session; its checkpoints stay. Idempotent."""
+
+    async def live_checkpoints(self, keep: Sequence[State]) -> frozenset[str]:
+        """The ids of checkpoints that can be gone back to, as states name them.
+
+        Those of the states in `keep` stay from now on, whatever the budget says.
         """
 
     async def read(self, path: str, max_bytes: int) -> bytes:

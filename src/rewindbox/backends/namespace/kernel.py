@@ -35,6 +35,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 # Since 5.0 both tables number new calls alike; only older ones differ.
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _OPEN_TREE, _MOVE_MOUNT, _FSCONFIG, _FSPICK, _OPENAT2, _MOUNT_SETATTR = 428, 429, 431, 433, 437, 442
+_PIDFD_GETFD = 438
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -124,6 +125,11 @@ def openat2(folder: int, path: str, flags: int, mode: int = 0, resolve: int = 0)
         with contextlib.suppress(BlockingIOError):
             return _syscall(f"open {path}", _OPENAT2, folder, os.fsencode(path), how, len(how))
     return _syscall(f"open {path}", _OPENAT2, folder, os.fsencode(path), how, len(how))
+
+
+def copy_descriptor(process: int, number: int) -> int:
+    """A copy of a descriptor of another process, which is given by its handle."""
+    return _syscall("copy a descriptor", _PIDFD_GETFD, process, number, 0)
 
 
 def set_dumpable(dumpable: bool) -> None:

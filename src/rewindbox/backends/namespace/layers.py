@@ -41,7 +41,7 @@ class Layers:
         self._point: State | None = None
         self._signature: trees.Signature | None = None
         if point is not None and self._is_small():
-            self._remember(point)
+            self._remember({"layers": point["layers"], "copy": point["copy"]})
 
     @property
     def live(self) -> State:

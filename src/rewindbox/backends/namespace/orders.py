@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 from rewindbox.backends.base import Job, Outcome
+from rewindbox.backends.namespace import shell
 from rewindbox.backends.namespace.output import Output
 from rewindbox.errors import InvalidArgument, UnsupportedLanguage
 from rewindbox.execution import EXIT_KILLED, EXIT_TIMEOUT, Ended
@@ -27,6 +28,7 @@ ENVIRONMENT = {
     "npm_config_fetch_retries": "0",
     "PYTHONUNBUFFERED": "1",  # output reaches the caller when it is written, not when the program ends
 }
+_STATES = "/var/lib/rewindbox/sessions"
 _ENVIRONMENT_MAX_BYTES = 64 * 1024
 
 
@@ -46,6 +48,8 @@ def order(job: Job) -> dict[str, Any]:
     environment.setdefault("PYTHONPATH", os.path.join(HOME, job.working_dir) if job.working_dir else HOME)
     return {
         "op": "execute",
+        "session": job.session if job.language.session == "live" else None,
+        "code": job.code,
         "file": file,
         "program": "/bin/sh" if job.language.compile else program,
         "command": _command(job, file),
@@ -57,6 +61,8 @@ def order(job: Job) -> dict[str, Any]:
 
 def _command(job: Job, file: str) -> list[str]:
     places = {"{file}": f"/run/code/{file}", "{binary}": f"/run/{job.id}"}
+    if job.session is not None and job.language.session == "saved":
+        return shell.command(places["{file}"], f"{_STATES}/{job.session}.bash")
     run = [places.get(word, word) for word in job.language.run]
     if not job.language.compile:
         return run
@@ -76,6 +82,9 @@ def outcome(job: Job, answer: dict[str, Any], output: Output) -> Outcome:
         cpu_s=answer["cpu_s"],
         memory_peak_bytes=answer["memory_peak_bytes"],
         error=error,
+        displays=tuple(output.displays()),
+        lost_session=answer.get("session") == "lost" or (output.has_displays and output.truncated),
+        gone=tuple(answer.get("ended", ())),
     )
 
 
@@ -96,13 +105,15 @@ def _ending(job: Job, answer: dict[str, Any], output: Output) -> tuple[Ended, in
                 f"disk limit of {limits.disk_mib} MiB or {limits.inodes} files reached",
             ),
             "cancel": ("killed", EXIT_KILLED, "cancelled"),
+            "broken": ("killed", EXIT_KILLED, "the code closed or misused its session's own descriptors"),
         }
         return table[answer["why"]]
     if code in (-signal.SIGXCPU, -signal.SIGKILL) and answer["cpu_s"] >= limits.cpu_s:
         return "timeout", EXIT_TIMEOUT, cpu_text
+    gone = "the session's process ended" if answer.get("session") == "lost" else None
     if code < 0:
-        return "signal", 128 - code, None
-    return "exit", code, None
+        return "signal", 128 - code, gone
+    return "exit", code, gone
 
 
 def checked_path(path: str) -> str:

@@ -26,6 +26,7 @@ _X86_64, _AARCH64 = range(2)
 _MACHINES = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 _SECCOMP_NR = (317, 277)
+_NEW_LISTENER = 8
 _X32_BIT = 0x40000000
 """Set in the numbers of the x32 calls, which arrive under the same audit architecture as those of x86-64."""
 
@@ -147,6 +148,16 @@ _CHECKED: _Numbers = {
     "mknodat": (259, 33),
 }
 
+_SIGNALS: _Numbers = {
+    # Allowed; where a guard listens, put to it (guard.py).
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+}
+
 _Step = tuple[int, int, tuple[int, ...], str, str]
 """Argument, mask, values, where to go if `argument & mask` is one of the values, and where if not.
 
@@ -201,6 +212,7 @@ _VERDICTS = {
     "no family": _RET_ERRNO | errno.EAFNOSUPPORT,
     "no protocol": _RET_ERRNO | errno.EPROTONOSUPPORT,
     "kill": 0x80000000,
+    "ask": 0x7FC00000,
 }
 
 _Line = tuple[str, int, str, str]
@@ -215,8 +227,10 @@ _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 
 
 @cache
-def program(machine: str) -> bytes:
+def program(machine: str, *, guarded: bool = False) -> bytes:
     """The filter for `machine` (as `platform.machine()` spells it), as an array of `struct sock_filter`.
+
+    `guarded`: calls that signal other processes are put to whoever listens.
 
     Raises:
         ValueError: the tables do not cover that machine; the text names those they do.
@@ -224,36 +238,44 @@ def program(machine: str) -> bytes:
     if machine not in _MACHINES:
         known = " and ".join(_MACHINES)
         raise ValueError(f"no system call tables for machine {machine!r}; namespace vms run on {known}")
-    return _assemble(_source(_MACHINES[machine]))
+    return _assemble(_source(_MACHINES[machine], guarded))
 
 
-def install(machine: str) -> None:
+def signal_calls(machine: str) -> dict[int, str]:
+    """Number -> name of the calls that a guard is asked about."""
+    return {number: name for name, numbers in _SIGNALS.items() if (number := numbers[_MACHINES[machine]]) is not None}
+
+
+def install(machine: str, *, guarded: bool = False) -> int:
     """Put the filter on the calling thread, and on whatever it starts from now on; there is no way back.
 
-    Other threads of the process are not touched. The caller has set no_new_privs.
+    Other threads of the process are not touched. The caller has set no_new_privs. Returns, where it is guarded,
+    the descriptor on which the guard is asked; else 0.
 
     Raises:
         ValueError: as `program`.
         OSError: the kernel refused: no seccomp, or no no_new_privs. Nothing was installed.
     """
-    code = program(machine)
+    code = program(machine, guarded=guarded)
     buffer = ctypes.create_string_buffer(code, len(code))
     fprog = ctypes.create_string_buffer(struct.pack("HP", len(code) // 8, ctypes.addressof(buffer)))
     libc = ctypes.CDLL(None, use_errno=True)
-    set_mode_filter, no_flags = ctypes.c_long(1), ctypes.c_long(0)
-    if libc.syscall(ctypes.c_long(_SECCOMP_NR[_MACHINES[machine]]), set_mode_filter, no_flags, fprog) != 0:
+    set_mode_filter, flags = ctypes.c_long(1), ctypes.c_long(_NEW_LISTENER if guarded else 0)
+    result: int = libc.syscall(ctypes.c_long(_SECCOMP_NR[_MACHINES[machine]]), set_mode_filter, flags, fprog)
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"the kernel did not accept the seccomp filter: {os.strerror(number)}")
+    return result
 
 
-def _source(column: int) -> list[_Line]:
+def _source(column: int, guarded: bool) -> list[_Line]:
     """The whole filter as lines with labels; jumps lead forwards only."""
     lines: list[_Line] = [
         ("load", _AT_ARCH, "", ""),
         ("equal", _AUDIT_ARCH[column], "", "kill"),
         ("load", _AT_NUMBER, "", ""),
     ]
-    lines += _search(_intervals(column))
+    lines += _search(_intervals(column, guarded))
     for name, steps in _STEPS.items():
         lines += _check(name, steps)
     for name, value in _VERDICTS.items():
@@ -261,10 +283,11 @@ def _source(column: int) -> list[_Line]:
     return lines
 
 
-def _intervals(column: int) -> list[tuple[int, str]]:
+def _intervals(column: int, guarded: bool) -> list[tuple[int, str]]:
     """First number -> where to go, for stretches of numbers that go to the same place, in order."""
     where = dict.fromkeys(range(_LAST_KNOWN + 1), "allow")
-    for table, verdict in ((_REFUSED, "refuse"), (_ABSENT, "absent"), (_CHECKED, None)):
+    asked = _SIGNALS if guarded else {}
+    for table, verdict in ((_REFUSED, "refuse"), (_ABSENT, "absent"), (_CHECKED, None), (asked, "ask")):
         for name, numbers in table.items():
             number = numbers[column]
             if number is not None:

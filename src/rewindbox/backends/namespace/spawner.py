@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rewindbox.backends.namespace import kernel, seccomp
+from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import GATE, GATE_INSIDE, PROC, Machine
 
 OWN_THREADS = 6
@@ -31,13 +32,16 @@ _HELD_S = 5.0
 class Spawner:
     """Starts one job."""
 
-    def __init__(self, machine: Machine, wake: int) -> None:
-        """Get ready. `wake` is written to when the start is over, well (`pid`) or badly (`failure`)."""
+    def __init__(self, machine: Machine, wake: int, guard: Guard | None = None) -> None:
+        """Get ready. `wake` is written to when the start is over, well (`pid`) or badly (`failure`).
+
+        `guard`: is asked before anything that it starts signals another process.
+        """
         self.pid: int | None = None
         self.failure: OSError | None = None
         self.ipc_ns = -1
         """Open until `close`."""
-        self._machine, self._wake = machine, wake
+        self._machine, self._wake, self._guard = machine, wake, guard
         self._spawn: Callable[[], int] | None = None
         self._streams: list[int] = []
         self._ordered = threading.Semaphore(0)
@@ -45,8 +49,10 @@ class Spawner:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def start(self, order: dict[str, Any], streams: list[int]) -> bool:
+    def start(self, order: dict[str, Any], streams: list[int], beside: int = 0) -> bool:
         """Start this job, up to the gate; False: its limits could not be set, so it must not go on.
+
+        `beside`: how many processes there may be that are none of its own.
 
         The streams (its standard input, output and error) are closed when it has them.
         """
@@ -56,12 +62,19 @@ class Spawner:
         )
         self._streams = streams
         self._ordered.release()
-        return self._bound_at_gate(order["limits"])
+        return self._bound_at_gate(order["limits"], beside)
 
     def let_go(self) -> None:
         """Open the gate."""
         deadline = time.monotonic() + _HELD_S
         _let_through(lambda: self._is_over or time.monotonic() > deadline)
+
+    def dismiss(self) -> None:
+        """There will be no job for it."""
+        self._spawn = _nothing
+        self._ordered.release()
+        self._thread.join()
+        self.close()
 
     def close(self) -> None:
         """The job is over."""
@@ -94,9 +107,11 @@ class Spawner:
         kernel.setns(self._machine.mount_ns, kernel.NEWNS)
         kernel.empty_bounding_set()
         kernel.no_new_privileges()
-        seccomp.install(platform.machine())
+        listener = seccomp.install(platform.machine(), guarded=self._guard is not None)
+        if self._guard is not None:
+            self._guard.watch(listener)
 
-    def _bound_at_gate(self, limits: dict[str, float]) -> bool:
+    def _bound_at_gate(self, limits: dict[str, float], beside: int) -> bool:
         """Wait for the child and set its limits."""
         deadline = time.monotonic() + _HELD_S
         children = f"{PROC}/self/task/{self._thread.native_id}/children"
@@ -104,18 +119,22 @@ class Spawner:
             with open(children, "rb", buffering=0) as file:
                 pids = file.read(64).split()
             if pids:
-                _bound(int(pids[0]), limits)
+                _bound(int(pids[0]), limits, beside)
                 return True
             time.sleep(0.00002)
         return False
 
 
-def _bound(pid: int, limits: dict[str, float]) -> None:
+def _nothing() -> int:
+    return 0
+
+
+def _bound(pid: int, limits: dict[str, float], beside: int) -> None:
     """The limits that the kernel counts for a process, soft and hard."""
     for kind, value in (
         (resource.RLIMIT_FSIZE, int(limits["file_mib"]) << 20),
         (resource.RLIMIT_NOFILE, int(limits["open_files"])),
-        (resource.RLIMIT_NPROC, int(limits["processes"]) + OWN_THREADS),
+        (resource.RLIMIT_NPROC, int(limits["processes"]) + OWN_THREADS + beside),
     ):
         kernel.set_limit(pid, kind, value)
 

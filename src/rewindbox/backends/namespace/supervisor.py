@@ -12,23 +12,25 @@ import os
 import select
 import signal
 import socket
-import stat
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from rewindbox.backends.namespace import kernel, trees
-from rewindbox.backends.namespace.jobs import Disk, Job, StillAlive, kill_all
+from rewindbox.backends.namespace import files, kernel, trees
+from rewindbox.backends.namespace.files import BadPath
+from rewindbox.backends.namespace.jobs import Job
 from rewindbox.backends.namespace.layers import Layers
 from rewindbox.backends.namespace.machine import GATE, MEMORY, Damaged, Machine, StepFailed
+from rewindbox.backends.namespace.processes import StillAlive, kill_all
+from rewindbox.backends.namespace.sessions import PLACE, Lost, Sessions
 from rewindbox.backends.namespace.spawner import Spawner
+from rewindbox.backends.namespace.turn import Turn
+from rewindbox.backends.namespace.watch import Disk
 
 MESSAGE_BYTES = 96 * 1024
 DESCRIPTORS_MAX = 8
-HOME = "/home/agent"
-_INSIDE = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
-_OWN_FILES = _INSIDE | kernel.RESOLVE_NO_XDEV
-_LIST_MAX = 100_000
+_FIXED = ("file_mib", "open_files", "processes")
+"""Limits that the kernel counts for each process and nobody can raise again."""
 _WORD_S = 30.0
 """A holder waits 5 s for its database at most."""
 _IDLE_MS = 2.0
@@ -38,10 +40,6 @@ Request = dict[str, Any]
 Reply = dict[str, Any]
 
 
-class BadPath(ValueError):
-    """A path inside the vm that cannot be what was asked for."""
-
-
 class Supervisor:
     """Serves one vm until its holder is gone."""
 
@@ -49,8 +47,9 @@ class Supervisor:
         self.link = link
         self.machine = machine
         self.layers = Layers(machine, live, point)
+        self.sessions = Sessions(machine)
         self.disk = Disk(self.layers.usage, is_new=live is None)
-        self.job: Job | None = None
+        self.job: Job | Turn | None = None
         self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
         self._job_handle = -1
@@ -58,13 +57,16 @@ class Supervisor:
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
         self._poll.register(self._woken, select.POLLIN)
-        self._verbs: dict[str, Callable[[Request, list[int]], Reply]] = {
+        self._verbs: dict[str, Callable[[Request], Reply]] = {
             "point": self._point,
             "go_to": self._go_to,
             "open": self._open,
             "list": self._list,
             "cancel": self._cancel,
             "sweep": self._sweep,
+            "begin": self._begin,
+            "end": self._end,
+            "keep": self._keep,
         }
 
     def run(self) -> None:
@@ -77,7 +79,10 @@ class Supervisor:
             if self._woken in ready:
                 os.read(self._woken, 64)
                 self._job_started()
-            if self._job_handle in ready:
+            if isinstance(self.job, Turn):
+                if {self._job_handle, self.job.result.fileno()} & ready:
+                    self._finish_turn(self.job)
+            elif self._job_handle in ready:
                 self._finish_job()
             if self.link.fileno() in ready and not self._serve():
                 return
@@ -103,54 +108,86 @@ class Supervisor:
         if request["op"] == "execute":
             self._execute(request, descriptors[1:], answer)
         else:
-            _answer(answer, lambda: self._verbs[request["op"]](request, descriptors[1:]))
+            _answer(answer, lambda: self._verbs[request["op"]](request))
         return True
 
-    def _execute(self, request: Request, descriptors: list[int], answer: socket.socket) -> None:
-        code, *streams = descriptors
+    def _execute(self, request: Request, streams: list[int], answer: socket.socket) -> None:
+        """Streams: output, error, and then displays for a session, or standard input where there is any."""
         try:
             if self.job is not None:
                 raise BadPath("a job is running already")
-            request["folder"] = self._working_folder(request["folder"])
-            _write_code(code, request["file"])
-        except (BadPath, OSError) as failure:
+            start = self._start_job if request["session"] is None else self._start_turn
+            start(request, streams, answer)
+        except (BadPath, Lost, OSError) as failure:
             error = failure
             for stream in streams:
-                os.close(stream)
+                with contextlib.suppress(OSError):
+                    os.close(stream)
             _told_to_go(answer)  # a socket that is closed with an unread word on it loses its last answer
             _answer(answer, lambda: _refuse(error))
-            return
-        finally:
-            os.close(code)
+
+    def _start_job(self, request: Request, streams: list[int], answer: socket.socket) -> None:
+        request["folder"] = files.working_folder(self.machine.root, request["folder"])
+        _write_code(request["code"], request["file"])
+        stdin = streams.pop() if len(streams) > 2 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._job_answer = answer
         spawner = self._ready_spawner()
         self._spawner = None
-        may_go = spawner.start(request, streams) and _told_to_go(answer)
-        self.job = Job(self.machine, self.disk, request["limits"], spawner)
+        is_ready = spawner.start(request, [stdin, *streams], beside=self.sessions.processes)
+        may_go = is_ready and _told_to_go(answer)
+        spare = self.sessions.owns if self.sessions.guard is not None else None
+        self.job = Job(self.machine, self.disk, request["limits"], spawner, spare)
         if may_go:
             spawner.let_go()
         else:
             self.job.why = "cancel"  # it ends at the gate
 
+    def _start_turn(self, request: Request, streams: list[int], answer: socket.socket) -> None:
+        self._begin(request)
+        session = self.sessions.live[request["session"]]
+        if not _told_to_go(answer):
+            raise BadPath("nobody said that it may go")
+        turn = Turn(self.machine, self.disk, request["limits"], self.sessions, session)
+        self.job, self._job_answer = turn, answer
+        self._job_handle = session.head.handle
+        for descriptor in (self._job_handle, turn.result.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+        with contextlib.suppress(Lost):  # its end says so
+            turn.start(_bytes(request["code"]), streams)
+
+    def _begin(self, request: Request) -> Reply:
+        """Have a session of that name."""
+        if self._spawner is not None and self.sessions.guard is None:
+            self._spawner.dismiss()  # its job could signal what it must not
+            self._spawner = None
+        session = self.sessions.live.get(request["session"])
+        if session is not None and not session.head.is_alive:
+            self.sessions.end(session)
+            if session.tip and not self.sessions.go_back(session.name, session.tip):
+                raise Lost(f"session {session.name} ended at rest, with no checkpoint: its variables are gone")
+        self.sessions.begin(request["session"], request)
+        if any(request["limits"][name] != self.sessions.limits[name] for name in _FIXED):
+            raise BadPath(f"the limits {', '.join(_FIXED)} of a session are those of the vm's first session")
+        return {}
+
+    def _end(self, request: Request) -> Reply:
+        session = self.sessions.live.get(request["session"])
+        if session is not None:
+            self.sessions.end(session)
+        return {}
+
+    def _keep(self, request: Request) -> Reply:
+        self.sessions.kept = set(request["checkpoints"])
+        return {"live": [key[1] for key in self.sessions.checkpoints if self.sessions.is_kept(*key)]}
+
     def _ready_spawner(self) -> Spawner:
         if self._spawner is None:
-            self._spawner = Spawner(self.machine, self._wake)
+            self._spawner = Spawner(self.machine, self._wake, self.sessions.guard)
         return self._spawner
 
-    def _working_folder(self, folder: str | None) -> str:
-        """An absolute path to a folder in the vm; where the code deleted its home, the root."""
-        path = os.path.join(HOME, folder or "")
-        flags = os.O_PATH | os.O_DIRECTORY
-        try:
-            os.close(kernel.openat2(self.machine.root, path, flags, 0, _INSIDE))
-        except OSError as error:
-            if folder is None:
-                return "/"
-            raise BadPath(f"working_dir {folder!r}: {os.strerror(error.errno or 0)}") from error
-        return path
-
     def _job_started(self) -> None:
-        assert self.job is not None
+        if not isinstance(self.job, Job):  # a spawner that was dismissed
+            return
         spawner = self.job.spawner
         if spawner.failure is not None:
             failure, self.job = spawner.failure, None
@@ -161,17 +198,28 @@ class Supervisor:
         self._poll.register(self._job_handle, select.POLLIN)
 
     def _finish_job(self) -> None:
-        assert self.job is not None
+        assert isinstance(self.job, Job)
         job, self.job = self.job, None
         self._poll.unregister(self._job_handle)
         os.close(self._job_handle)
         self._job_handle = -1
         self._end_job(lambda: self._with_point(job.reap()))
 
+    def _finish_turn(self, turn: Turn) -> None:
+        """The caller has its answer before the checkpoint is taken."""
+        for descriptor in (self._job_handle, turn.result.fileno()):
+            self._poll.unregister(descriptor)
+        self._job_handle = -1
+        self.job = None
+        self._end_job(lambda: self._with_point(turn.reap()))
+        turn.close()
+        if turn.session.name in self.sessions.live:
+            self.sessions.checkpoint(turn.session)
+
     def _with_point(self, reply: Reply) -> Reply:
         """Whoever ran a job wants a point next: one message less. Why there is none is said when it is asked for."""
         with contextlib.suppress(OSError, StepFailed):
-            reply["taken"] = self.layers.take_point()
+            reply["taken"] = self._take_point()
         return reply
 
     def _end_job(self, result: Callable[[], Reply]) -> None:
@@ -181,76 +229,61 @@ class Supervisor:
             _answer(self._job_answer, result)
         except StillAlive:
             os._exit(1)
-        _clear_memory()
+        _clear_memory(all_of_it=not self.sessions.live)
 
-    def _cancel(self, request: Request, _: list[int]) -> Reply:
+    def _cancel(self, request: Request) -> Reply:
         if self.job is not None and self.job.why is None:
             self.job.why = request["why"]
         return {}
 
-    def _point(self, _: Request, __: list[int]) -> Reply:
+    def _point(self, _: Request) -> Reply:
         if self.job is not None:
             raise BadPath("a job is running")
-        return self.layers.take_point()
+        return self._take_point()
 
-    def _go_to(self, request: Request, _: list[int]) -> Reply:
+    def _take_point(self) -> Reply:
+        with self.sessions.quiet():
+            taken = self.layers.take_point()
+        if taken["method"] == "freeze":
+            self.sessions.enter_folders()
+        return {**taken, "state": {**taken["state"], "sessions": self.sessions.state()}}
+
+    def _go_to(self, request: Request) -> Reply:
+        """Files and sessions. Where that fails, sessions are what they were before, but for what ran in them."""
         if self.job is not None:
             raise BadPath("a job is running")
-        kill_all(self.machine.proc)
+        state = request["state"]
+        before = self.sessions.state()
+        ended = {name: self.sessions.end(session) for name, session in list(self.sessions.live.items())}
+        kill_all(self.machine.proc, self._is_protected if self.sessions.guard is not None else None)
         _clear_memory()
-        self.layers.go_to(request["state"])
+        try:
+            self.layers.go_to(state)
+        except BaseException:
+            for name, tip in before.items():
+                self.sessions.go_back(name, tip)
+            raise
         self.disk.forget()
-        return {"live": self.layers.live}
+        wanted = state.get("sessions", {})
+        back = [name for name, tip in wanted.items() if self.sessions.go_back(name, tip)]
+        return {"live": self.layers.live, "back": back, "lost": sorted({*wanted, *before} - {*back}), "ended": ended}
 
-    def _sweep(self, request: Request, _: list[int]) -> Reply:
+    def _is_protected(self, pid: int) -> bool:
+        return self.sessions.guard is not None and pid in self.sessions.guard.protected
+
+    def _sweep(self, request: Request) -> Reply:
         """What goes is decided now; deleting it may take long, and nothing will ask for these names again."""
         unneeded = self.layers.unneeded(set(request["keep"]))
         threading.Thread(target=_delete, args=(unneeded,), daemon=True).start()
         return {}
 
-    def _open(self, request: Request, _: list[int]) -> Reply:
+    def _open(self, request: Request) -> Reply:
         """Open a regular file of the vm's own; the descriptor goes to the holder."""
-        path = os.path.join(HOME, request["path"])
-        if request["write"]:
-            self._make_folders(os.path.dirname(path))
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY | os.O_NONBLOCK
-        else:
-            flags = os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK
-        descriptor = kernel.openat2(
-            self.machine.root, path, flags, request["mode"] if request["write"] else 0, _OWN_FILES
-        )
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise BadPath("it is not a regular file")
-        if request["write"]:
-            os.fchmod(descriptor, request["mode"])
-        return {"descriptor": descriptor}
+        root, mode = self.machine.root, request["mode"]
+        return {"descriptor": files.open_file(root, request["path"], write=request["write"], mode=mode)}
 
-    def _make_folders(self, path: str) -> None:
-        """As mkdir -p, resolved inside the vm at every step."""
-        parts = [part for part in path.split("/") if part]
-        for count in range(1, len(parts) + 1):
-            folder = "/".join(parts[:count])
-            try:
-                os.close(kernel.openat2(self.machine.root, folder, os.O_PATH | os.O_DIRECTORY, 0, _OWN_FILES))
-            except FileNotFoundError:
-                above = "/".join(parts[: count - 1]) or "."
-                parent = kernel.openat2(self.machine.root, above, os.O_PATH | os.O_DIRECTORY, 0, _OWN_FILES)
-                try:
-                    os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
-                finally:
-                    os.close(parent)
-
-    def _list(self, request: Request, _: list[int]) -> Reply:
-        path = os.path.join(HOME, request["path"])
-        folder = kernel.openat2(self.machine.root, path, os.O_RDONLY | os.O_DIRECTORY, 0, _OWN_FILES)
-        try:
-            names = os.listdir(folder)
-            if len(names) > _LIST_MAX:
-                raise BadPath(f"it has {len(names)} entries; at most {_LIST_MAX} are listed")
-            return {"entries": [_entry(folder, name) for name in sorted(names)]}
-        finally:
-            os.close(folder)
+    def _list(self, request: Request) -> Reply:
+        return {"entries": files.list_folder(self.machine.root, request["path"])}
 
 
 def _told_to_go(answer: socket.socket) -> bool:
@@ -264,12 +297,6 @@ def _told_to_go(answer: socket.socket) -> bool:
         answer.settimeout(None)
 
 
-def _entry(folder: int, name: str) -> list[Any]:
-    status = os.lstat(name, dir_fd=folder)
-    kind = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
-    return [name, kind.get(stat.S_IFMT(status.st_mode), "other"), status.st_size, status.st_mtime]
-
-
 def _body(message: bytes, descriptors: list[int]) -> bytes:
     """A request too long for one message comes in a memory file, the last descriptor."""
     if message != b"@":
@@ -278,23 +305,24 @@ def _body(message: bytes, descriptors: list[int]) -> bytes:
         return file.read()
 
 
-def _write_code(source: int, name: str) -> None:
+def _bytes(text: str) -> bytes:
+    """Code as it was given: bytes that are no UTF-8 came as lone surrogates."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _write_code(code: str, name: str) -> None:
     """Into memory that the vm sees read-only: what was decided on is what runs."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    target = os.open(f"{MEMORY}/code/{name}", flags, 0o644)
-    try:
-        while os.sendfile(target, source, None, 1 << 20):
-            pass
-    finally:
-        os.close(target)
+    with open(os.open(f"{MEMORY}/code/{name}", flags, 0o644), "wb") as file:
+        file.write(_bytes(code))
 
 
-def _clear_memory() -> None:
-    """Empty /run/code, /run and /dev/shm: they are an execution's, not the vm's."""
+def _clear_memory(*, all_of_it: bool = True) -> None:
+    """Empty /run/code and, where no session goes on, /run and /dev/shm: they are an execution's, not the vm's."""
     for name in os.listdir(f"{MEMORY}/code"):
-        if f"{MEMORY}/code/{name}" != GATE:
+        if f"{MEMORY}/code/{name}" not in (GATE, PLACE):
             os.unlink(f"{MEMORY}/code/{name}")
-    for folder in ("run", "shm"):
+    for folder in ("run", "shm") if all_of_it else ():
         for name in os.listdir(f"{MEMORY}/{folder}"):
             if (folder, name) != ("run", "code"):
                 trees.delete(f"{MEMORY}/{folder}/{name}")
@@ -319,6 +347,8 @@ def _answer(link: socket.socket, result: Callable[[], Reply]) -> None:
             descriptors.append(reply.pop("descriptor"))
     except BadPath as error:
         reply = {"error": "bad", "text": str(error)}
+    except Lost as error:
+        reply = {"error": "lost", "text": str(error)}
     except Damaged as error:
         reply = {"error": "damaged", "text": str(error)}
     except StepFailed as error:

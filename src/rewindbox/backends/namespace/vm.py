@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken
+from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken, WentBack
 from rewindbox.backends.namespace import link, orders
 from rewindbox.backends.namespace.output import Output
 from rewindbox.errors import (
@@ -62,12 +62,11 @@ class NamespaceVm:
         """See `BackendVm.execute`."""
         request = orders.order(job)
         self._taken = None
-        code = link.memory_file(job.code.encode("utf-8", "surrogateescape"))
-        stdin = link.memory_file(job.stdin) if job.stdin else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        stdin, is_session = [link.memory_file(job.stdin)] if job.stdin else [], request["session"] is not None
         try:
             with (
-                Output(job.limits.output_bytes, on_output, self._flooded) as output,
-                link.begin(self._control, request, [code, stdin, *output.writers]) as answering,
+                Output(job.limits.output_bytes, on_output, self._flooded, displays=is_session) as output,
+                link.begin(self._control, request, [*output.writers, *stdin]) as answering,
             ):
                 output.close_writers()
                 await self._let_go(answering, on_ready)
@@ -80,8 +79,8 @@ class NamespaceVm:
             self.interrupted = orders.outcome(job, self._late, output) if self._late else None
             raise
         finally:
-            os.close(code)
-            os.close(stdin)
+            for descriptor in stdin:
+                os.close(descriptor)
         if "taken" in answer:
             self._taken = Taken(**answer["taken"])
             self.live = self._taken.live
@@ -137,7 +136,7 @@ class NamespaceVm:
         self.live = taken.live
         return taken
 
-    async def go_to(self, state: State) -> State:
+    async def go_to(self, state: State) -> WentBack:
         """See `BackendVm.go_to`."""
         self._taken = None
         try:
@@ -147,7 +146,26 @@ class NamespaceVm:
                 raise VmDamaged(f"{self.id}: {failure}", remedy="choose another point") from failure
             raise RollbackFailed(str(failure), remedy=_disk_remedy(failure)) from failure
         self.live = answer["live"]
-        return self.live
+        gone = tuple(f"{name}: {what}" for name, company in answer["ended"].items() for what in company)
+        return WentBack(live=self.live, sessions=tuple(answer["back"]), lost=tuple(answer["lost"]), gone=gone)
+
+    async def begin_session(self, job: Job) -> None:
+        """See `BackendVm.begin_session`."""
+        try:
+            await self._ask({**orders.order(job), "op": "begin"})
+        except link.Failed as failed:
+            raise _not_run(failed) from failed
+
+    async def end_session(self, name: str) -> None:
+        """See `BackendVm.end_session`."""
+        self._taken = None
+        await self._ask({"op": "end", "session": name})
+
+    async def live_checkpoints(self, keep: Sequence[State]) -> frozenset[str]:
+        """See `BackendVm.live_checkpoints`."""
+        ids = sorted({tip for state in keep for tip in state.get("sessions", {}).values()})
+        answer, _ = await self._ask({"op": "keep", "checkpoints": ids})
+        return frozenset(answer["live"])
 
     async def read(self, path: str, max_bytes: int) -> bytes:
         """See `BackendVm.read`."""
@@ -210,7 +228,10 @@ class NamespaceVm:
 
 def _not_run(failure: link.Failed) -> Exception:
     if failure.kind == "bad":
-        return BadRequest(str(failure), remedy="give a folder that exists in the vm")
+        remedy = "give a folder that exists in the vm" if "working_dir" in str(failure) else None
+        return BadRequest(str(failure), remedy=remedy)
+    if failure.kind == "lost":
+        return ExecutionFailed(str(failure), remedy="go back to a point, or run it again to begin a new session")
     return ExecutionFailed(str(failure))
 
 

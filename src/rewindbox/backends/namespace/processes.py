@@ -1,0 +1,132 @@
+"""The processes of a vm, seen from its supervisor: who is there, signals by handle, and an end for all of them."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from rewindbox.backends.namespace.machine import PROC
+
+_DEADLY_S = 10.0
+"""A killed process that is not gone by then sits in the kernel: the vm is broken."""
+
+Spare = Callable[[int], bool]
+"""Whether the process with this pid (as the vm numbers it) is to live on."""
+
+
+class StillAlive(Exception):
+    """Processes survived SIGKILL for too long."""
+
+
+def processes(proc: int) -> list[int]:
+    """Pids in the vm (as the vm numbers them) besides its pid 1."""
+    return [int(name) for name in os.listdir(proc) if name.isdigit() and name != "1"]
+
+
+def signal_each(proc: int, pids: list[int], number: int) -> None:
+    """Send a signal to processes of the vm, by handles: a pid that was given away meanwhile is not hit."""
+    for pid in pids:
+        with contextlib.suppress(OSError):  # ended meanwhile
+            handle = os.open(str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+            try:
+                signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
+
+
+def kill_all(proc: int, spare: Spare | None = None) -> None:
+    """End every process of the vm but pid 1 and those to spare, however fast they fork; returns when none is left.
+
+    First stop them all, until a pass finds no new one: a stopped process does not fork. Then kill.
+    """
+    if spare is None and _is_empty(proc):
+        return
+    known: set[int] = set()
+    while fresh := set(_doomed(proc, spare)) - known:
+        signal_each(proc, _doomed(proc, spare), signal.SIGSTOP)
+        known |= fresh
+    pause, deadline = 0.0001, time.monotonic() + _DEADLY_S
+    while doomed := _doomed(proc, spare):
+        signal_each(proc, doomed, signal.SIGKILL)
+        _reap()
+        if time.monotonic() > deadline:
+            raise StillAlive(f"{len(doomed)} processes survive SIGKILL")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.01)
+
+
+def _doomed(proc: int, spare: Spare | None) -> list[int]:
+    """Who is to end. Where some are spared they may be parents who have not looked at those that ended."""
+    if spare is None:
+        return processes(proc)
+    return [pid for pid in processes(proc) if not spare(pid) and not has_ended(proc, pid)]
+
+
+def _is_empty(proc: int) -> bool:
+    """Quicker than a scan: an orphan's parent is pid 1 or, if it was cloned with CLONE_PARENT, we ourselves.
+
+    So nobody is left when pid 1 has no child, and we have none but pid 1.
+    """
+    try:
+        threads = os.listdir(f"{PROC}/self/task")
+        ours = [pid for thread in threads for pid in _read_path(f"{PROC}/self/task/{thread}/children").split()]
+        return len(ours) == 1 and not read(proc, "1/task/1/children")
+    except OSError:
+        return False
+
+
+def _read_path(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read(4096)
+
+
+def _reap() -> None:
+    """Who was cloned with CLONE_PARENT is our child, and stays in /proc until we have waited for it."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def stat_fields(proc: int, pid: int) -> list[bytes]:
+    """What /proc/PID/stat says behind the name: [0] state, [1] parent, [11] [12] own CPU ticks, [13] [14] those
+    of children it waited for, [17] threads, [21] resident pages, [49] how it ended; empty when it is gone."""
+    return read(proc, f"{pid}/stat").rpartition(b")")[2].split()
+
+
+def has_ended(proc: int, pid: int) -> bool:
+    """It is gone, or nobody has looked at its exit code yet. A first thread that ended before others has not."""
+    fields = stat_fields(proc, pid)
+    return not fields or (fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1"))
+
+
+def living(proc: int, pid: int) -> int:
+    """A thread that knows what its process uses: the first, or another one where the first has ended."""
+    fields = stat_fields(proc, pid)
+    if fields[:1] != [b"Z"] or fields[17] == b"1":
+        return pid
+    with contextlib.suppress(OSError):
+        folder = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            return next((int(name) for name in os.listdir(folder) if int(name) != pid), pid)
+        finally:
+            os.close(folder)
+    return pid
+
+
+def is_stopped(proc: int, pid: int) -> bool:
+    return stat_fields(proc, pid)[:1] == [b"T"]
+
+
+def read(folder: int, name: str) -> bytes:
+    """The first 4 KiB of a file of /proc; empty when it is gone."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,407 @@
+"""Live sessions of a vm: a template, a head for each session, and the checkpoints that it can go back to.
+
+Runs in the supervisor; head.py is the other side. A session's head runs its code and stays; after each execution
+it forks a child that waits, frozen: the checkpoint. To go back, everything of the session dies and a checkpoint
+forks a new head, as often as one likes. Checkpoints and the template cannot be signalled by the code (guard.py)
+nor opened by it (they are undumpable); the kernel tells us when one ends (its handle).
+
+What is the session's own is told by an ipc namespace that all sessions of the vm share and no job has, and which
+of them it belongs to by its limit of message queues, which is the session's mark: both go on to children.
+"""
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rewindbox.backends.namespace.guard import Guard
+from rewindbox.backends.namespace.machine import MEMORY, PROC, Machine
+from rewindbox.backends.namespace.processes import has_ended, kill_all, processes, read, signal_each, stat_fields
+from rewindbox.backends.namespace.spawner import Spawner
+
+CHECKPOINTS_MAX = 16
+"""Checkpoints without a name that are kept; each is a process and 1 to 2 MiB, and what was changed since."""
+CHECKPOINTS_MAX_BYTES = 512 << 20
+_NAMED_MAX = 8
+_BIRTH_S = 10.0
+"""Forking takes 1 ms, and 0.03 ms for each MiB of small objects."""
+_MARK_BYTES = 800 << 10
+PLACE = f"{MEMORY}/code/.session"
+_SOURCES: dict[str, bytes] = {}
+"""Read when this is loaded: later the supervisor sees no more of the host than the vm needs."""
+for _name in ("head.py", "notebook.py"):
+    with open(os.path.join(os.path.dirname(__file__), _name), "rb") as _file:
+        _SOURCES[_name] = _file.read()
+_COMMAND = ("python3", "-c", "exec(open('/run/code/.session/template').read())")
+_BOOT = """
+import builtins, gc, json, linecache, os, sys, traceback
+def load(name):
+    names = {"__builtins__": dict(vars(builtins)), "__name__": "rewindbox_session"}
+    with open("/run/code/.session/" + name) as file:
+        exec(compile(file.read(), name, "exec"), names)
+    return names
+os.environ.pop("GLIBC_TUNABLES", None)
+process = load("head.py")["Process"](load("notebook.py")["Notebook"]().run)
+gc.collect()
+gc.freeze()
+process.be_template()
+process.be_head()
+"""
+_TUNABLES = "glibc.malloc.hugetlb=1"
+"""Big arrays in huge pages: their fork costs a tenth."""
+
+
+class Lost(Exception):
+    """A process of the session is gone, or does not do as it is told."""
+
+
+@dataclass(eq=False)
+class Process:
+    """A process of a session that we know: its handle, and the socket on which it listens."""
+
+    control: socket.socket
+    handle: int
+    outer: int
+    """Its pid as we see it."""
+    pid: int
+    """Its pid as the vm numbers it."""
+
+    @property
+    def is_alive(self) -> bool:
+        return not readable([self.handle], 0)
+
+    def tell(self, message: bytes, descriptors: list[int]) -> None:
+        """Raises Lost."""
+        try:
+            socket.send_fds(self.control, [message], descriptors, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise Lost(str(error)) from error
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self.handle, number)
+
+    def close(self) -> None:
+        self.control.close()
+        os.close(self.handle)
+
+
+@dataclass(eq=False)
+class Session:
+    """A live session."""
+
+    name: str
+    mark: int
+    head: Process
+    parent: Process
+    """Who forked the head, and knows how it ended."""
+    tip: str = ""
+    """The checkpoint that the head was when it was last at rest; it may be gone."""
+    count: int = 0
+    """Executions so far."""
+
+
+@dataclass(eq=False)
+class Checkpoint:
+    """A frozen session."""
+
+    process: Process
+    mark: int
+    count: int
+
+
+class Sessions:
+    """The sessions of one vm. Nothing is started before the first one is."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.guard: Guard | None = None
+        self.live: dict[str, Session] = {}
+        self.checkpoints: dict[tuple[str, str], Checkpoint] = {}
+        """By session and id, oldest first."""
+        self.kept: set[str] = set()
+        """Ids that the budget does not touch: somebody has given them a name."""
+        self.limits: dict[str, float] = {}
+        """What the kernel counts for each process: fixed for all sessions when the first one begins."""
+        self._template: Process | None = None
+        self._spawner: Spawner | None = None
+        self._ipc = 0
+        self._instance = os.urandom(4).hex()
+        self._last = 0
+        self._dying: list[Process] = []
+
+    @property
+    def ipc_ns(self) -> int:
+        return self._spawner.ipc_ns if self._spawner is not None else -1
+
+    @property
+    def processes(self) -> int:
+        """How many there are besides those that the code starts, our own thread included."""
+        return len(self.live) + len(self.checkpoints) + 2 if self._template is not None else 0
+
+    def state(self) -> dict[str, str]:
+        """What a point says of sessions: name -> id of the checkpoint."""
+        return {name: session.tip for name, session in self.live.items() if session.tip}
+
+    def is_kept(self, name: str, checkpoint: str) -> bool:
+        """Whether a session can go back to there."""
+        found = self.checkpoints.get((name, checkpoint))
+        return found is not None and found.process.is_alive
+
+    def begin(self, name: str, order: dict[str, Any]) -> Session:
+        """The live session of that name; made when it is not there. Raises Lost."""
+        if name not in self.live:
+            template = self._ready_template(order)
+            self._last += 1
+            head = self._fork(template, template)
+            self.live[name] = Session(name, _MARK_BYTES - self._last, head, template)
+            resource.prlimit(head.outer, resource.RLIMIT_MSGQUEUE, (self.live[name].mark,) * 2)
+        return self.live[name]
+
+    def _ready_template(self, order: dict[str, Any]) -> Process:
+        """A python that has loaded head.py and notebook.py, and nothing else; 15 ms, once in a vm's life."""
+        if self._template is not None and self._template.is_alive:
+            return self._template
+        self.guard = self.guard or Guard(self.machine.proc)
+        self.end_all()
+        self.limits = order["limits"]
+        ours, theirs = _pair()
+        with self.guard.births:
+            pid = self._spawn_template(order, theirs)
+            theirs.close()
+            self._template = Process(ours, os.pidfd_open(pid), pid, int(_status(pid)["NSpid"][-1]))
+            self.guard.protected.add(self._template.pid)
+        return self._template
+
+    def _spawn_template(self, order: dict[str, Any], control: socket.socket) -> int:
+        _place_sources()
+        woken, wake = os.pipe2(os.O_CLOEXEC)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._spawner = Spawner(self.machine, wake, self.guard)
+            environment = {**order["environment"], "GLIBC_TUNABLES": _TUNABLES}
+            order = {**order, "command": _COMMAND, "folder": "/", "environment": environment}
+            streams = [control.detach(), os.dup(null), os.dup(null)]
+            if self._spawner.start(order, streams, beside=2 * CHECKPOINTS_MAX):
+                self._spawner.let_go()
+            os.read(woken, 1)
+        finally:
+            for number in (woken, wake, null):
+                os.close(number)
+        if self._spawner.pid is None:
+            raise Lost(f"no template: {self._spawner.failure}")
+        self._ipc = os.fstat(self._spawner.ipc_ns).st_ino
+        return self._spawner.pid
+
+    def checkpoint(self, session: Session) -> None:
+        """Fork what the head is now; where that fails, its point has files only. Then keep to the budget."""
+        assert self.guard is not None
+        try:
+            with self.guard.births:
+                process = self._fork(session.head, session.head, b"C")
+                self.guard.protected.add(process.pid)
+        except Lost:
+            return
+        process.signal(signal.SIGSTOP)  # it waits anyway; but nothing stops a liar from saying that it is one
+        self.checkpoints[session.name, session.tip] = Checkpoint(process, session.mark, session.count)
+        self._keep_to_budget()
+
+    def new_tip(self, session: Session) -> None:
+        """An execution has ended: what the session is now will be the checkpoint of this id."""
+        self._last += 1
+        session.count += 1
+        session.tip = f"{self._instance}.{self._last}"
+
+    def _keep_to_budget(self) -> None:
+        """The oldest go, but not the tips of live sessions, nor parents of heads: those know how a head ended."""
+        needed = {session.tip for session in self.live.values()} | self.kept
+        parents = [session.parent for session in self.live.values()]
+        others = [
+            key
+            for key, checkpoint in self.checkpoints.items()
+            if key[1] not in needed and checkpoint.process not in parents
+        ]
+        for key in others[: max(0, len(others) - CHECKPOINTS_MAX)]:
+            self.drop(key)
+        self._bury()
+
+    def drop(self, key: tuple[str, str]) -> None:
+        """Give up a checkpoint. Its end takes a millisecond, which nobody waits for."""
+        process = self.checkpoints.pop(key).process
+        process.signal(signal.SIGKILL)
+        self._dying.append(process)
+
+    def _bury(self) -> None:
+        """Checkpoints that have ended; until then their pids are nobody else's."""
+        assert self.guard is not None
+        for process in [process for process in self._dying if not process.is_alive]:
+            self.guard.protected.discard(process.pid)
+            process.close()
+            self._dying.remove(process)
+
+    def go_back(self, name: str, tip: str) -> bool:
+        """Make the checkpoint the session's head, once more; False when it is not there."""
+        found = self.checkpoints.get((name, tip))
+        if found is None:
+            return False
+        found.process.signal(signal.SIGCONT)
+        try:
+            head = self._fork(found.process, found.process)
+        except Lost:
+            return False
+        finally:
+            found.process.signal(signal.SIGSTOP)
+        self.live[name] = Session(name, found.mark, head, found.process, tip, found.count)
+        return True
+
+    def _fork(self, process: Process, parent: Process, message: bytes = b"H") -> Process:
+        """Have a process fork; the child that says it is ready. Raises Lost."""
+        ours, theirs = _pair()
+        try:
+            with theirs:
+                process.tell(message, [theirs.fileno()])
+            return _born(ours, parent)
+        except BaseException:
+            ours.close()
+            raise
+
+    def owns(self, pid: int) -> bool:
+        """Whether a process (as the vm numbers it) is a session's, and none that a job has started."""
+        if self.guard is None:
+            return False
+        if pid in self.guard.protected:
+            return True
+        try:
+            return os.stat(f"{pid}/ns/ipc", dir_fd=self.machine.proc).st_ino == self._ipc
+        except OSError:
+            return False
+
+    def members(self, session: Session) -> list[int]:
+        """The head, and what its code has started."""
+        return [pid for pid in processes(self.machine.proc) if self._is_member(session, pid)]
+
+    def _is_member(self, session: Session, pid: int) -> bool:
+        assert self.guard is not None
+        if pid == session.head.pid:
+            return True
+        known = {other.head.pid for other in self.live.values()} | self.guard.protected
+        return pid not in known and self.owns(pid) and _mark_of(self.machine.proc, pid) == session.mark
+
+    def end(self, session: Session) -> list[str]:
+        """Kill everything of a session but its checkpoints; says what was more than an idle head."""
+        ended = self._company(session)
+        session.head.signal(signal.SIGKILL)
+        kill_all(self.machine.proc, lambda pid: not self._is_member(session, pid))
+        session.head.close()
+        self.live.pop(session.name, None)
+        return ended
+
+    def end_all(self) -> None:
+        """Kill every session and checkpoint."""
+        for session in list(self.live.values()):
+            self.end(session)
+        for key in list(self.checkpoints):
+            self.drop(key)
+
+    def _company(self, session: Session) -> list[str]:
+        """Threads and children of a session, in words: they do not come back with its variables."""
+        found = self._find_company(session)
+        return found if len(found) <= _NAMED_MAX else [*found[:_NAMED_MAX], f"{len(found) - _NAMED_MAX} more"]
+
+    def _find_company(self, session: Session) -> list[str]:
+        proc, found = self.machine.proc, []
+        for pid in self.members(session):
+            fields = stat_fields(proc, pid)
+            if not fields or has_ended(proc, pid):
+                continue
+            name = read(proc, f"{pid}/comm").decode(errors="replace").strip()
+            if pid != session.head.pid:
+                found.append(f"process {pid} ({name})")
+            elif (threads := int(fields[17]) - 1) > 0:
+                found.append(f"{threads} thread{'s' if threads > 1 else ''}")
+        return found
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nothing of a session runs meanwhile but idle heads: what they left running could write."""
+        proc, idle = self.machine.proc, {session.head.pid for session in self.live.values()}
+        running = [pid for pid in processes(proc) if self._may_run(pid, idle)] if self.live else []
+        signal_each(proc, running, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            signal_each(proc, running, signal.SIGCONT)
+
+    def _may_run(self, pid: int, idle: set[int]) -> bool:
+        assert self.guard is not None
+        if pid in self.guard.protected:
+            return False
+        fields = stat_fields(self.machine.proc, pid)
+        return bool(fields) and fields[0] not in (b"T", b"Z") and (fields[17] != b"1" or pid not in idle)
+
+    def enter_folders(self) -> None:
+        """The vm stands on other files: idle heads go back into their working directories there."""
+        for session in self.live.values():
+            with contextlib.suppress(Lost):
+                session.head.tell(b"D", [])
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    return ours, theirs
+
+
+def _born(control: socket.socket, parent: Process) -> Process:
+    """The kernel says who is at the other end; it must be a child of `parent`, and alone in its process."""
+    if control.fileno() not in readable([control.fileno(), parent.handle], _BIRTH_S):
+        raise Lost("it does not fork")
+    message, ancillary, _, _ = control.recvmsg(16, socket.CMSG_SPACE(12))
+    if message != b"ready" or not ancillary:
+        raise Lost("it could not fork")
+    outer = struct.unpack("iii", ancillary[0][2][:12])[0]
+    try:
+        handle = os.pidfd_open(outer)
+        status = _status(outer)
+    except OSError as error:
+        raise Lost("the child ended") from error
+    if (int(status["PPid"][0]), status["Threads"]) != (parent.outer, ["1"]):
+        os.close(handle)
+        raise Lost("somebody else says that it is the child")
+    return Process(control, handle, outer, int(status["NSpid"][-1]))
+
+
+def readable(descriptors: list[int], timeout_s: float) -> list[int]:
+    """Those on which something has come, waiting for that no longer than so."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(timeout_s * 1000)]
+
+
+def _status(outer: int) -> dict[str, list[str]]:
+    """/proc/PID/status of a process, by our numbers."""
+    with open(f"{PROC}/{outer}/status", encoding="utf-8", errors="replace") as file:
+        return {name: value.split() for name, _, value in (line.partition(":") for line in file)}
+
+
+def _mark_of(proc: int, pid: int) -> int:
+    for line in read(proc, f"{pid}/limits").splitlines():
+        if line.startswith(b"Max msgqueue size"):
+            return int(line.split()[3])
+    return 0
+
+
+def _place_sources() -> None:
+    """What the template loads, where the vm sees it read-only."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(PLACE, 0o755)
+    for name, text in (("template", _BOOT.encode()), *_SOURCES.items()):
+        with open(f"{PLACE}/{name}", "wb") as target:
+            target.write(text)

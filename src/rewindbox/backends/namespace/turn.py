@@ -1,0 +1,117 @@
+"""One execution in a live session, watched. Runs in the supervisor."""
+
+import os
+import signal
+import socket
+import time
+from typing import Any
+
+from rewindbox.backends.namespace.machine import Machine
+from rewindbox.backends.namespace.processes import stat_fields
+from rewindbox.backends.namespace.sessions import Session, Sessions, readable
+from rewindbox.backends.namespace.watch import TICK, Disk, Watched
+
+_INLINE_BYTES = 90 * 1024
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_RESULT_BYTES = 64
+_ENDING_S = 0.2
+
+
+class Turn(Watched):
+    """One running execution of a session. It ends when the head says so, or when the head ends."""
+
+    def __init__(
+        self, machine: Machine, disk: Disk, limits: dict[str, float], sessions: Sessions, session: Session
+    ) -> None:
+        super().__init__(machine, disk, limits, lambda: sessions.ipc_ns)
+        self.session, self._sessions = session, sessions
+        self.result, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._clock = ~session.head.outer << 3 | 2  # CPU time of that process, see clock_getcpuclockid(3)
+        self._cpu_before = time.clock_gettime(self._clock)
+        self._others_before: float | None = None
+
+    def start(self, code: bytes, streams: list[int]) -> None:
+        """`streams` (output, error, displays) are closed. Raises Lost."""
+        descriptors = [*streams, self._theirs.detach()]
+        try:
+            name = b"R%s %d\n" % (self.session.name.encode(), self.session.count + 1)
+            if len(code) > _INLINE_BYTES:
+                descriptors.append(_memory_file(code))
+                code = b""
+            self.session.head.signal(signal.SIGCONT)  # other code of the vm may have stopped it
+            self.session.head.tell(name + code, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def members(self) -> list[int]:
+        """See `Watched.members`."""
+        return self._sessions.members(self.session)
+
+    def cpu_s(self, running_ticks: int) -> float:
+        """See `Watched.cpu_s`. What other processes of the session used before we first looked does not count."""
+        head = time.clock_gettime(self._clock)
+        others = max(running_ticks / TICK - head, 0.0)
+        if self._others_before is None:
+            self._others_before = others
+        return head - self._cpu_before + max(others - self._others_before, 0.0)
+
+    def kill(self) -> None:
+        """SIGKILL to the head; `reap` does the rest."""
+        self.session.head.signal(signal.SIGKILL)
+
+    def reap(self) -> dict[str, Any]:
+        """Call when there is a result, or the head has ended: say how it was. A session without a head is ended."""
+        wall_s = self.elapsed_s()
+        status = self._said() if self.session.head.is_alive and self.why is None else None
+        fields = stat_fields(self.machine.proc, self.session.head.pid)
+        reply: dict[str, Any] = {
+            "why": self.why,
+            "wall_s": wall_s,
+            "cpu_s": self._cpu_of(fields),
+            "memory_peak_bytes": max(self.peak_bytes, int(fields[21]) * _PAGE if len(fields) > 21 else 0),
+        }
+        if status is not None:
+            self._sessions.new_tip(self.session)
+            return {**reply, "status": status}
+        if self.session.head.is_alive and self.why is None:
+            reply["why"] = "broken"
+        status = self._wait()
+        reply["ended"] = self._sessions.end(self.session)
+        return {**reply, "status": status, "session": "lost"}
+
+    def _cpu_of(self, fields: list[bytes]) -> float:
+        if self.session.head.is_alive:
+            return time.clock_gettime(self._clock) - self._cpu_before
+        ticks = int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
+        return max(ticks / TICK - self._cpu_before, 0.0)
+
+    def _said(self) -> int | None:
+        """The status that the head claims, as wait(2) would give it; None: it breaks the rules."""
+        try:
+            message = self.result.recv(_RESULT_BYTES, socket.MSG_DONTWAIT)
+        except OSError:
+            return None
+        if not message:  # a process closes its descriptors a moment before it has ended
+            readable([self.session.head.handle], _ENDING_S)
+        return int(message) << 8 if message.isdigit() and len(message) <= 3 and int(message) < 256 else None
+
+    def _wait(self) -> int:
+        """How the head ended, as its parent would be told; its parent leaves that to us."""
+        self.kill()
+        deadline = time.monotonic() + 10
+        while self.session.head.is_alive and time.monotonic() < deadline:
+            time.sleep(0.0002)
+        fields = stat_fields(self.machine.proc, self.session.head.pid)
+        return int(fields[49]) if len(fields) > 49 and fields[0] == b"Z" else signal.SIGKILL
+
+    def close(self) -> None:
+        self.result.close()
+
+
+def _memory_file(data: bytes) -> int:
+    descriptor = os.memfd_create("code", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

@@ -1,0 +1,131 @@
+"""What runs is watched: its time, memory, CPU and disk. Runs in the supervisor."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace.machine import Machine
+from rewindbox.backends.namespace.memory import Memory
+from rewindbox.backends.namespace.processes import is_stopped, living, processes, signal_each, stat_fields
+
+TICK = os.sysconf("SC_CLK_TCK")
+_FASTEST_GROWTH = 4 << 30
+"""Bytes a second that we believe a program can touch; says how long we may look away."""
+_LOOK_S = (0.002, 0.05)
+
+
+class Watched:
+    """Something that runs in the vm, and its limits."""
+
+    def __init__(self, machine: Machine, disk: "Disk", limits: dict[str, float], ipc_ns: Callable[[], int]) -> None:
+        """`ipc_ns`: gives a descriptor of the ipc namespace whose segments count."""
+        self.machine, self.limits, self._disk = machine, limits, disk
+        self.why: str | None = None
+        """The limit that was passed, or another reason to end it."""
+        self.peak_bytes = 0
+        self._memory = Memory(machine.proc, ipc_ns)
+        self.started = time.monotonic()
+        self.deadline = self.started + limits["wall_s"]
+        self._next_look = min(self.started + _LOOK_S[0], self.deadline)
+
+    def members(self) -> list[int]:
+        """The pids, as the vm numbers them, of all processes that count."""
+        return processes(self.machine.proc)
+
+    def cpu_s(self, running_ticks: int) -> float:
+        """What was used since it began; `running_ticks`: what its present members have used in their lives."""
+        raise NotImplementedError
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+    def look_when_due(self) -> float:
+        """See whether a limit is passed (then `why` says which); returns how long we may look away.
+
+        A look takes 0.2 ms: not more of them than needed, and none in the first moments.
+        """
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + self._look(now)
+        return max(self._next_look - now, 0.0)
+
+    def _look(self, now: float) -> float:
+        if now >= self.deadline:
+            self.why = "wall"
+            return 0.0
+        used_bytes, cpu_s = self._consumption()
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+        limit_bytes = int(self.limits["memory_mib"]) << 20
+        if used_bytes > limit_bytes and self._is_over_when_stopped(limit_bytes):
+            self.why = "memory"
+        elif cpu_s > self.limits["cpu_s"]:
+            self.why = "cpu"
+        elif self._disk.is_over(self.limits):
+            self.why = "disk"
+        pause = (limit_bytes - used_bytes) / _FASTEST_GROWTH
+        return float(min(max(pause, _LOOK_S[0]), _LOOK_S[1], self.deadline - now))
+
+    def _is_over_when_stopped(self, limit_bytes: int) -> bool:
+        """Count again while nobody forks; those that were running go on where the count was wrong."""
+        proc = self.machine.proc
+        running = [pid for pid in self.members() if not is_stopped(proc, pid)]
+        signal_each(proc, running, signal.SIGSTOP)
+        if self._memory.exact_bytes([living(proc, pid) for pid in self.members()]) > limit_bytes:
+            return True
+        signal_each(proc, running, signal.SIGCONT)
+        return False
+
+    def _consumption(self) -> tuple[int, float]:
+        """Bytes of memory and CPU seconds of all members."""
+        pages, ticks, limit = 0, 0, int(self.limits["memory_mib"]) << 20
+        pids = [living(self.machine.proc, pid) for pid in self.members()]
+        for pid in pids:
+            fields = stat_fields(self.machine.proc, pid)
+            if len(fields) > 21:
+                pages += int(fields[21])
+                ticks += int(fields[11]) + int(fields[12])
+        return self._memory.used_bytes(pids, pages, limit), self.cpu_s(ticks)
+
+
+class Disk:
+    """What the vm's files occupy. Walking them is slow, so we walk, in a thread, only when the host's free
+    space, which is cheap to ask, has fallen by enough that the limit could be passed."""
+
+    def __init__(self, usage: Callable[[], trees.Usage], *, is_new: bool) -> None:
+        self._usage = usage
+        self._known = trees.Usage() if is_new else None
+        self._free = os.statvfs(".")
+        self._walk: threading.Thread | None = None
+        self._not_before = 0.0
+
+    def is_over(self, limits: dict[str, float]) -> bool:
+        """Whether the last walk found more than the limits allow; starts a walk when one is due."""
+        if self._walk is not None and self._walk.is_alive():
+            return False
+        limit_bytes, limit_files = int(limits["disk_mib"]) << 20, int(limits["inodes"])
+        known, now = self._known, os.statvfs(".")
+        if known is not None:
+            if known.size_bytes > limit_bytes or known.files > limit_files:
+                self._known = None  # look again at the next job
+                return True
+            grown_bytes = (self._free.f_bfree - now.f_bfree) * now.f_frsize
+            grown_files = self._free.f_ffree - now.f_ffree
+            if known.size_bytes + grown_bytes <= limit_bytes and known.files + grown_files <= limit_files:
+                return False
+        if time.monotonic() >= self._not_before:
+            self._walk = threading.Thread(target=self._measure, daemon=True)
+            self._walk.start()
+        return False
+
+    def forget(self) -> None:
+        """The vm stands on other files now."""
+        self._known = None
+
+    def _measure(self) -> None:
+        began = time.monotonic()
+        self._free = os.statvfs(".")
+        self._known = self._usage()
+        self._not_before = time.monotonic() + 10 * (time.monotonic() - began)

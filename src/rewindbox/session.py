@@ -1,0 +1,61 @@
+"""A session: variables that live on from one execution to the next, and go back with the vm."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rewindbox.backends.base import Job, Outcome, WentBack
+from rewindbox.errors import BadRequest, UnsupportedLanguage
+from rewindbox.execution import Execution
+from rewindbox.registry import check_name
+
+if TYPE_CHECKING:
+    from rewindbox.vm import AsyncVm
+
+
+class AsyncSession:
+    """A session of a vm. Executions in it are executions of the vm: they queue, are recorded, and leave points."""
+
+    def __init__(self, vm: "AsyncVm", language: str, name: str) -> None:
+        self.vm, self.language, self.name = vm, language, name
+
+    def __repr__(self) -> str:
+        return f"<{self.language} session {self.name} of {self.vm!r}>"
+
+    async def execute(self, code: str, **options: Any) -> Execution:
+        """Run one piece of code; see `AsyncVm.execute`.
+
+        What it raises is shown on stderr, and exit code 1; its variables stay as it left them, unless
+        `rollback_on_failure` says otherwise. Where its process ends (a timeout, `os._exit`, a crash), files and
+        variables are those of before.
+        """
+        return await self.vm.execute(self.language, code, session=self.name, **options)
+
+    async def close(self) -> None:
+        """End it. Idempotent."""
+        await self.vm.end_session(self.name)
+
+
+def check_session(job: Job) -> None:
+    """Raises UnsupportedLanguage, InvalidArgument, BadRequest: what a session cannot do."""
+    check_name(str(job.session), "session name")
+    if job.language.session is None:
+        raise UnsupportedLanguage(f"{job.language.name} has no sessions yet", remedy="use python or bash for that")
+    if job.language.session == "live":
+        for what, given in (("environment", job.environment), ("stdin", job.stdin), ("working_dir", job.working_dir)):
+            if given:
+                raise BadRequest(
+                    f"{what} for an execution in a {job.language.name} session",
+                    remedy="set it in the code: os.environ, a variable, os.chdir",
+                )
+
+
+def told_to_be_back(outcome: Outcome, back: WentBack) -> Outcome:
+    """The outcome of an execution after which the vm was put back, with what that means in words."""
+    if not outcome.lost_session:
+        return outcome
+    words = [outcome.error or "the session's process ended", "files and variables are as before"]
+    if back.lost:
+        words[1] = f"files are as before; variables are gone in {', '.join(back.lost)}"
+    if gone := (*outcome.gone, *back.gone):
+        words.append(f"also ended: {', '.join(gone)}")
+    return replace(outcome, error="; ".join(words))
