@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+PEERS  := sandlock ipykernel eryx
 
 .DEFAULT_GOAL := check
 .PHONY: check demo test lint types fix bench real soak wheel clean
@@ -35,10 +36,13 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]' || echo "sandlock cannot be had here"
+	for peer in $(PEERS); do \
+		$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench-$$peer]" \
+			|| echo "$$peer cannot be had here"; \
+	done
 	touch $@
 
-bench: $(VENV)/.bench           ## ratios to a bare interpreter, beside bubblewrap and sandlock
+bench: $(VENV)/.bench           ## ratios to a bare interpreter, beside bubblewrap, sandlock, ipykernel and eryx
 	$(BIN)/python -m bench $(ARGS)
 
 real: $(VENV)/.dev              ## real answers end to end; REWINDBOX_TEST_DATA says where they are

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from typing import Any
 
-from bench import bare, extraction, host, memory, report, runner, work
+from bench import bare, extraction, host, memory, peers, report, runner, sessions, work
 from rewindbox import Rewindbox
 
 LAST = os.path.join(os.path.dirname(__file__), "results.json")
@@ -22,25 +22,29 @@ def main(words: list[str] | None = None) -> int:
     given = _parser().parse_args(words)
     if given.write_docs:
         return _write_docs(given.json or LAST)
-    found = run(given.samples, given.big_mib, given.only, given.sandlock)
+    found = run(given)
     report.show(found)
     _write_json(found, given.json)
     return int(given.strict and any(row["verdict"] == "over" for row in found["rows"]))
 
 
-def run(samples: int, big_mib: int = 1024, only: list[str] | None = None, sandlock: str | None = None) -> Any:
-    """Measure everything; the report as JSON has it."""
-    header = {**host.header(), "beside": host.version_of("bwrap"), "samples": f"{samples} of each"}
+def run(given: argparse.Namespace) -> Any:
+    """Measure what was asked for; the report as JSON has it."""
+    header = {**host.header(), "beside": host.version_of("bwrap"), "samples": f"{given.samples} of each"}
     with tempfile.TemporaryDirectory(prefix="rewindbox-bench-") as store, Rewindbox(store) as box:
         cases = [
             *bare.programs(),
-            bare.Sandlock(sandlock),
-            *work.cases(box, store, big_mib),
-            memory.IdleVms(box, min(50, max(samples, 2))),
+            peers.sandlock(given.sandlock),
+            *work.cases(box, store, given.big_mib),
+            *sessions.cases(box, given.session_mb),
+            peers.ipykernel(given.ipykernel),
+            peers.eryx(given.eryx),
+            memory.IdleVms(box, min(50, max(given.samples, 2))),
+            memory.Checkpoints(box, min(4, given.samples)),
             extraction.RealAnswers(),
             extraction.Growth(),
         ]
-        found = runner.measure(runner.needed(cases, only or []), samples, _progress)
+        found = runner.measure(runner.needed(cases, given.only or []), given.samples, _progress)
     return {"header": header, "rows": [measured.as_dict() for measured in found]}
 
 
@@ -86,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a figure is over its target")
     parser.add_argument("--only", action="append", metavar="WORD", help="rows with this word in their name, and bare")
     parser.add_argument("--big-mib", type=_count, default=1024, metavar="N", help="held by the big vm (default: 1024)")
-    parser.add_argument("--sandlock", metavar="PYTHON", help="an interpreter that has sandlock (default: this one)")
+    parser.add_argument(
+        "--session-mb", type=_count, default=200, metavar="N", help="held by big sessions (default: 200)"
+    )
+    for peer in ("sandlock", "ipykernel", "eryx"):
+        parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"an interpreter that has {peer} (default: this one)")
     parser.add_argument("--write-docs", action="store_true", help="measure nothing; put the last JSON into the page")
     return parser
 

@@ -1,13 +1,10 @@
-"""Programs started as plainly as can be: the interpreter that ratios are to, and other sandboxes beside it.
+"""Programs started as plainly as can be: the interpreter that ratios are to, and bubblewrap beside it.
 
 Started by posix_spawn with a minimal environment and /dev/null; timed until `waitpid` has its status.
 """
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -92,62 +89,3 @@ def _bubblewrap(name: str, work: str, before: list[str], command: list[str]) -> 
     return Program(
         Row(name=name, work=work, over=BARE), [*before, *own.split(), *links, *fresh.split(), *command], remedy
     )
-
-
-class Sandlock(Case):
-    """Sandlock in a process of its own, where its library is loaded and warm; it times itself."""
-
-    rows = (Row(name="sandlock", work="sandlock: `python -c pass`, from its warm Python library", over=BARE),)
-
-    def __init__(self, interpreter: str | None = None) -> None:
-        """`interpreter`: a Python that has it, where this one does not."""
-        self._interpreter = interpreter or sys.executable
-        self._process: subprocess.Popen[str] | None = None
-
-    def open(self) -> None:
-        if shutil.which(self._interpreter) is None:
-            raise Missing("no such interpreter: give --sandlock PYTHON that has it (`pip install sandlock`)")
-        self._process = subprocess.Popen(
-            [self._interpreter, "-I", "-c", _SANDLOCK, python()],
-            env={**ENVIRONMENT, "HOME": os.path.expanduser("~")},  # it wants to know, even for nothing
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self.sample()
-
-    def sample(self) -> Mapping[str, float]:
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        try:
-            print(file=self._process.stdin, flush=True)
-            answer = json.loads(self._process.stdout.readline() or '"it ended"')
-        except BrokenPipeError:
-            answer = "it ended"
-        if not isinstance(answer, float):
-            raise Missing(f"{answer} (`pip install sandlock`, or --sandlock PYTHON that has it)")
-        return {"sandlock": answer}
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.communicate()
-            self._process = None
-
-
-_SANDLOCK = """
-import json, sys, time
-for _ in sys.stdin:
-    try:
-        from sandlock import Sandbox
-        started = time.perf_counter()
-        box = Sandbox(
-            fs_readable=["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/dev"],
-            fs_writable=["/tmp"], clean_env=True, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-        )
-        done = box.run([sys.argv[1], "-c", "pass"])
-        print(json.dumps(time.perf_counter() - started if done.success else f"it refuses: {done.error}"), flush=True)
-    except ImportError:
-        print(json.dumps("not installed"), flush=True)
-    except Exception as error:
-        print(json.dumps(f"it refuses: {error}"), flush=True)
-"""

@@ -52,7 +52,8 @@ def opened(call: Call) -> Rewindbox:
         if name.startswith("limit_") and value is not None
     }
     store = call.arguments.store
-    return Rewindbox(store, limits=replace(config.load(store=store).limits, **given) if given else None)
+    limits = replace(config.load(store=store).limits, **given) if given else None
+    return Rewindbox(store, limits=limits, ask_keeper=True)
 
 
 def read(source: str, what: str, at_most: int = TEXT_BYTES) -> bytes:

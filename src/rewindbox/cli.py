@@ -79,7 +79,8 @@ def run(words: Sequence[str]) -> int:
 def _carried_out(words: Sequence[str]) -> int:
     arguments = _parse(words)
     out, err = Stream(1, arguments.color), Stream(2, arguments.color)
-    if (arguments.command, getattr(arguments, "verb", None)) in _USING_VMS:
+    uses_vm = (arguments.command, getattr(arguments, "verb", None)) in _USING_VMS
+    if uses_vm and not getattr(arguments, "session", None):  # a session's vm is the keeper's
         _start_ahead(arguments.store)
     module = import_module(f"rewindbox.{_MODULES.get(arguments.command, 'commands')}")
     from rewindbox.call import Call  # noqa: PLC0415  what --help does without
@@ -209,8 +210,10 @@ def _running_flags(command: Any) -> None:
     one.add_argument("--env", action="append", default=[], metavar="K=V", help="an environment variable; repeatable")
     one.add_argument("--workdir", metavar="DIR", help="a folder of the vm, relative to its home")
     one.add_argument("--stdin", metavar="FILE", help="what the code reads; - is standard input")
-    one.add_argument("--on-failure", choices=("stop", "rollback"), help="rollback: files as before, if it fails")
+    one.add_argument("--on-failure", choices=("stop", "rollback"), help="rollback: everything as before, if it fails")
+    session_help = "in a session of this name: variables stay for the next command"
     for parser in (run, one):
+        parser.add_argument("--session", metavar="NAME", help=session_help)
         parser.add_argument("--vm", default="default", metavar="NAME", help="made when new; without: default")
         parser.add_argument("--agent", metavar="ID", help="who runs")
         limits = parser.add_argument_group("limits of each execution")

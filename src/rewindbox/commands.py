@@ -159,25 +159,37 @@ def _vms_create(call: Call) -> int:
 
 def _vms_list(call: Call) -> int:
     with opened(call) as box:
-        records, held = box.vms(), holders.find(box.settings.folder)
-    value = {"vms": [show.vm_as_dict(record, held.get(record.id)) for record in records]}
-    return call.emit(value, lambda: show.vms(call.out, records, held) if records else "")
+        records, held, live = box.vms(), holders.find(box.settings.folder), box.live_sessions()
+    value = {"vms": [show.vm_as_dict(record, held.get(record.id), live.get(record.id, ())) for record in records]}
+    return call.emit(value, lambda: show.vms(call.out, records, held, live) if records else "")
 
 
 def _vms_show(call: Call) -> int:
     with opened(call) as box:
         vm = box.vm(call.arguments.vm, create=False)
         held, record = holders.find(box.settings.folder), vm.record
+        live = box.live_sessions().get(vm.id, [])
         numbers = {"executions": vm.history(limit=0).total, "snapshots": len(vm.snapshots())}
-    value = show.vm_as_dict(record, held.get(vm.id)) | numbers
-    facts = {key: None if entry is None else str(entry) for key, entry in value.items()}
+        ended = box.sessions_ended(vm.id)
+    value = show.vm_as_dict(record, held.get(vm.id), live) | numbers | show.sessions_ended_as_dict(ended)
+    facts = {key: _fact(entry) for key, entry in value.items()}
     return call.emit(value, lambda: show.pairs(call.out, facts))
+
+
+def _fact(value: object) -> str | None:
+    """A value of JSON in a line."""
+    if isinstance(value, dict):
+        return ", ".join(str(entry) for entry in value.values())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or None
+    return None if value is None else str(value)
 
 
 def _vms_stop(call: Call) -> int:
     with opened(call) as box:
         vm = box.vm(call.arguments.vm, create=False)
-        stopped = holders.stop(box.settings.folder, vm.id, vm.name)
+        stopped = vm.is_running or holders.stop(box.settings.folder, vm.id, vm.name)
+        vm.stop()  # where a keeper holds it
     text = f"vm {vm.name} is stopped" if stopped else f"vm {vm.name} was not in use"
     return call.confirm({"id": vm.id, "name": vm.name, "stopped": stopped}, vm.id, text)
 
@@ -226,7 +238,13 @@ def _rollback(call: Call) -> int:
         else:
             done = vm.rollback(box.execution(arguments.before) if arguments.before else arguments.reference)
     undo = f"{call.program} rollback {shlex.quote(arguments.vm)} {show.short(done.snapshot_id or '')}"
-    text = f"vm {vm.name} is as it was at {show.short(done.to_point)}; to undo this:\n  {undo}"
+    notes = [
+        f"variables are back in: {', '.join(done.sessions)}\n" if done.sessions else "",
+        f"live state is gone of: {', '.join(done.lost)}\n" if done.lost else "",
+        f"ended: {', '.join(done.gone)}\n" if done.gone else "",
+    ]
+    at = show.short(done.to_point)
+    text = f"vm {vm.name} is as it was at {at}\n{''.join(notes)}To undo this:\n  {undo}"
     return call.confirm(show.rollback_as_dict(done), f"{done.to_point}\t{done.snapshot_id}", text)
 
 

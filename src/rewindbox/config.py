@@ -43,6 +43,8 @@ class Settings:
     """Who runs, where a call does not say."""
     max_text_chars: int = 20_000_000
     """Longest answer in which we look for code."""
+    session_idle_s: float = 900.0
+    """So long after the last command, live sessions of the command line end."""
     enabled: bool = False
     api_base_url: str = "http://localhost:8080"
     vm_pool_size: int = 1

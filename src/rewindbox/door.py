@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from rewindbox.backends.base import FileInfo, OnOutput
-from rewindbox.engine import AsyncRewindbox, OnDecision, OnFailure
+from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision
-from rewindbox.registry import VmRecord
+from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
-from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
     from rewindbox.models import VmExecutionConfig
@@ -41,9 +40,10 @@ class Rewindbox:
         config: "VmExecutionConfig | None" = None,
         limits: Limits | None = None,
         agent_id: str | None = None,
+        ask_keeper: bool = False,
     ) -> None:
         """See `AsyncRewindbox`."""
-        self._box = AsyncRewindbox(store, config=config, limits=limits, agent_id=agent_id)
+        self._box = AsyncRewindbox(store, config=config, limits=limits, agent_id=agent_id, ask_keeper=ask_keeper)
         self._stack = ExitStack()
         self._portal: Any = None
 
@@ -93,9 +93,28 @@ class Rewindbox:
         """What is in force; see `config.Settings`."""
         return self._box.settings
 
-    def vm(self, name_or_id: str | None = None, *, agent_id: str | None = None, create: bool | None = None) -> "Vm":
+    def vm(
+        self,
+        name_or_id: str | None = None,
+        *,
+        agent_id: str | None = None,
+        create: bool | None = None,
+        kept: bool = False,
+    ) -> "Vm":
         """See `AsyncRewindbox.vm`."""
-        return Vm(self, self.call(self._box.vm, name_or_id, agent_id=agent_id, create=create))
+        return Vm(self, self.call(self._box.vm, name_or_id, agent_id=agent_id, create=create, kept=kept))
+
+    def running(self) -> list["Vm"]:
+        """See `AsyncRewindbox.running`."""
+        return [Vm(self, vm) for vm in self._box.running()]
+
+    def live_sessions(self) -> dict[str, list[str]]:
+        """See `AsyncRewindbox.live_sessions`."""
+        return self.call(self._box.live_sessions)
+
+    def sessions_ended(self, vm_id: str) -> SessionsEnded | None:
+        """See `AsyncRewindbox.sessions_ended`."""
+        return self.call(self._box.sessions_ended, vm_id)
 
     def vms(self) -> list[VmRecord]:
         """See `AsyncRewindbox.vms`."""
@@ -172,7 +191,7 @@ class Rewindbox:
 class Vm:
     """A vm: files that stay, in which code is run, one execution at a time."""
 
-    def __init__(self, box: Rewindbox, inner: AsyncVm) -> None:
+    def __init__(self, box: Rewindbox, inner: AnyVm) -> None:
         self.id, self.name = inner.id, inner.name
         self.inner = inner
         self._call = box.call
@@ -275,9 +294,9 @@ class Vm:
         """See `AsyncVm.list`."""
         return self._call(self.inner.list, path)
 
-    def stop(self) -> None:
+    def stop(self, *, reason: str = "stopped") -> None:
         """See `AsyncVm.stop`."""
-        self._call(self.inner.stop)
+        self._call(self.inner.stop, reason=reason)
 
     def remove(self) -> None:
         """See `AsyncVm.remove`."""

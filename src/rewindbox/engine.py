@@ -14,15 +14,17 @@ from rewindbox.backends.base import OnOutput
 from rewindbox.errors import InvalidArgument, UnknownVm
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
+from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened
 from rewindbox.policy import Decision
-from rewindbox.registry import VmRecord
+from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
     from rewindbox.models import VmExecutionConfig
 
+AnyVm = AsyncVm | KeptVm
 OnFailure = Literal["stop", "continue", "rollback"]
 OnDecision = Callable[[int, Decision], None]
 
@@ -37,6 +39,7 @@ class AsyncRewindbox:
         config: "VmExecutionConfig | None" = None,
         limits: Limits | None = None,
         agent_id: str | None = None,
+        ask_keeper: bool = False,
     ) -> None:
         """Nothing is opened or started before `async with` (or the first use).
 
@@ -45,12 +48,14 @@ class AsyncRewindbox:
             config: What a role says; over the configuration file and the environment.
             limits: Default of every execution. None: the configured ones.
             agent_id: Who runs, where a call does not say.
+            ask_keeper: Vms that the command line's keeper of live sessions holds are asked of it, not refused as busy.
 
         Raises ConfigError: see `config.load`.
         """
         self.settings = _settings(store, config, limits, agent_id)
         self._folder = self.settings.folder
         self._temporary: str | None = None
+        self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
         self._open: Opened | None = None
 
@@ -81,17 +86,27 @@ class AsyncRewindbox:
             self._temporary = None
 
     async def vm(
-        self, name_or_id: str | None = None, *, agent_id: str | None = None, create: bool | None = None
-    ) -> "AsyncVm":
+        self,
+        name_or_id: str | None = None,
+        *,
+        agent_id: str | None = None,
+        create: bool | None = None,
+        kept: bool = False,
+    ) -> AnyVm:
         """The vm of that name or id; made when it is new (None: a new one with a name of its own).
 
         It is started by the first thing that needs it running. `create` False: an unknown one is an error,
-        which is also what the setting `auto_provision = false` means.
+        which is also what the setting `auto_provision = false` means. `kept`: a keeper is to hold it, so that its
+        sessions go on when this process ends; one is started if need be.
 
         Raises UnknownVm, InvalidArgument (a name that cannot be one).
         """
         open_ = self._opened()
         record = self._find_or_create(open_, name_or_id, agent_id, create)
+        if kept and self._temporary is not None:
+            raise InvalidArgument("a session that goes on, of a history that does not", remedy="set persist_history")
+        if kept or (self._ask_keeper and holds(self._folder, record.id)):
+            return KeptVm(open_, record)
         open_.backend.warm()  # it is going to be needed
         if record.id not in self._vms:
             self._vms[record.id] = AsyncVm(open_, record, self._forget)
@@ -115,6 +130,19 @@ class AsyncRewindbox:
             )
         return record
 
+    def running(self) -> list[AsyncVm]:
+        """The vms that this process holds."""
+        return [vm for vm in self._vms.values() if vm.is_running]
+
+    async def live_sessions(self) -> dict[str, list[str]]:
+        """The vms with live sessions, here or at the keeper: id of the vm -> names of the sessions."""
+        here = {vm.id: sorted(vm.sessions) for vm in self.running() if vm.sessions}
+        return {**(await held(self._folder) if self._ask_keeper else {}), **here}
+
+    async def sessions_ended(self, vm_id: str) -> SessionsEnded | None:
+        """The last time that live sessions of a vm ended with its processes, and why; None: never."""
+        return self._opened().registry.sessions_ended(vm_id)
+
     async def vms(self) -> list[VmRecord]:
         """Every vm, oldest first."""
         return self._opened().registry.list()
@@ -132,7 +160,7 @@ class AsyncRewindbox:
     async def run(
         self,
         text: str,
-        vm: "AsyncVm | str | None" = None,
+        vm: "AnyVm | str | None" = None,
         *,
         on_failure: OnFailure = "stop",
         threshold: float = 0.0,
@@ -160,13 +188,14 @@ class AsyncRewindbox:
             raise InvalidArgument(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")
         decisions = self.plan(text, threshold=threshold)
         name = "main" if session is True else session or None
-        target = vm if isinstance(vm, AsyncVm) else await self.vm(vm)
+        if vm is None or isinstance(vm, str):
+            vm = await self.vm(vm, kept=self._ask_keeper and name is not None)
         for number, decision in enumerate(decisions, 1):
             if on_decision is not None:
                 on_decision(number, decision)
             if decision.skipped is not None:
                 continue
-            execution = await target.execute(
+            execution = await vm.execute(
                 decision.block.language,
                 decision.block.code,
                 agent_id=agent_id,
@@ -186,7 +215,7 @@ class AsyncRewindbox:
 
     async def history(
         self,
-        vm: "AsyncVm | str | None" = None,
+        vm: "AnyVm | str | None" = None,
         *,
         agent_id: str | None = None,
         failures_only: bool = False,
@@ -197,7 +226,7 @@ class AsyncRewindbox:
     ) -> HistoryPage:
         """Executions, newest first; see `History.query`. A removed vm is found by its id."""
         open_ = self._opened()
-        vm_id = vm.id if isinstance(vm, AsyncVm) else open_.registry.find(vm, removed=True).id if vm else None
+        vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
         entries, total = open_.history.query(
             vm_id=vm_id,
             agent_id=agent_id,

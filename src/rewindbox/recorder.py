@@ -4,13 +4,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from rewindbox.backends.base import Job, Outcome, Taken
+from rewindbox.backends.base import BackendVm, Job, Outcome, Taken
 from rewindbox.errors import HistoryError
 from rewindbox.execution import EXIT_KILLED, Execution
 from rewindbox.history import Start
 from rewindbox.opened import Opened
 from rewindbox.store import Transaction
-from rewindbox.timeline import Point
+from rewindbox.timeline import Point, Rollback
 
 
 class Recorder:
@@ -153,6 +153,35 @@ def write_point(
         written_bytes=taken.written_bytes,
         state=taken.state,
     )
+
+
+def note_lost_sessions(open_: Opened, vm_id: str, tip: Point | None) -> None:
+    """A vm is being started: sessions that its last point had died with the process that held it."""
+    names = (tip.state or {}).get("sessions") if tip else None
+    ended = open_.registry.sessions_ended(vm_id) if names else None
+    if tip and names and (ended is None or ended.at < tip.created_at):
+        with open_.store.transaction() as tx:
+            open_.registry.note_sessions_ended(tx, vm_id, names, "the process that held the vm died")
+
+
+def write_rollback(
+    open_: Opened, vm: BackendVm, tip: Point, target: Point, *, snapshot_first: bool, agent_id: str
+) -> Rollback:
+    """A rollback that was asked for, and where asked for, a snapshot of what was before."""
+    with open_.store.transaction() as tx:
+        kept = None
+        if snapshot_first:
+            kept = open_.timeline.add_snapshot(tx, vm_id=vm.id, point_id=tip.id, kind="pre_rollback", agent_id=agent_id)
+        open_.registry.set_live(tx, vm.id, vm.live, tip=target.id)
+        return open_.timeline.record_rollback(
+            tx,
+            vm_id=vm.id,
+            from_point=tip.id,
+            to_point=target.id,
+            reason="manual",
+            snapshot_id=kept.id if kept else None,
+            agent_id=agent_id,
+        )
 
 
 def no_outcome(error: str) -> Outcome:

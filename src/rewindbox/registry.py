@@ -5,13 +5,14 @@ A vm's row is the one that changes: tip, live state, last activity, removed. All
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from rewindbox.chain import canonical
 from rewindbox.errors import InvalidArgument, UnknownVm
-from rewindbox.schema import VM_CREATED, VM_REMOVED
+from rewindbox.schema import SESSIONS_ENDED, VM_CREATED, VM_REMOVED
 from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, now_us
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -49,6 +50,16 @@ def check_name(name: str, what: str = "vm name") -> None:
         remedy="use 1 to 64 letters, digits, `.`, `_` and `-`, beginning with neither `.`, `-` nor"
         f" one of {', '.join(_ID_PREFIXES)}",
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionsEnded:
+    """Live sessions of a vm ended together with its processes."""
+
+    at: datetime
+    sessions: str
+    """Their names."""
+    reason: str
 
 
 class Registry:
@@ -115,6 +126,16 @@ class Registry:
     def touch(self, tx: Transaction, vm_id: str) -> None:
         """Note that the vm was used now."""
         tx.execute("update vms set last_activity_us = ? where id = ?", (now_us(), vm_id))
+
+    def note_sessions_ended(self, tx: Transaction, vm_id: str, names: Iterable[str], reason: str) -> None:
+        """Live sessions of a vm are gone, and why."""
+        tx.append(SESSIONS_ENDED, vm_id, {"sessions": ", ".join(sorted(names)), "reason": reason})
+
+    def sessions_ended(self, vm_id: str) -> SessionsEnded | None:
+        """The last time that live sessions of a vm ended without being asked to; None: never."""
+        sql = "select at_us, body from log where kind = ? and subject = ? order by seq desc limit 1"
+        rows = self._store.rows(sql, (SESSIONS_ENDED, vm_id))
+        return SessionsEnded(at=from_us(rows[0]["at_us"]), **json.loads(rows[0]["body"])) if rows else None
 
     def remove(self, tx: Transaction, vm_id: str) -> None:
         """Its name is free again and its live state forgotten; history and points stay. Idempotent.

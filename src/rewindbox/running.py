@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from rewindbox import show
+from rewindbox import languages, show
 from rewindbox.call import FILE_BYTES, TEXT_BYTES, Call, opened, read, vm_id
 from rewindbox.door import Rewindbox
 from rewindbox.errors import InvalidArgument, RewindboxError
@@ -60,6 +60,7 @@ def _run_blocks(call: Call, box: Rewindbox, text: str, blocks: list[Told]) -> No
             threshold=arguments.threshold,
             agent_id=arguments.agent,
             limits=_timed(box, arguments.timeout),
+            session=arguments.session or False,
             on_decision=decided,
             on_output=lambda name, data: printer.put(partial(teller.output, name, data)),
         ):
@@ -151,25 +152,41 @@ def _exec(call: Call) -> int:
     stdin = read(arguments.stdin, "input of the code", FILE_BYTES) if arguments.stdin else b""
     environment = dict(_variable(text) for text in arguments.env)
     with opened(call) as box:
-        vm, teller = box.vm(arguments.vm), _bare(call)
+        vm, teller = box.vm(arguments.vm, kept=_is_kept(arguments)), _bare(call)
         with _told_if_interrupted(box, vm.id), _printer(teller) as printer:
             execution = vm.execute(
                 arguments.language,
                 code,
                 agent_id=arguments.agent,
+                limits=_given_limits(box, arguments),
                 timeout_seconds=arguments.timeout,
                 environment=environment,
                 stdin=stdin,
                 working_dir=arguments.workdir,
                 on_output=lambda name, data: printer.put(partial(teller.output, name, data)),
                 rollback_on_failure=_undo(arguments.on_failure),
+                session=arguments.session,
             )
+            for text in show.displays(execution):
+                printer.put(partial(teller.output, "stdout", text.encode("utf-8", "replace")))
             printer.put(teller.ended)
         if arguments.json:
             call.emit(execution.as_dict(), str)
         elif call.out.is_terminal and call.err.is_terminal and not arguments.quiet:
             call.err.write(_ending(call, execution))
     return int(not execution.success)
+
+
+def _is_kept(arguments: Any) -> bool:
+    """A live session is to outlive this command."""
+    return arguments.session is not None and languages.find(arguments.language).session == "live"
+
+
+def _given_limits(box: Rewindbox, arguments: Any) -> Limits | None:
+    """A keeper has settings of its own: what this command was given goes along."""
+    given = any(value is not None for name, value in vars(arguments).items() if name.startswith("limit_"))
+    limits: Limits = box.settings.limits
+    return limits if given and _is_kept(arguments) else None
 
 
 def _bare(call: Call) -> Bare:
@@ -191,5 +208,5 @@ def _ending(call: Call, execution: Execution) -> str:
     word, style = show.marked(execution)
     parts = [show.seconds(execution.wall_s), show.short(execution.id), execution.error or ""]
     if execution.rolled_back_to:
-        parts.append("files as before")
+        parts.append("everything as before" if execution.session else "files as before")
     return f"{call.err.styled(word, style)}  {call.err.styled('  '.join(filter(None, parts)), 'dim')}\n"

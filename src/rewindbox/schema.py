@@ -67,6 +67,7 @@ FACTS = (VM_CREATED, BEGUN, ENDED, POINT_ADDED, SNAPSHOT_ADDED, SNAPSHOT_REMOVED
 VM_REMOVED = "vm_removed"
 OUTPUT_DROPPED = "output_dropped"
 STATE_DROPPED = "state_dropped"
+SESSIONS_ENDED = "sessions_ended"
 
 # `seq` of a row is that of its log entry. References are checked at commit, so that the order of writes
 # within a transaction is free.

@@ -9,13 +9,14 @@ from rewindbox.execution import Execution
 from rewindbox.registry import check_name
 
 if TYPE_CHECKING:
+    from rewindbox.kept import KeptVm
     from rewindbox.vm import AsyncVm
 
 
 class AsyncSession:
     """A session of a vm. Executions in it are executions of the vm: they queue, are recorded, and leave points."""
 
-    def __init__(self, vm: "AsyncVm", language: str, name: str) -> None:
+    def __init__(self, vm: "AsyncVm | KeptVm", language: str, name: str) -> None:
         self.vm, self.language, self.name = vm, language, name
 
     def __repr__(self) -> str:

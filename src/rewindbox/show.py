@@ -15,7 +15,7 @@ from rewindbox.terminal import Stream, one_line, visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rewindbox.registry import VmRecord
+    from rewindbox.registry import SessionsEnded, VmRecord
     from rewindbox.timeline import Rollback, Snapshot
 
 _ENDED = {"timeout": "timeout", "output": "output limit", "memory": "memory limit", "killed": "killed"}
@@ -72,6 +72,19 @@ def gist(execution: Execution) -> str:
     return next((one_line(line, 500) for line in lines if line.strip()), "")
 
 
+def displays(execution: Execution) -> list[str]:
+    """What it showed, as text: the value of its last expression, tables; of a picture, that there is one."""
+    found = []
+    for shown in execution.displays:
+        data = shown["data"]
+        text = data.get("text/plain") or next(iter(data), "")
+        pictures = [
+            f"{kind}, {len(content) * 3 // 4} bytes" for kind, content in data.items() if kind.startswith("image/")
+        ]
+        found.append(f"{text}{f'  [{pictures[0]}: see --json]' if pictures else ''}\n")
+    return found
+
+
 def first_line(code: str) -> str:
     """The first line of a piece of code that is not blank."""
     return next((one_line(line, 500) for line in code.splitlines() if line.strip()), "")
@@ -82,7 +95,7 @@ def document(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-def vm_as_dict(record: "VmRecord", holder: int | None) -> dict[str, Any]:
+def vm_as_dict(record: "VmRecord", holder: int | None, sessions: Sequence[str] = ()) -> dict[str, Any]:
     """The documented JSON shape of a vm."""
     return {
         "id": record.id,
@@ -94,7 +107,14 @@ def vm_as_dict(record: "VmRecord", holder: int | None) -> dict[str, Any]:
         "last_activity": rfc3339(record.last_activity) if record.last_activity else None,
         "tip": record.tip,
         "in_use_by": holder,
+        "sessions": list(sessions),
     }
+
+
+def sessions_ended_as_dict(ended: "SessionsEnded | None") -> dict[str, Any]:
+    """The documented JSON shape of the end of live sessions, in that of a vm."""
+    told = None if ended is None else {"at": rfc3339(ended.at), "sessions": ended.sessions, "reason": ended.reason}
+    return {"sessions_ended": told}
 
 
 def snapshot_as_dict(snapshot: "Snapshot") -> dict[str, Any]:
@@ -121,6 +141,9 @@ def rollback_as_dict(rollback: "Rollback") -> dict[str, Any]:
         "reason": rollback.reason,
         "agent_id": rollback.agent_id,
         "at": rfc3339(rollback.at),
+        "sessions": list(rollback.sessions),
+        "lost": list(rollback.lost),
+        "gone": list(rollback.gone),
     }
 
 
@@ -157,7 +180,9 @@ def history(stream: Stream, entries: Sequence[Execution], names: Mapping[str, st
     return table(stream, columns, rows)
 
 
-def vms(stream: Stream, records: Sequence["VmRecord"], holders: Mapping[str, int]) -> str:
+def vms(
+    stream: Stream, records: Sequence["VmRecord"], holders: Mapping[str, int], sessions: Mapping[str, Sequence[str]]
+) -> str:
     """Vms, oldest first."""
     if not stream.is_terminal:
         return lines(
@@ -167,6 +192,7 @@ def vms(stream: Stream, records: Sequence["VmRecord"], holders: Mapping[str, int
                 rfc3339(record.created_at),
                 rfc3339(record.last_activity) if record.last_activity else "-",
                 str(holders.get(record.id, "-")),
+                ",".join(sessions.get(record.id, ())) or "-",
             )
             for record in records
         )
@@ -179,10 +205,11 @@ def vms(stream: Stream, records: Sequence["VmRecord"], holders: Mapping[str, int
             (ago(record.created_at, now), "dim"),
             (ago(record.last_activity, now) if record.last_activity else "never", "dim"),
             (f"process {holders[record.id]}" if record.id in holders else "no one", ""),
+            (one_line(", ".join(sessions.get(record.id, ())), 2 * _NAME), "cyan"),
         )
         for record in records
     ]
-    return table(stream, ("vm", "id", "agent", "made", "used", "in use by"), rows)
+    return table(stream, ("vm", "id", "agent", "made", "used", "in use by", "live sessions"), rows)
 
 
 def snapshots(stream: Stream, found: Sequence["Snapshot"]) -> str:

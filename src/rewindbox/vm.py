@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 
 from rewindbox import languages, policy
-from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken
+from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken, WentBack
 from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmDamaged, VmNotAvailable
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
-from rewindbox.recorder import Recorder, lost, no_outcome, write_point
+from rewindbox.recorder import Recorder, lost, no_outcome, note_lost_sessions, write_point, write_rollback
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession, check_session, told_to_be_back
 from rewindbox.store import new_id
@@ -36,6 +36,8 @@ class AsyncVm:
         self._claim: int | None = None
         self._tip: Point | None = None
         self._dropped = 0
+        self.sessions: set[str] = set()
+        """The names of its live sessions."""
 
     def __repr__(self) -> str:
         return f"<vm {self.name} {self.id}>"
@@ -105,6 +107,8 @@ class AsyncVm:
         async with self._queue:
             vm, before = await self._start()
             recorder = Recorder(self._open, self.id, job, agent_id or self._settings.agent_id, before, block)
+            if chosen.session == "live" and session is not None:
+                self.sessions.add(session)
             outcome = await self._carry_out(vm, job, recorder, on_output)
             with anyio.CancelScope(shield=True):  # it has run: that is written down, whoever still wants to know
                 execution = await self._conclude(vm, recorder, outcome, undo)
@@ -150,7 +154,7 @@ class AsyncVm:
         if rolled_back:
             try:
                 assert before.state is not None
-                outcome = told_to_be_back(outcome, await vm.go_to(before.state))
+                outcome = told_to_be_back(outcome, await self._go_to(vm, before.state))
             except Exception:
                 self._tip = recorder.write(outcome, taken=taken)[1]
                 raise
@@ -160,6 +164,11 @@ class AsyncVm:
             execution, self._tip = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
         self._sweep(vm, recorder.dropped + rolled_back)
         return execution
+
+    async def _go_to(self, vm: BackendVm, state: dict[str, Any]) -> WentBack:
+        back = await vm.go_to(state)
+        self.sessions = set(back.sessions)
+        return back
 
     @asynccontextmanager
     async def _stopped_on_failure(self) -> AsyncIterator[None]:
@@ -202,6 +211,7 @@ class AsyncVm:
     ) -> tuple[BackendVm, Point]:
         """Start on the files of `live`, which are those of `tip`; None: on none."""
         self._claim = claim(self._open.folder, record)
+        note_lost_sessions(self._open, self.id, tip)
         with anyio.CancelScope(shield=True):
             async with self._stopped_on_failure():
                 self._running = await self._open.backend.create(self.id, live, tip.state if live and tip else None)
@@ -264,30 +274,13 @@ class AsyncVm:
             vm, tip = await self._start_anyhow()
             with anyio.CancelScope(shield=True):
                 assert target.state is not None
-                back = await vm.go_to(target.state)
+                back = await self._go_to(vm, target.state)
                 async with self._stopped_on_failure():
                     who = agent_id or self._settings.agent_id
-                    rollback = self._write_rollback(vm, tip, target, snapshot_first, who)
+                    rollback = write_rollback(self._open, vm, tip, target, snapshot_first=snapshot_first, agent_id=who)
             self._tip = target
             self._sweep(vm, 1)
             return replace(rollback, sessions=back.sessions, lost=back.lost, gone=back.gone)
-
-    def _write_rollback(self, vm: BackendVm, tip: Point, target: Point, snapshot_first: bool, who: str) -> Rollback:
-        timeline = self._open.timeline
-        with self._open.store.transaction() as tx:
-            kept = None
-            if snapshot_first:
-                kept = timeline.add_snapshot(tx, vm_id=self.id, point_id=tip.id, kind="pre_rollback", agent_id=who)
-            self._open.registry.set_live(tx, self.id, vm.live, tip=target.id)
-            return timeline.record_rollback(
-                tx,
-                vm_id=self.id,
-                from_point=tip.id,
-                to_point=target.id,
-                reason="manual",
-                snapshot_id=kept.id if kept else None,
-                agent_id=who,
-            )
 
     async def rollback_to_last_success(self, **options: Any) -> Rollback:
         """Put the files back to after the last execution that succeeded. Raises SnapshotNotFound: none did."""
@@ -313,11 +306,13 @@ class AsyncVm:
             async with self._queue:
                 vm, _ = await self._start()
                 await vm.begin_session(job)
+                self.sessions.add(name)
         return AsyncSession(self, chosen.name, name)
 
     async def end_session(self, name: str) -> None:
         """End a live session; points that it left can still be gone back to. Idempotent."""
         async with self._queue:
+            self.sessions.discard(name)
             if self._running is not None:
                 await self._running.end_session(name)
 
@@ -393,11 +388,18 @@ class AsyncVm:
             vm, _ = await self._start()
             return await vm.list(path)
 
-    async def stop(self) -> None:
-        """End its processes and let other processes have it; files and history stay. Idempotent."""
+    async def stop(self, *, reason: str = "stopped") -> None:
+        """End its processes and let other processes have it; files and history stay. Idempotent.
+
+        `reason`: why its live sessions end, for history.
+        """
         if self._running is not None:
             await self._running.stop()
         self._running = self._tip = None
+        if self.sessions:
+            ended, self.sessions = self.sessions, set()
+            with self._open.store.transaction() as tx:
+                self._open.registry.note_sessions_ended(tx, self.id, ended, reason)
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None

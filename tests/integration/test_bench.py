@@ -18,9 +18,16 @@ ALWAYS = {
     *("bare python", "bare true", "bare bash", "vm python", "vm true", "vm plain true"),
     *("new vm", "new vm after another", "stop", "remove", "point", "snapshot", "rollback"),
     *(f"{verb}, {size} MiB in the vm" for verb in ("point", "snapshot", "rollback") for size in (1, 4)),
+    *("session execute", "session execute at once", "new session", "new session used", "first session"),
+    *(
+        f"session {verb}{held}"
+        for verb in ("rollback", "after rollback")
+        for held in ("", ", 3 MB in arrays", ", 3 MB in small objects")
+    ),
+    *("checkpoint", "checkpoint private", "session memory"),
     *("shell", "memory", "memory new", "memory once", "extraction growth"),
 }
-MAY_BE_ABSENT = {"bubblewrap", "sandlock", "extraction", "library parse"}
+MAY_BE_ABSENT = {"bubblewrap", "sandlock", "ipykernel", "eryx", "eryx snapshot", "extraction", "library parse"}
 ONLY_FOR_ROOT = {"bare setpriv", "bubblewrap setpriv"}
 
 
@@ -37,7 +44,7 @@ def tool(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     """A quick run's JSON and what it printed."""
     path = tmp_path_factory.mktemp("bench") / "figures.json"
-    done = tool("bench", "--samples", "2", "--big-mib", "4", "--json", str(path))
+    done = tool("bench", "--samples", "2", "--big-mib", "4", "--session-mb", "3", "--json", str(path))
     assert done.returncode == 0, done.stderr
     return json.loads(path.read_text()), done.stdout
 

@@ -1,23 +1,25 @@
 """A bash session without a live process: what a shell holds is saved in a file at its end and loaded by the next one.
 
-`command` gives an argv; it knows nothing of vms. The code runs as by `bash file`: same exit status, `$0`, line numbers,
-standard input. The file lies among the vm's own files, so it rewinds with them; it is code, loaded by code: no boundary.
+`command` gives an argv; it knows nothing of vms. The code runs as by `bash file`: same status, `$0`, line numbers, standard
+input. The file lies among the vm's own files, so it rewinds with them; it is code, loaded by code: no boundary. Bash 5.
 
 Kept: variables of every kind and attribute (of the environment only what the code changed or unset, so that values given
 to one execution are not written down), functions, aliases, `set -o`, `shopt`, folder, umask, positional parameters, and
 traps, also of DEBUG, ERR and RETURN.
 Lost: background jobs, open descriptors, ulimit, history, `hash`, `enable`, `complete`, the `pushd` stack, and what bash
-itself counts or draws (SECONDS, RANDOM, BASH_REMATCH ...). `set -n` and `set -t` are, as they would end every later
-execution. So are positional parameters set in an execution that ends within a function or sourced file: those it began
-with remain. A trap of EXIT runs at the end of the execution that set it, after the saving, and does not survive.
+itself counts or draws (SECONDS, which starts at 0, RANDOM, BASH_REMATCH ...). `set -n` and `set -t` are, as they would end
+every later execution. So are positional parameters set in an execution that ends within a function or sourced file: those
+it began with remain. A trap of EXIT runs at the end of the execution that set it, after the saving, and does not survive.
 
 Saved when bash ends by itself, whatever the status, and on a signal on which it runs its EXIT trap (HUP, INT, TERM).
-Not saved, so that the last state remains: after SIGKILL, `exec prog`, `set -n` or `set -r`.
+Not saved, so that the last state remains: after SIGKILL, `exec prog` or `set -n`; with status 1 under `set -r` and where
+IFS is readonly.
 
-What can be seen: a trap of EXIT in `trap -p` (and on standard error under `set -v`). Names that begin with `__rb_` are
-ours. Bash has one EXIT trap, so code that mentions one finds a function `trap` that puts ours before it. There is none,
-and an EXIT trap costs the saving, where a sourced file sets it, under `set -o posix`, or where the code also speaks of
-DEBUG or RETURN or removes a trap of ERR: a function cannot pass these on.
+What can be seen: a trap of EXIT in `trap -p` (and on standard error under `set -v`), descriptor 251, and `/dev/fd/9` as
+the file of functions of former executions. Names that begin with `__rb_` are ours. Bash has one EXIT trap, so code (or a
+function it was left) that mentions one finds a function `trap`, which puts ours before it. There is none, and an EXIT trap
+costs the saving, where a sourced file or `builtin trap` sets it, under `set -o posix`, or where the code also speaks of
+DEBUG or RETURN or asks for or removes a trap of ERR: a function cannot pass these on.
 """
 
 
@@ -35,10 +37,10 @@ def command(code_file: str, state_file: str) -> list[str]:
 # A script that bash itself reads is the only way to the statuses, traces and traps of `bash file`; `source` differs in
 # each of them. What comes before its first line must be named by BASH_ENV, hence the second bash: 1.3 ms.
 _START = r"""
-[[ $1 == /* ]] || set -- "$PWD/$1" "${@:2}"
 [[ $2 == /* ]] || set -- "$1" "$PWD/$2" "${@:3}"
+[[ $1 == /* ]] || set -- "$PWD/$1" "${@:2}"
 __rb_env=${BASH_ENV@A} __rb_code=$1 __rb_file=$2 __rb_load=$3 __rb_save=$4 BASH_ENV=/dev/fd/9 \
-    exec -a bash "$BASH" -- "$1" 9<<<'\builtin eval "$__rb_load"'
+    exec -a bash "$BASH" -- "$1" 9<<<'\builtin eval "$__rb_load" bash'
 """
 
 # The EXIT trap, which bash shows. What it reads waits in a pipe, as it can in no variable that the code would not see.
@@ -64,34 +66,36 @@ $__rb_save"
     __rb_state=$(<"$__rb_file")
 } 2>/dev/null
 __rb_text=$__rb_state$__rb_code
-if [[ $__rb_text == *trap*EXIT* || $__rb_text =~ trap[^$'\n']*[[:space:]]0([[:space:];&|]|$) ]] &&
-    [[ ! $__rb_text =~ DEBUG|RETURN|trap\ +-\ [^$'\n']*ERR ]]; then
+if [[ $__rb_text == *trap* ]] &&
+    [[ $__rb_text =~ trap.*EXIT|trap[^$'\n']*[[:space:]]0([[:space:];&|]|$) ]] &&
+    [[ ! $__rb_text =~ DEBUG|RETURN|trap\ +-p?\ [^$'\n']*ERR ]]; then
     trap() {
         { \builtin trap "$@"; } 2>/dev/null || { \builtin trap "$@"; \builtin return; }
         {
             [[ ${1-} != -- ]] || \builtin shift
-            [[ $BASHPID == $$ && ${1-} != -[lpP]* ]] || \builtin return 0
+            [[ $BASHPID == $$ && $# != 0 && $1 != -[lpP]* ]] || \builtin return 0
             [[ $# != 1 ]] || \builtin set -- - "$1"
-            \builtin local "__rb_do=${1-}"
+            \builtin local "__rb_do=$1"
+            [[ $__rb_do != - ]] || __rb_do=
             while [[ $# -gt 1 ]]; do
                 \builtin shift
                 case $1 in
-                    EXIT | 0) \builtin trap -- '@first@ && </dev/null'$'\n'"${__rb_do#-}" EXIT ;;
+                    EXIT | 0) \builtin trap -- '@first@ && </dev/null'$'\n'"$__rb_do" EXIT ;;
                 esac
             done
         } 2>/dev/null
     }
 fi
-[[ -e $__rb_file ]] || __rb_state=$'\\builtin unset -v "${!__rb_@}"\n# end'
-if [[ $__rb_state != *$'\n# end' ]] || ! \builtin eval "$__rb_state" 3>&2 2>/dev/null; then
+[[ -e $__rb_file ]] || __rb_state=$'# What a\n\\builtin unset -v "${!__rb_@}"\n# end'
+if [[ $__rb_state != '# What a'*$'\n# end' ]] || ! \builtin eval "$__rb_state" 3>&2 2>/dev/null; then
     \builtin printf 'bash: %s is damaged: not all of the state is here\n' "$__rb_file" >&2
     \builtin unset -v "${!__rb_@}"
 fi
-"""
+#"""
 _LOAD = _LOAD.replace("@last@", _AT_END.replace("@ok@", "0")).replace("@first@", _AT_END.replace("@ok@", "$?"))
 
-# After the code. Nothing that is to be kept may change before it is told, IFS and the traps included. What bash itself sets
-# and what the environment gave are unset first, so that `declare -p` tells the rest: one line for any value.
+# After the code. Nothing that is to be kept may change before it is told, IFS and the traps included. What bash itself
+# sets and what the environment gave are unset first, so that `declare -p` tells the rest: one line for any value.
 _SAVE = r"""
 \set +aefuvkCETx
 [[ -e /dev/fd/2 ]] && \exec 3>&2 2>/dev/null || \exec 3>/dev/null
@@ -106,14 +110,14 @@ fi
 if \builtin declare -F trap && [[ $(\builtin declare -f trap) == *__rb_do* ]]; then
     \builtin unset -f trap
 fi
-__rb_mark=$'\n'__rb_$RANDOM$RANDOM$'\n' __rb_depth=${#BASH_SOURCE[@]} __rb_hidden=' '
+__rb_mark=__rb_$RANDOM$RANDOM __rb_depth=${#BASH_SOURCE[@]} __rb_hidden=' '
 [[ ${HOSTNAME@a} ]] || \builtin unset -v HOSTNAME
 \builtin unset -v BASH BASHPID BASH_{ALIASES,ARGC,ARGV,ARGV0,CMDS,COMMAND,LINENO,LOADABLES_PATH,MONOSECONDS,REMATCH} \
     BASH_{SOURCE,SUBSHELL,TRAPSIG,VERSION} COMP_WORDBREAKS DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD \
     HOSTTYPE LINENO MACHTYPE OSTYPE PIPESTATUS POSIXLY_CORRECT RANDOM SECONDS SHLVL SRANDOM _
 
-# Within a function its variables hide the session's. `declare -gt` marks the global of a name, so what stays unmarked is
-# local, and to unset that from yet another function uncovers what it hid.
+# Within a function its variables hide the session's. `declare -gt` marks the global of a name, so what stays unmarked
+# is local, and to unset that from yet another function uncovers what it hid.
 __rb_uncover() {
     [[ -R $1 ]] && \builtin unset -n "$1" || \builtin unset -v "$1" || __rb_hidden+="$1 "
 }
@@ -142,7 +146,7 @@ __rb_unset=
 for __rb_line in IFS=$' \t\n' OPTERR=1 OPTIND=1 'PS4=+ ' "${__rb_fresh[@]}"; do
     __rb_name=${__rb_line%%=*}
     case $__rb_name in
-        '' | *[!a-zA-Z0-9_]* | [0-9]* | __rb_* | _ | BASH_ENV | PWD | SHLVL) continue ;;
+        __rb_* | _ | BASH_ENV | PWD | SHLVL | '' | [0-9]* | *[^[:word:]]*) continue ;;
         IFS | OPTERR | PS4) __rb_as= ;;
         OPTIND) __rb_as=i ;;
         *) __rb_as=x ;;
@@ -154,21 +158,13 @@ for __rb_line in IFS=$' \t\n' OPTERR=1 OPTIND=1 'PS4=+ ' "${__rb_fresh[@]}"; do
     fi
 done
 
+\builtin unset -v __rb_fresh
 __rb_all=$(
-    \builtin umask
-    \builtin printf %s "$__rb_mark"
-    \builtin pwd
-    \builtin printf %s "$__rb_mark"
-    \builtin declare -F
-    \builtin printf %s "$__rb_mark"
-    \builtin declare -p
-    \builtin printf %s "$__rb_mark"
-    \builtin trap -p
-    \builtin printf %s "$__rb_mark"
-    \builtin alias -p
-    \builtin printf %s "$__rb_mark"
-    \builtin declare -f
-    \builtin printf .
+    \builtin umask; \builtin declare -F; \builtin declare -p; \builtin echo "$__rb_mark"
+    \builtin pwd; \builtin echo "$__rb_mark"
+    \builtin trap -p; \builtin echo "$__rb_mark"
+    \builtin alias -p; \builtin echo "$__rb_mark"
+    \builtin declare -f; \builtin echo .
 )
 __rb_why='what it holds is too odd'
 \builtin trap -- '
@@ -178,33 +174,31 @@ __rb_why='what it holds is too odd'
     fi
     \builtin exit $__rb_ok' EXIT
 
-LC_ALL=C IFS=$'\n' __rb_part=()
+[[ ${LC_ALL@a} == *r* ]] || LC_ALL=C
+IFS=$'\n'
 \builtin set -f
-for __rb_i in 0 1 2 3 4 5; do
+__rb_mask= __rb_flags= __rb_set= __rb_i=0
+for __rb_line in $__rb_all; do
+    __rb_i+=+1+${#__rb_line}
+    [[ $__rb_line != "$__rb_mark" ]] || break
+    __rb_rest=${__rb_line#declare -* } __rb_name=${__rb_rest%%=*}
+    __rb_as=${__rb_line#declare -} __rb_as=${__rb_as%% *}
+    [[ $__rb_hidden != *" $__rb_name "* ]] || continue
+    case $__rb_as:$__rb_name in
+        f:* | *:@(__rb_*|_|BASHOPTS|BASH_@(ARG[CV]|LINENO|SOURCE|VERSINFO|XTRACEFD)|EUID|PIPESTATUS|PPID|PWD)) ;;
+        *:@(SHELLOPTS|UID)) ;;
+        [0-9]*) __rb_mask=$__rb_line ;;
+        f*) __rb_flags+="\\builtin declare -$__rb_as ${__rb_name@Q}"$'\n' ;;
+        *[iluc]*:*)  # the value as it is, before what would change it when it is assigned
+            __rb_set+="declare -g${__rb_as//[!aA]/} $__rb_rest"$'\n'"declare -$__rb_as $__rb_name"$'\n'
+            ;;
+        *) __rb_set+=$__rb_line$'\n' ;;
+    esac
+done
+__rb_all=${__rb_all:__rb_i} __rb_mark+=$'\n' __rb_part=()
+for __rb_i in 0 1 2; do
     __rb_part+=("${__rb_all%%"$__rb_mark"*}")
     __rb_all=${__rb_all:${#__rb_part[__rb_i]}+${#__rb_mark}}
-done
-
-__rb_set=
-for __rb_line in ${__rb_part[3]}; do
-    __rb_name=${__rb_line#declare -* } __rb_name=${__rb_name%%=*}
-    case $__rb_name in
-        __rb_* | _ | BASHOPTS | BASH_ARG[CV] | BASH_LINENO | BASH_SOURCE | BASH_VERSINFO | BASH_XTRACEFD) continue ;;
-        EUID | PIPESTATUS | PPID | PWD | SHELLOPTS | UID) continue ;;
-    esac
-    [[ $__rb_hidden == *" $__rb_name "* ]] && continue
-    __rb_as=${__rb_line#declare -} __rb_as=${__rb_as%% *}
-    if [[ $__rb_as == *[iluc]* && $__rb_line == *=* ]]; then
-        # The value as it is, before what would change it when it is assigned.
-        __rb_line="declare -g${__rb_as//[!aA]/} ${__rb_line#declare -* }"$'\n'"declare -$__rb_as $__rb_name"
-    fi
-    __rb_set+=$__rb_line$'\n'
-done
-
-__rb_flags=
-for __rb_line in ${__rb_part[2]}; do
-    __rb_name=${__rb_line#declare -* }
-    [[ $__rb_line == 'declare -f '* ]] || __rb_flags+="\\builtin ${__rb_line%"$__rb_name"}${__rb_name@Q}"$'\n'
 done
 
 __rb_early= __rb_late= __rb_last=
@@ -216,26 +210,22 @@ trap() {
         *) __rb_early+="\\builtin trap -- ${2@Q} $3"$'\n' ;;
     esac
 }
-\builtin eval "${__rb_part[4]}"
+\builtin eval "${__rb_part[1]}"
 
-IFS=:
+__rb_options() {
+    IFS=:
+    for __rb_name in $1; do
+        [[ :$2:noexec:onecmd:posix:xtrace: == *:$__rb_name:* ]] || __rb_late+="$__rb_call$3 $__rb_name; "
+    done
+    for __rb_name in $2; do
+        [[ :$1: == *:$__rb_name:* ]] || __rb_late+="$__rb_call$4 $__rb_name; "
+    done
+}
 [[ :$__rb_o: != *:xtrace:* ]] || __rb_last="${__rb_call}set -o xtrace; $__rb_last"
 [[ :$__rb_o: != *:posix:* ]] || __rb_late="${__rb_call}set -o posix; $__rb_late"
-for __rb_name in $__rb_o; do
-    [[ $__rb_name == @(noexec|onecmd|posix|xtrace) || :$__rb_fresh_o: == *:$__rb_name:* ]] ||
-        __rb_late+="${__rb_call}set -o $__rb_name; "
-done
-for __rb_name in $__rb_fresh_o; do
-    [[ :$__rb_o: == *:$__rb_name:* ]] || __rb_late+="${__rb_call}set +o $__rb_name; "
-done
-for __rb_name in $__rb_shopt; do
-    [[ :$__rb_fresh_shopt: == *:$__rb_name:* ]] && continue
-    [[ $__rb_name == expand_aliases ]] || __rb_early+="\\builtin shopt -s $__rb_name"$'\n'
-    __rb_late+="${__rb_call}shopt -s $__rb_name; "
-done
-for __rb_name in $__rb_fresh_shopt; do
-    [[ :$__rb_shopt: == *:$__rb_name:* ]] || __rb_late+="${__rb_call}shopt -u $__rb_name; "
-done
+[[ :$__rb_shopt: == *:extglob:* ]] || __rb_late+="${__rb_call}shopt -u extglob; "
+[[ $__rb_shopt == "$__rb_fresh_shopt" ]] || __rb_options "$__rb_shopt" "$__rb_fresh_shopt" 'shopt -s' 'shopt -u'
+__rb_options "$__rb_o" "$__rb_fresh_o" 'set -o' 'set +o'
 
 \builtin mapfile -t -n 2 __rb_old <"$__rb_file"
 IFS=' ' __rb_args='\builtin set -- '
@@ -244,16 +234,14 @@ if (( __rb_depth == 2 )); then
 elif [[ ${__rb_old[1]-} == "$__rb_args"* ]]; then
     __rb_args=${__rb_old[1]}
 fi
-__rb_cd=${__rb_part[1]%$'\n'}
-if [[ $__rb_cd == "$__rb_fresh_cd" ]]; then
-    __rb_cd=
-else
-    __rb_cd="\\builtin cd -- ${__rb_cd@Q} || \\builtin printf 'bash: there is no folder %s\\n' ${__rb_cd@Q} >&3"$'\n'
-fi
+__rb_rest=${__rb_part[0]%$'\n'} __rb_cd=
+[[ $__rb_rest == "$__rb_fresh_cd" ]] ||
+    __rb_cd="\\builtin cd -- ${__rb_rest@Q} || \\builtin printf 'bash: no folder %s\\n' ${__rb_rest@Q} >&3"$'\n'
 __rb_new="# What a bash session holds; written by the shell itself.
 $__rb_args
-\\builtin umask ${__rb_part[0]%$'\n'}
-$__rb_cd$__rb_early${__rb_unset:+"\\builtin unset -v$__rb_unset"$'\n'}$__rb_set${__rb_part[5]}${__rb_all%.}$__rb_flags$__rb_builtin{ ${__rb_call}unset -v \"\${!__rb_@}\"; $__rb_late$__rb_last}
+\\builtin umask $__rb_mask
+$__rb_cd$__rb_early${__rb_unset:+"\\builtin unset -v$__rb_unset"$'\n'}$__rb_set${__rb_part[2]}\\builtin shopt -s extglob
+${__rb_all%.}$__rb_flags$__rb_builtin{ ${__rb_call}unset -v \"\${!__rb_@}\"; $__rb_late$__rb_last}
 # end"
 
 __rb_why=

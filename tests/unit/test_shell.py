@@ -1,0 +1,540 @@
+"""Bash sessions: real bash on the host, its state in a temporary folder."""
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rewindbox.backends.namespace import shell
+
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8", "TERM": "dumb", "GIVEN": "1"}
+
+Run = subprocess.CompletedProcess[bytes]
+Execute = Callable[..., Run]
+
+
+class Session:
+    """Executions one after another over one state file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.code, self.state = folder, folder / "code.sh", folder / "made" / "state"
+
+    def __call__(self, code: str | bytes, stdin: bytes = b"", **environment: str) -> Run:
+        self.code.write_bytes(code if isinstance(code, bytes) else code.encode())
+        return self._run(shell.command(str(self.code), str(self.state)), stdin, environment)
+
+    def plain(self, code: str) -> Run:
+        """The same code by bash alone."""
+        self.code.write_text(code)
+        return self._run(["bash", str(self.code)], b"", {})
+
+    def _run(self, argv: list[str], stdin: bytes, environment: dict[str, str]) -> Run:
+        return subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            cwd=self.folder,
+            env={**ENVIRONMENT, **environment},
+            timeout=30,
+            check=False,
+        )
+
+
+@pytest.fixture
+def bash(tmp_path: Path) -> Session:
+    return Session(tmp_path)
+
+
+def quiet(run: Run) -> bytes:
+    assert run.stderr == b""
+    return run.stdout
+
+
+KINDS = {
+    "plain": ("x='a b'", "declare -p x"),
+    "empty": ("x=", "declare -p x"),
+    "newlines": ("x=$'\\n a\\n\\n b\\n\\n'", "declare -p x"),
+    "quotes": ("x=\\''\"`$HOME$(id)\\!'", "declare -p x"),
+    "bytes": ("x=$'\\001\\177\\200\\377\\e[1mé'", "declare -p x"),
+    "looks like code": ("x=$'y\\ndeclare -r PATH=\\n# end'", "declare -p x; echo $PATH"),
+    "exported": ("export x=1 y; y=2", "declare -p x y; env | grep '^[xy]='"),
+    "declared only": ("declare -i x; declare -A y; export z; declare -a w", "declare -p x y z w"),
+    "integer": ("declare -i x=5", "declare -p x; (x+=2; echo $x)"),
+    "integer with a text": ("x=1+1; declare -i x", "declare -p x"),
+    "cases": ("declare -u x=abc; declare -l y=ABC; declare -c z=abc; w=abc; declare -u w", "declare -p x y z w"),
+    "readonly": (
+        "readonly x='a b'; declare -ir y=3; readonly -a z=(1 2)",
+        "declare -p x y z; (x=2) 2>/dev/null || echo no",
+    ),
+    "array with gaps": ("x=([3]=a [9]=$'b\\nc' [10]=''); x+=(d)", 'declare -p x; echo "${!x[@]}"'),
+    "empty array": ("x=()", "declare -p x; echo ${#x[@]}"),
+    "integer array": ("declare -ai x=(1 2+3)", "declare -p x"),
+    "odd keys": (
+        "declare -A x; for k in ']' '[' '@' '*' 'a b' $'n\\nl' '\"' \"'"
+        + "\" '$y' '`' '\\' '!' '~' = é $'\\377'; do x[$k]=v$k; done",
+        'for k in "${!x[@]}"; do printf "%q=%q\\n" "$k" "${x[$k]}"; done | sort',
+    ),
+    "nameref": ("y=1; declare -n x=y; declare -n u; declare -n w=nothing", "declare -p y; declare -pn x u w; echo $x"),
+    "nameref into an array": ("y=(1 2); declare -n x='y[1]'", "echo $x"),
+    "changed IFS": ("IFS=,:", "declare -p IFS"),
+    "no IFS": ("unset IFS", 'x=$(declare -p IFS 2>&1) || echo "${x##*: }"'),
+    "OPTIND": ("set -- -a -b c; getopts ab x; getopts ab x", "echo $OPTIND $x"),
+    "PATH": ("PATH=/odd:$PATH; CDPATH=/usr", "declare -p PATH CDPATH"),
+    "PS4": ("PS4='> '; export PS4", "declare -p PS4"),
+    "locale": ("export LC_ALL=C; x=é", "declare -p LC_ALL; printf %s $x | od -c"),
+    "functions": (
+        'f() { local a=$1; echo "<$a>"; }; a-b.c() (exit 3); g() if [[ $1 ]]; then cat <<E\n  t $1\n\nE\nfi',
+        "declare -f; f 'x y'; g 1; a-b.c; echo $?",
+    ),
+    "functions with attributes": (
+        "f() { echo f; }; export -f f; g() { :; }; declare -ft g; h() { :; }; readonly -f h",
+        "declare -F; bash -c f",
+    ),
+    "function parsed with extglob": (
+        "shopt -s extglob\nf() { case $1 in +(a)) echo yes;; esac; }; shopt -u extglob",
+        "f aaa; shopt extglob",
+    ),
+    "aliases": (
+        "alias ll='ls -l' e=$'echo \\'q\\'\\n'; alias -- -x=y; shopt -s expand_aliases",
+        "alias; shopt expand_aliases",
+    ),
+    "folder": ("mkdir -p $'o d\\n'; cd $'o d\\n'", "pwd; echo $OLDPWD"),
+    "umask": ("umask 0137", "umask"),
+    "positional": ("set -- 'a b' '' $'\\n' -x é", 'echo $#; printf "<%s>" "$@"; (shift 99; echo $?)'),
+    "many": (
+        "set -- {1..5000}; for i in {1..2000}; do eval v$i=$i; done; printf -v x %0200000d 1",
+        "echo $# $v2000 ${#x}",
+    ),
+    "trap of signals": (
+        "trap 'echo \"u 1\"' USR1; trap '' HUP; trap $'echo a\\necho b' SIGUSR2",
+        "kill -USR1 $$; kill -HUP $$; kill -USR2 $$",
+    ),
+    "trap of ERR": ("trap 'echo err' ERR", "false; (exit 4); trap -p ERR"),
+    "trap of DEBUG": ("trap 'echo debug' DEBUG", "x=1; f() { y=1; }; f"),
+    "trap of RETURN": ("trap 'echo return' RETURN", "f() { :; }; declare -ft f; f"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept(bash: Session, kind: str) -> None:
+    """What an execution sets is the same in the next one, and in the one after that."""
+    given_code, show = KINDS[kind]
+    expected = bash.plain(f"{given_code}\n{show}").stdout
+    bash.state.unlink(missing_ok=True)
+    first = quiet(bash(given_code))
+    assert [first + quiet(bash(show)), first + quiet(bash(show))] == [expected, expected]
+
+
+OPTIONS = [
+    *(
+        "set -e",
+        "set -u",
+        "set -f",
+        "set -C",
+        "set -a",
+        "set -k",
+        "set -m",
+        "set -E",
+        "set -T",
+        "set -P",
+        "set +B",
+        "set +h",
+    ),
+    *("set -o pipefail", "set -o posix", "set -o ignoreeof", "set -o vi", "set -b", "set -eufCaEo pipefail"),
+    *("shopt -s extglob", "shopt -s nocasematch", "shopt -s failglob", "shopt -s nullglob", "shopt -s expand_aliases"),
+    *(
+        "shopt -s globstar dotglob lastpipe inherit_errexit localvar_inherit localvar_unset xpg_echo",
+        "shopt -u sourcepath",
+    ),
+    *("shopt -s compat44", "set -o history", "shopt -s varredir_close"),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options(bash: Session, options: str) -> None:
+    """Options hold from the first line of the next execution; they disturb neither loading nor saving."""
+    show = "echo $-; shopt -p | sort; set +o; [[ ${unset_one-x} ]]; y=([0]=a)"
+    expected = bash.plain(f"{options}\nx=1 arr=(1 2)\n{show}").stdout
+    quiet(bash(f"{options}\nx=1 arr=(1 2)"))
+    assert quiet(bash(show)) == expected
+    assert quiet(bash("echo $x ${arr[1]} ${y[0]}")) == b"1 2 a\n"
+
+
+def test_trace(bash: Session) -> None:
+    """Under `set -x` left on, standard error has the lines of the code, as bash writes them, and no others."""
+    bash("set -x; f() { echo in; }; set -e")
+    for code in (
+        "f\necho $((1+1))",
+        "for i in 1; do f; done",
+        "false",
+        "(exit 3)",
+        "exit 4",
+        "trap 'echo bye' EXIT; exit 1",
+    ):
+        expected = bash.plain(f"set -e; f() {{ echo in; }}; {{ set -x; }} 2>/dev/null; {code}")
+        run = bash(code)
+        assert (run.returncode, run.stdout, run.stderr) == (expected.returncode, expected.stdout, expected.stderr)
+    run = bash("exec 7>trace; BASH_XTRACEFD=7; echo hi")
+    assert (bash.folder / "trace").read_bytes() == b"+ echo hi\n"
+
+
+STATUSES = [
+    *(
+        "true",
+        "false",
+        "(exit 77)",
+        "exit 0",
+        "exit 5",
+        "exit",
+        "f() { return 6; }; f",
+        "return 4\necho on",
+        "nosuchcommand",
+    ),
+    *(
+        "set -e; false; echo no",
+        "set -u\necho $nope\necho no",
+        "echo ${nope:?gone}",
+        "echo $((1/0))\necho on",
+        "set -e\nf() { false; }; f",
+    ),
+    *(
+        "echo a\nif; then",
+        "echo 'open",
+        "x=(",
+        "readonly r=1\nr=2\necho no",
+        "set -o posix; r() { :; }; readonly q=1; q=2; echo no",
+    ),
+    *(
+        "kill -TERM $$; sleep 5",
+        "kill -KILL $$",
+        "kill -HUP $$; sleep 5",
+        "exec true",
+        "exec sh -c 'exit 8'",
+        "exec nosuch",
+        "exec",
+    ),
+    *(
+        "trap 'exit 9' EXIT; true",
+        "trap 'echo $?; exit 9' EXIT; exit 3",
+        "trap 'echo $?' EXIT; false",
+        "trap 'false' EXIT",
+    ),
+    *(
+        "trap 'echo t; exit 12' TERM; kill $$; sleep 5",
+        "set -n; exit 3",
+        "set -t\nexit 3\nexit 4",
+        "true | false",
+        "set -o pipefail; false | true",
+    ),
+    *(
+        "echo $0 $# $LINENO ${BASH_SOURCE[0]} ${#FUNCNAME[@]} $BASH_SUBSHELL $- $SHLVL",
+        "caller; f() { caller; }; f",
+        "echo $_",
+    ),
+    *(
+        '[[ $0 == "${BASH_SOURCE[0]}" ]] && echo main',
+        "cat /dev/stdin; read x; echo $?",
+        "coproc sleep 0; wait",
+        "ls -d /nope",
+    ),
+    *(
+        "trap - EXIT",
+        "trap",
+        "f() { trap 'echo f' EXIT; }; f; (trap 'echo sub' EXIT); x=$(trap 'echo cs' EXIT); echo $x",
+    ),
+    *(
+        "trap 'echo a' 0 USR1; trap -p USR1; kill -USR1 $$",
+        "trap x NOSUCH EXIT",
+        "trap 'echo e' ERR; trap 'echo x' EXIT; false; exit 1",
+    ),
+    *(
+        "trap \"echo 'q'\" EXIT; trap -- 'echo second' EXIT",
+        "trap 'echo no' EXIT; trap - EXIT",
+        "trap 'echo no' EXIT; trap EXIT",
+        "trap '' EXIT",
+    ),
+]
+
+
+@pytest.mark.parametrize("code", STATUSES)
+def test_runs_as_by_bash(bash: Session, code: str) -> None:
+    """Status, output and messages are those of `bash file`, in the first execution and in a later one."""
+    expected = bash.plain(code)
+    for _ in range(2):
+        run = bash(code)
+        shown = b"" if code == "trap" else run.stdout
+        assert (run.returncode, shown, run.stderr) == (expected.returncode, expected.stdout, expected.stderr)
+
+
+ENDS = [
+    *(
+        "exit 3",
+        "false",
+        "set -e; false; x=no",
+        "set -u; echo $nope",
+        "echo ${nope:?}",
+        "f() { exit 1; }; f",
+        "if; then",
+        "return 3",
+        "exec nosuch",
+    ),
+    *(
+        "set -e; f() { false; }; g() { f; }; g",
+        "kill -TERM $$; sleep 5",
+        "trap 'echo bye' EXIT; exit 1",
+        "set -e; trap 'exit 2' EXIT; false",
+    ),
+    *(
+        'trap "x=no; exit 0" EXIT',
+        "trap - EXIT",
+        "trap '' EXIT; exit 1",
+        "trap 'echo e' EXIT; exit 4",
+        "trap 'exit 3' ERR; false",
+    ),
+    *(
+        "f() { trap 'echo f' EXIT; exit 1; }; f",
+        "exec 2>&-",
+        "exec >&- 2>&- <&-",
+        "cd /; exec 3</dev/null",
+        "ulimit -n 300",
+        "trap 'x' 0; exit",
+    ),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_saved_however_it_ends(bash: Session, end: str) -> None:
+    """What was done before bash ended by itself is saved, whatever the status and whatever EXIT trap there is."""
+    bash(f"x=1; set -- a b; arr=(1 2)\n{end}")
+    assert quiet(bash("set +e; echo $x ${arr[1]}; declare -p no 2>/dev/null; trap - ERR")) == b"1 2\n"
+
+
+@pytest.mark.parametrize("end", ["kill -KILL $$", "exec true", "exec sh -c 'exit 3'", "set -n"])
+def test_not_saved(bash: Session, end: str) -> None:
+    """A shell that is killed or replaced leaves the state of the last execution."""
+    bash("x=1")
+    before = bash.state.read_bytes()
+    bash(f"x=2\n{end}")
+    assert bash.state.read_bytes() == before
+    assert quiet(bash("echo $x")) == b"1\n"
+
+
+def test_exit_trap_does_not_survive(bash: Session) -> None:
+    """An EXIT trap runs at the end of the execution that set it, once, and sees its status."""
+    assert quiet(bash("trap 'echo bye $?' EXIT; exit 3")) == b"bye 3\n"
+    assert quiet(bash("exit 3")) == b""
+
+
+def test_locals_are_not_the_sessions(bash: Session) -> None:
+    """An `exit` within functions saves the session's variables, not those of the functions, and its parameters."""
+    bash("x=1 arr=(a b) y=5 HOME=/tmp; declare -n ref=y; set -- p q")
+    before = bash.state.read_bytes()
+    for end in ("exit 3", "set -e; false"):
+        bash(
+            "f() { local x=3 only=1 HOME=/f; local -r fixed=1; local -A arr=([k]=v); local -n r=y ref=x; IFS=, ; "
+            + end
+            + "; }\n"
+            "g() { local x=2 y=6 IFS=:; f 1 2 3; }\ng z"
+        )
+        bash("unset -f f g; set +e")
+        assert bash.state.read_bytes() == before
+    bash("f() { y=8; declare -g z=9; local w=1; exit; }; f 1")
+    assert quiet(bash("echo $x ${arr[1]} $y $z $w $ref $# $HOME")) == b"1 b 8 9 8 2 /tmp\n"
+
+
+NASTY = [
+    *(
+        "declare() { echo D; }",
+        "builtin() { echo B; }",
+        "cd() { echo C; }; printf() { echo P; }; command() { echo M; }",
+    ),
+    "declare() { echo D; }; builtin() { echo B; }; printf() { echo P; }; echo() { :; }; test() { :; }; [() { :; }",
+    "set() { :; }; unset() { :; }; eval() { :; }; export() { :; }; exec() { :; }; source() { :; }; .() { :; }; umask() { :; }",
+    "shopt() { :; }; alias() { :; }; trap() { :; }; mapfile() { :; }; exit() { :; }; pwd() { :; }; mv() { :; }; mkdir() { :; }; rm() { :; }",
+    "shopt -s expand_aliases; alias builtin='echo B' declare='echo D' if=echo eval=false '.'=false set=false exit=false unset=false",
+    "shopt -s expand_aliases; alias trap=false case=false for=false exec=false [[=false local=false while=false",
+    *(
+        "IFS=abdelr_",
+        "IFS=; set -f",
+        "set -o posix; IFS=0123",
+        "unset PATH HOME TERM PWD",
+        "PATH=/nope",
+        "readonly PATH HOME x",
+        "unset IFS BASH_ALIASES RANDOM",
+    ),
+    *(
+        "GLOBIGNORE='*'",
+        "BASH_COMPAT=4.2",
+        "set -euCfaEk; shopt -s failglob nocasematch",
+        "POSIXLY_CORRECT=1",
+        "LC_ALL=C",
+        "LANG=nope",
+    ),
+    *(
+        "umask 777",
+        "TMPDIR=/nope",
+        "exec 2>&-",
+        "exec 9>&1",
+        "set -T; trap 'echo noise; echo noise >&2' DEBUG; set +T; trap - DEBUG",
+        "mkdir d; cd d; rmdir ../d; cd /",
+    ),
+]
+
+
+@pytest.mark.parametrize("code", NASTY)
+def test_what_the_code_does_to_itself(bash: Session, code: str) -> None:
+    """No function, alias, option or variable of the code breaks loading or saving, or makes a sound in it."""
+    first = bash(f"x=1; y=('a b' c)\n{code}")
+    assert (first.stdout, first.stderr) == (b"", b"")
+    second = bash("z=3; w=$x")
+    assert (second.returncode, second.stdout, second.stderr) == (0, b"", b"")
+    state = bash.state.read_text()
+    assert all(line in state for line in ('x="1"', 'w="1"', 'y=([0]="a b" [1]="c")', 'z="3"'))
+
+
+def test_shadowing_functions_are_kept(bash: Session) -> None:
+    """Functions with the names of what we call are the session's, as any."""
+    bash('for f in declare builtin printf set trap cd; do eval "$f() { command echo $f; }"; done')
+    assert quiet(bash("declare; builtin; printf; set; trap; cd")) == b"declare\nbuiltin\nprintf\nset\ntrap\ncd\n"
+
+
+def test_nothing_of_ours_is_seen(bash: Session) -> None:
+    """The code finds none of our names, in no list that bash or the environment has."""
+    look = "set; declare -p; declare -F; alias; env; jobs; compgen -v; echo $BASH_ENV$BASH_EXECUTION_STRING; ls /proc/$$/fd"
+    for _ in range(2):
+        out = quiet(bash(f"{look}; x=1"))
+        assert b"__rb" not in out.replace(b"_=__rb", b"")
+        assert b"/dev/fd" not in out
+    assert quiet(bash("bash -c 'declare -p' | grep -c -e __rb -e BASH_ENV")) == b"0\n"
+
+
+def test_environment(bash: Session) -> None:
+    """What an execution was given is not written down; what it changed or unset holds against what the next is given."""
+    quiet(bash("export CHANGED=2; unset GIVEN", SECRET="s3cret", CHANGED="1"))
+    assert b"s3cret" not in bash.state.read_bytes()
+    assert quiet(bash("echo $SECRET-$CHANGED-${GIVEN-unset}", CHANGED="3", SECRET="other")) == b"other-2-unset\n"
+    assert (
+        quiet(bash("echo ${SECRET-none}; declare -p HOME LANG", HOME="/new"))
+        == b'none\ndeclare -x HOME="/new"\ndeclare -x LANG="C.UTF-8"\n'
+    )
+
+
+def test_environment_of_bash(bash: Session) -> None:
+    """BASH_ENV and exported functions do what they do to `bash file`."""
+    (bash.folder / "env").write_text("echo from env\n")
+    given = {"BASH_ENV": str(bash.folder / "env"), "BASH_FUNC_g%%": "() {  echo g; }"}
+    assert quiet(bash("g; echo ${BASH_ENV##*/}", **given)) == b"from env\ng\nenv\n"
+
+
+def test_standard_input(bash: Session) -> None:
+    """Standard input is the code's, from its first byte to its last."""
+    assert quiet(bash("cat", stdin=b"one\ntwo\n")) == b"one\ntwo\n"
+    assert quiet(bash("read x; echo $x", stdin=b"three\n")) == b"three\n"
+
+
+def test_unchanged_state_is_not_written(bash: Session) -> None:
+    """An execution that changes nothing leaves the file and its folder as they were."""
+    quiet(bash("x=1; f() { :; }; cd /; trap : USR1"))
+    before = (os.stat(bash.state), os.stat(bash.state.parent))
+    for code in ("", "echo $x $RANDOM $SECONDS; (x=2; false) | true; f; ls / >/dev/null", "[[ a =~ a ]]; exit 3"):
+        bash(code)
+        after = (os.stat(bash.state), os.stat(bash.state.parent))
+        assert [(s.st_ino, s.st_mtime_ns) for s in after] == [(s.st_ino, s.st_mtime_ns) for s in before]
+
+
+def test_folder_is_made(bash: Session) -> None:
+    """The state's folder is made for nobody else, as is the file; nothing else is in it."""
+    bash.state = bash.folder / "a" / "b c" / "state"
+    quiet(bash("umask 0; x=1"))
+    assert [p.stat().st_mode & 0o777 for p in (bash.state, bash.state.parent)] == [0o600, 0o700]
+    assert os.listdir(bash.state.parent) == ["state"]
+
+
+def test_relative_paths(bash: Session) -> None:
+    """Paths are taken from the folder in which the shell starts, wherever the code goes."""
+    bash.state, bash.code = Path("rel/state"), Path(bash.folder, "code.sh")
+    quiet(bash("x=1; cd /"))
+    assert quiet(bash("echo $x $PWD")) == b"1 /\n"
+    assert (bash.folder / "rel" / "state").exists()
+
+
+@pytest.mark.parametrize(("code", "status"), [("x=1", 1), ("x=1; exit 7", 7), ("trap : EXIT; exit 6", 6)])
+def test_saving_that_fails(bash: Session, code: str, status: int) -> None:
+    """A state that cannot be written gives one line, status 1 where it was 0, and the code has run."""
+    (bash.folder / "made").write_text("a file where the folder should be")
+    run = bash(f"echo ran; {code}")
+    assert (run.returncode, run.stdout) == (status, b"ran\n")
+    assert run.stderr.count(b"\n") == 1
+    assert run.stderr.startswith(b"bash: the state of this shell is not saved: ")
+
+
+DAMAGE = {
+    "empty": lambda good: b"",
+    "cut": lambda good: good[: len(good) // 2],
+    "noise": lambda good: os.urandom(300),
+    "binary": lambda good: b"\x7fELF\0\0" + good,
+    "syntax": lambda good: good.replace(b"declare -- x", b"if; then (( declare x"),
+    "open quote": lambda good: good.replace(b'x="1"', b'x="1'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_state(bash: Session, damage: str) -> None:
+    """A state that is not whole gives one line on standard error; the code runs, and the next state is whole."""
+    quiet(bash("x=1; f() { :; }"))
+    bash.state.write_bytes(DAMAGE[damage](bash.state.read_bytes()))
+    run = bash("echo ran; y=2")
+    assert (run.returncode, run.stdout) == (0, b"ran\n")
+    assert run.stderr == f"bash: {bash.state} is damaged: not all of the state is here\n".encode()
+    assert quiet(bash("echo $y")) == b"2\n"
+
+
+def test_folder_that_is_gone(bash: Session) -> None:
+    """A folder that is there no more gives one line; the code runs where the shell starts."""
+    quiet(bash("mkdir d; cd d; x=1"))
+    (bash.folder / "d").rmdir()
+    run = bash("echo $x $PWD")
+    assert (run.stdout, run.stderr.count(b"\n")) == (f"1 {bash.folder}\n".encode(), 1)
+
+
+def test_background_jobs_see_no_saving(bash: Session) -> None:
+    """A job that outlives the code neither holds up nor writes the state."""
+    quiet(bash("x=1; (sleep 0.2; x=2; exit 1) >/dev/null 2>&1 & y=3"))
+    assert quiet(bash("echo $x $y")) == b"1 3\n"
+
+
+def test_argv_is_small(tmp_path: Path) -> None:
+    """The argv starts with bash and takes little of what an exec may carry."""
+    argv = shell.command(str(tmp_path / "code"), str(tmp_path / "state"))
+    assert argv[0] == "bash"
+    assert sum(map(len, argv)) < 16_000
+
+
+texts = st.binary(max_size=40).map(lambda b: b.replace(b"\0", b"0"))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    value=texts,
+    array=st.dictionaries(st.integers(0, 10**6), texts, max_size=4),
+    table=st.dictionaries(texts.filter(bool), texts, max_size=4),
+)
+def test_any_value(bash: Session, value: bytes, array: dict[int, bytes], table: dict[bytes, bytes]) -> None:
+    """Any bytes but NUL come back, in variables, arrays, their keys, parameters, aliases and functions."""
+    bash.state.unlink(missing_ok=True)
+    quoted = {
+        text: b"'" + text.replace(b"'", b"'\\''") + b"'" for text in (value, *array.values(), *table, *table.values())
+    }
+    lines = [b"declare -a arr; declare -A table; x=" + quoted[value], b"set -- " + quoted[value]]
+    lines += [b"arr[%d]=%s" % (index, quoted[text]) for index, text in array.items()]
+    lines += [b"k=%s; table[$k]=%s" % (quoted[key], quoted[text]) for key, text in table.items()]
+    show = b'printf "%s\\0" "$x" "$#" "$1" "${!arr[@]}" "${arr[@]}"; for k in "${!table[@]}"; do printf "%s\\0" "$k" "${table[$k]}"; done'
+    expected = quiet(bash(b"\n".join([*lines, show])))
+    assert quiet(bash(show)) == expected
+    assert quiet(bash(b"LC_ALL=C; " + show)) == expected
