@@ -14,6 +14,7 @@ def header() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "CPU": f"{_cpu_model()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{_memory_gib():.0f} GiB",
+        "huge pages": _huge_pages(),
         "python": platform.python_version(),
         "load average": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "user": "root" if os.getuid() == 0 else "ordinary",
@@ -36,3 +37,12 @@ def _cpu_model() -> str:
 
 def _memory_gib() -> float:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def _huge_pages() -> str:
+    """Whether big arrays may have them; a fork of such an array costs a tenth."""
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as file:
+            return next(word.strip("[]") for word in file.read().split() if word.startswith("["))
+    except (OSError, StopIteration):
+        return "none"

@@ -45,6 +45,10 @@ class Settings:
     """Longest answer in which we look for code."""
     session_idle_s: float = 900.0
     """So long after the last command, live sessions of the command line end."""
+    session_checkpoints: int = 16
+    """Checkpoints that a vm keeps of its live sessions, besides the newest and the named ones."""
+    session_checkpoints_mib: int = 512
+    """Memory for all of them; the oldest go first."""
     enabled: bool = False
     api_base_url: str = "http://localhost:8080"
     vm_pool_size: int = 1

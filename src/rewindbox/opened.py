@@ -16,7 +16,12 @@ class Opened:
 
     def __init__(self, settings: config.Settings, folder: str, *, in_memory: bool) -> None:
         self.settings, self.folder = settings, folder
-        self.backend = backends.load(settings.backend, os.path.join(folder, "vms"), spare=settings.vm_pool_size > 0)
+        self.backend = backends.load(
+            settings.backend,
+            os.path.join(folder, "vms"),
+            spare=settings.vm_pool_size > 0,
+            checkpoints=(settings.session_checkpoints, settings.session_checkpoints_mib),
+        )
         _make_folder(folder)
         self.store = Store(None if in_memory else os.path.join(folder, "history.db"))
         self.registry, self.history, self.timeline = (

@@ -279,13 +279,11 @@ async def test_jobs_beside_a_session(session):
 
 async def test_points_that_are_kept(box, session):
     """Only the newest points keep variables, and those that were given a name; the others have files."""
-    from rewindbox.backends.namespace.sessions import CHECKPOINTS_MAX
-
-    vm = session.vm
+    vm, count = session.vm, box.settings.session_checkpoints
     await vm.snapshot("named")
-    points = [(await good(session, f"x = {n}; open('f', 'w').write('{n}')")).after for n in range(CHECKPOINTS_MAX + 5)]
+    points = [(await good(session, f"x = {n}; open('f', 'w').write('{n}')")).after for n in range(count + 5)]
     live = await vm.live_points()
-    assert set(points[-CHECKPOINTS_MAX:]) <= live
+    assert set(points[-count:]) <= live
     assert not set(points[:4]) & live
     rollback = await vm.rollback(points[0])
     assert (rollback.sessions, rollback.lost) == ((), ("main",))
@@ -293,6 +291,24 @@ async def test_points_that_are_kept(box, session):
     assert "NameError" in (await session.execute("x")).stderr
     assert (await vm.rollback("named")).sessions == ("main",)
     assert await value(session, "x, open('f').read()") == "(1, '1')"
+
+
+async def test_memory_of_checkpoints(store, monkeypatch):
+    """Checkpoints that take too much together go, the oldest first; the newest stays."""
+    from rewindbox import AsyncRewindbox
+
+    monkeypatch.setenv("REWINDBOX_SESSION_CHECKPOINTS_MIB", "100")
+    async with AsyncRewindbox(store, limits=Limits(memory_mib=2000)) as box:
+        session = await (await box.vm("one")).session()
+        points = [(await good(session, f"x = bytes([{n}]) * (40 << 20)")).after for n in range(5)]
+
+        async def live() -> list[str]:
+            found = await session.vm.live_points()
+            return [point for point in points if point in found]
+
+        while len(await live()) > 2:
+            await anyio.sleep(0.01)
+        assert await live() == points[-2:]
 
 
 async def test_a_vm_that_stopped(box, session):

@@ -39,7 +39,20 @@ LAYERS = (
 )
 INSIDE = (
     *("kernel", "trees", "files", "seccomp", "rootfs", "machine", "layers", "processes", "memory", "watch"),
-    *("guard", "spawner", "jobs", "sessions", "turn", "head", "notebook", "supervisor", "launcher"),
+    *(
+        "guard",
+        "forks",
+        "replies",
+        "descriptions",
+        "spawner",
+        "jobs",
+        "sessions",
+        "turn",
+        "head",
+        "notebook",
+        "supervisor",
+        "launcher",
+    ),
 )
 
 

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from rewindbox.backends.base import Backend
+from rewindbox.backends.base import CHECKPOINTS, Backend
 from rewindbox.backends.namespace import trees
 from rewindbox.errors import ConfigError
 
@@ -17,17 +17,18 @@ def ahead(name: str, folder: str) -> None:
         import_module(_AHEAD[name]).ahead(folder)
 
 
-def load(name: str, folder: str, *, spare: bool = True) -> Backend:
+def load(name: str, folder: str, *, spare: bool = True, checkpoints: tuple[int, int] = CHECKPOINTS) -> Backend:
     """The backend called `name`, keeping its vms in `folder`. Raises ConfigError: no such backend.
 
     `spare`: keep the makings of one more vm ready, so that a new one is there at once.
+    `checkpoints`: of live sessions, see `base.CHECKPOINTS`.
     """
     try:
         module, _, attribute = _TABLE[name].partition(":")
     except KeyError:
         known = ", ".join(sorted(_TABLE))
         raise ConfigError(f"no backend named {name!r}", remedy=f"choose one of {known}") from None
-    backend: Backend = getattr(import_module(module), attribute)(folder, spare=spare)
+    backend: Backend = getattr(import_module(module), attribute)(folder, spare=spare, checkpoints=checkpoints)
     return backend
 
 

@@ -15,6 +15,8 @@ from rewindbox.limits import LimitReport, Limits
 State = dict[str, Any]
 Stream = Literal["stdout", "stderr"]
 OnOutput = Callable[[Stream, bytes], None]
+CHECKPOINTS = (16, 512)
+"""Checkpoints that a vm keeps of its live sessions besides the newest and the named ones, and MiB for all of them."""
 FileKind = Literal["file", "folder", "link", "other"]
 
 

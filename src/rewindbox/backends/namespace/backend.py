@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import anyio.to_thread
 
-from rewindbox.backends.base import State
+from rewindbox.backends.base import CHECKPOINTS, State
 from rewindbox.backends.namespace import hosts, link, starting, trees
 from rewindbox.backends.namespace.orders import find_program
 from rewindbox.backends.namespace.vm import NamespaceVm
@@ -21,12 +21,13 @@ class NamespaceBackend:
 
     name = "namespace"
 
-    def __init__(self, folder: str, *, spare: bool = True) -> None:
+    def __init__(self, folder: str, *, spare: bool = True, checkpoints: tuple[int, int] = CHECKPOINTS) -> None:
         """`folder` holds the files of all vms. Made when missing; nothing is started yet.
 
         `spare`: keep a machine ready after each that was used, so that the next vm is there at once.
+        `checkpoints`: how many a vm keeps of those that nobody has named, and MiB that all may take.
         """
-        self.folder = folder
+        self.folder, self._checkpoints = folder, checkpoints
         self._spare = spare
         self._launcher: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
@@ -43,7 +44,7 @@ class NamespaceBackend:
         self.warm()
         assert self._link is not None
         ours, theirs = link.pair()
-        request = {"vm": vm_id, "live": live, "point": point}
+        request = {"vm": vm_id, "live": live, "point": point, "checkpoints": self._checkpoints}
         try:
             with theirs:
                 answer, _ = await link.ask(self._link, request, [theirs.fileno()])

@@ -7,7 +7,8 @@ A process here waits on its control socket for one message at a time: a letter, 
 
     template    H + [control]                            fork a head that listens on `control`
     head        R name, code + [stdout, stderr, displays, result]
-                                                         run the code, then say its exit code on `result`
+                                                         run the code; then say on `result` its exit code and
+                                                         the number of python threads besides the first
                 C + [control]                            fork a checkpoint that listens on `control`
                 D                                        enter the working directory again
     checkpoint  H + [control]                            fork a head that is what the checkpoint is
@@ -53,6 +54,7 @@ from os import (
 from os import open as open_
 from signal import pause
 from stat import S_ISFIFO, S_ISREG, S_ISSOCK
+from sys import _current_frames
 from typing import Any
 
 _MESSAGE_BYTES = 128 * 1024
@@ -125,7 +127,7 @@ class Process:
             dup2(self.null, number)
         close(displays)
         self.folder = _folder()
-        _write(result, b"%d" % status)
+        _write(result, b"%d %d" % (status, len(_current_frames()) - 1))
         close(result)
 
     def fork_checkpoint(self, control: int) -> None:

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from rewindbox.backends.namespace import kernel, machine, rootfs, supervisor
+from rewindbox.backends.namespace import kernel, machine, replies, rootfs, supervisor
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     gc.freeze()
     spare: socket.socket | None = _spare(link, skeleton)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(link, supervisor.MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+        message, descriptors, _, _ = socket.recv_fds(link, replies.MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
         if len(descriptors) != 2:
             os._exit(0)
         spare = spare or _spare(link, skeleton)

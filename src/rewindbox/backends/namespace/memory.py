@@ -53,6 +53,11 @@ class Memory:
         return used + sum(files.values()) + _segments_bytes(self._ipc_ns())
 
 
+def proportional_bytes(proc: int, pid: int) -> int:
+    """What a process has in memory; what it shares counts as its share."""
+    return _proportional_kib(proc, pid).get(b"Pss:", 0) * 1024
+
+
 def _host_shared_bytes() -> int:
     with open("/proc/meminfo", "rb") as file:
         for line in file:

@@ -12,25 +12,27 @@ of them it belongs to by its limit of message queues, which is the session's mar
 import contextlib
 import os
 import resource
-import select
 import signal
 import socket
-import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rewindbox.backends.namespace import descriptions
+from rewindbox.backends.namespace.forks import Lost, Process, fork_of, pair, status
 from rewindbox.backends.namespace.guard import Guard
-from rewindbox.backends.namespace.machine import MEMORY, PROC, Machine
+from rewindbox.backends.namespace.machine import MEMORY, Machine
+from rewindbox.backends.namespace.memory import proportional_bytes
 from rewindbox.backends.namespace.processes import has_ended, kill_all, processes, read, signal_each, stat_fields
 from rewindbox.backends.namespace.spawner import Spawner
 
-CHECKPOINTS_MAX = 16
-"""Checkpoints without a name that are kept; each is a process and 1 to 2 MiB, and what was changed since."""
-CHECKPOINTS_MAX_BYTES = 512 << 20
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_BESIDE = 128
+"""Heads and checkpoints that the limit of processes leaves room for."""
+_MEASURE_S = 1.0
+"""Least time between two measurements of memory, which take 0.3 ms for each checkpoint and 10 MiB."""
 _NAMED_MAX = 8
-_BIRTH_S = 10.0
-"""Forking takes 1 ms, and 0.03 ms for each MiB of small objects."""
 _MARK_BYTES = 800 << 10
 PLACE = f"{MEMORY}/code/.session"
 _SOURCES: dict[str, bytes] = {}
@@ -57,41 +59,6 @@ _TUNABLES = "glibc.malloc.hugetlb=1"
 """Big arrays in huge pages: their fork costs a tenth."""
 
 
-class Lost(Exception):
-    """A process of the session is gone, or does not do as it is told."""
-
-
-@dataclass(eq=False)
-class Process:
-    """A process of a session that we know: its handle, and the socket on which it listens."""
-
-    control: socket.socket
-    handle: int
-    outer: int
-    """Its pid as we see it."""
-    pid: int
-    """Its pid as the vm numbers it."""
-
-    @property
-    def is_alive(self) -> bool:
-        return not readable([self.handle], 0)
-
-    def tell(self, message: bytes, descriptors: list[int]) -> None:
-        """Raises Lost."""
-        try:
-            socket.send_fds(self.control, [message], descriptors, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError as error:
-            raise Lost(str(error)) from error
-
-    def signal(self, number: int) -> None:
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self.handle, number)
-
-    def close(self) -> None:
-        self.control.close()
-        os.close(self.handle)
-
-
 @dataclass(eq=False)
 class Session:
     """A live session."""
@@ -105,6 +72,8 @@ class Session:
     """The checkpoint that the head was when it was last at rest; it may be gone."""
     count: int = 0
     """Executions so far."""
+    threads: int = 0
+    """Python threads besides the first, as the head says; other ones belong to libraries."""
 
 
 @dataclass(eq=False)
@@ -116,11 +85,23 @@ class Checkpoint:
     count: int
 
 
+@dataclass(frozen=True)
+class Budget:
+    """Of the checkpoints of a vm, those that no live session stands on and nobody has named."""
+
+    count: int
+    """Each is a process and 1 to 2 MiB, and what was changed since."""
+    memory_mib: int
+
+
 class Sessions:
     """The sessions of one vm. Nothing is started before the first one is."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, budget: Budget) -> None:
+        self.machine, self.budget = machine, budget
+        self.measure_at: float | None = None
+        """When to measure the memory of checkpoints next; None: nothing has changed."""
+        self._measured_at = 0.0
         self.guard: Guard | None = None
         self.live: dict[str, Session] = {}
         self.checkpoints: dict[tuple[str, str], Checkpoint] = {}
@@ -159,7 +140,7 @@ class Sessions:
         if name not in self.live:
             template = self._ready_template(order)
             self._last += 1
-            head = self._fork(template, template)
+            head = fork_of(template)
             self.live[name] = Session(name, _MARK_BYTES - self._last, head, template)
             resource.prlimit(head.outer, resource.RLIMIT_MSGQUEUE, (self.live[name].mark,) * 2)
         return self.live[name]
@@ -171,11 +152,11 @@ class Sessions:
         self.guard = self.guard or Guard(self.machine.proc)
         self.end_all()
         self.limits = order["limits"]
-        ours, theirs = _pair()
+        ours, theirs = pair()
         with self.guard.births:
             pid = self._spawn_template(order, theirs)
             theirs.close()
-            self._template = Process(ours, os.pidfd_open(pid), pid, int(_status(pid)["NSpid"][-1]))
+            self._template = Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1]))
             self.guard.protected.add(self._template.pid)
         return self._template
 
@@ -188,7 +169,7 @@ class Sessions:
             environment = {**order["environment"], "GLIBC_TUNABLES": _TUNABLES}
             order = {**order, "command": _COMMAND, "folder": "/", "environment": environment}
             streams = [control.detach(), os.dup(null), os.dup(null)]
-            if self._spawner.start(order, streams, beside=2 * CHECKPOINTS_MAX):
+            if self._spawner.start(order, streams, beside=_BESIDE):
                 self._spawner.let_go()
             os.read(woken, 1)
         finally:
@@ -204,7 +185,7 @@ class Sessions:
         assert self.guard is not None
         try:
             with self.guard.births:
-                process = self._fork(session.head, session.head, b"C")
+                process = fork_of(session.head, b"C")
                 self.guard.protected.add(process.pid)
         except Lost:
             return
@@ -219,17 +200,37 @@ class Sessions:
         session.tip = f"{self._instance}.{self._last}"
 
     def _keep_to_budget(self) -> None:
-        """The oldest go, but not the tips of live sessions, nor parents of heads: those know how a head ended."""
+        others = self._spendable()
+        for key in others[: max(0, len(others) - self.budget.count)]:
+            self.drop(key)
+        self._bury()
+        self.measure_at = max(time.monotonic(), self._measured_at + _MEASURE_S)
+
+    def _spendable(self) -> list[tuple[str, str]]:
+        """Oldest first. Not the tips of live sessions, nor parents of heads: those know how a head ended."""
         needed = {session.tip for session in self.live.values()} | self.kept
         parents = [session.parent for session in self.live.values()]
-        others = [
+        return [
             key
             for key, checkpoint in self.checkpoints.items()
             if key[1] not in needed and checkpoint.process not in parents
         ]
-        for key in others[: max(0, len(others) - CHECKPOINTS_MAX)]:
-            self.drop(key)
+
+    def keep_to_memory(self) -> None:
+        """Call when nobody waits: give up the oldest checkpoint as long as all take too much together."""
         self._bury()
+        self._measured_at, self.measure_at = time.monotonic(), None
+        others = self._spendable()
+        if others and self._is_over_memory():
+            self.drop(others[0])
+            self.measure_at = self._measured_at + _MEASURE_S / 50
+
+    def _is_over_memory(self) -> bool:
+        """Pages that several have count once; first an estimate that counts them every time."""
+        limit, proc = self.budget.memory_mib << 20, self.machine.proc
+        pids = [checkpoint.process.pid for checkpoint in self.checkpoints.values()]
+        resident = sum(int(fields[21]) * _PAGE for pid in pids if len(fields := stat_fields(proc, pid)) > 21)
+        return resident > limit and sum(proportional_bytes(proc, pid) for pid in pids) > limit
 
     def drop(self, key: tuple[str, str]) -> None:
         """Give up a checkpoint. Its end takes a millisecond, which nobody waits for."""
@@ -252,24 +253,13 @@ class Sessions:
             return False
         found.process.signal(signal.SIGCONT)
         try:
-            head = self._fork(found.process, found.process)
+            head = fork_of(found.process)
         except Lost:
             return False
         finally:
             found.process.signal(signal.SIGSTOP)
         self.live[name] = Session(name, found.mark, head, found.process, tip, found.count)
         return True
-
-    def _fork(self, process: Process, parent: Process, message: bytes = b"H") -> Process:
-        """Have a process fork; the child that says it is ready. Raises Lost."""
-        ours, theirs = _pair()
-        try:
-            with theirs:
-                process.tell(message, [theirs.fileno()])
-            return _born(ours, parent)
-        except BaseException:
-            ours.close()
-            raise
 
     def owns(self, pid: int) -> bool:
         """Whether a process (as the vm numbers it) is a session's, and none that a job has started."""
@@ -311,21 +301,21 @@ class Sessions:
 
     def _company(self, session: Session) -> list[str]:
         """Threads and children of a session, in words: they do not come back with its variables."""
-        found = self._find_company(session)
-        return found if len(found) <= _NAMED_MAX else [*found[:_NAMED_MAX], f"{len(found) - _NAMED_MAX} more"]
-
-    def _find_company(self, session: Session) -> list[str]:
         proc, found = self.machine.proc, []
         for pid in self.members(session):
             fields = stat_fields(proc, pid)
             if not fields or has_ended(proc, pid):
                 continue
-            name = read(proc, f"{pid}/comm").decode(errors="replace").strip()
-            if pid != session.head.pid:
-                found.append(f"process {pid} ({name})")
-            elif (threads := int(fields[17]) - 1) > 0:
-                found.append(f"{threads} thread{'s' if threads > 1 else ''}")
-        return found
+            if pid == session.head.pid:
+                found += descriptions.of_head(proc, pid, int(fields[17]) - 1, session.threads)
+            else:
+                found.append(descriptions.of_child(proc, pid))
+        return found if len(found) <= _NAMED_MAX else [*found[:_NAMED_MAX], f"{len(found) - _NAMED_MAX} more"]
+
+    def open_files(self) -> list[str]:
+        """What sessions have open for writing, in words: after going back, that is no longer the file of this name."""
+        heads = [(session.name, session.head.pid) for session in self.live.values()]
+        return [text for name, pid in heads for text in descriptions.of_open_files(self.machine.proc, pid, name)]
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
@@ -350,45 +340,6 @@ class Sessions:
         for session in self.live.values():
             with contextlib.suppress(Lost):
                 session.head.tell(b"D", [])
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    return ours, theirs
-
-
-def _born(control: socket.socket, parent: Process) -> Process:
-    """The kernel says who is at the other end; it must be a child of `parent`, and alone in its process."""
-    if control.fileno() not in readable([control.fileno(), parent.handle], _BIRTH_S):
-        raise Lost("it does not fork")
-    message, ancillary, _, _ = control.recvmsg(16, socket.CMSG_SPACE(12))
-    if message != b"ready" or not ancillary:
-        raise Lost("it could not fork")
-    outer = struct.unpack("iii", ancillary[0][2][:12])[0]
-    try:
-        handle = os.pidfd_open(outer)
-        status = _status(outer)
-    except OSError as error:
-        raise Lost("the child ended") from error
-    if (int(status["PPid"][0]), status["Threads"]) != (parent.outer, ["1"]):
-        os.close(handle)
-        raise Lost("somebody else says that it is the child")
-    return Process(control, handle, outer, int(status["NSpid"][-1]))
-
-
-def readable(descriptors: list[int], timeout_s: float) -> list[int]:
-    """Those on which something has come, waiting for that no longer than so."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in poll.poll(timeout_s * 1000)]
-
-
-def _status(outer: int) -> dict[str, list[str]]:
-    """/proc/PID/status of a process, by our numbers."""
-    with open(f"{PROC}/{outer}/status", encoding="utf-8", errors="replace") as file:
-        return {name: value.split() for name, _, value in (line.partition(":") for line in file)}
 
 
 def _mark_of(proc: int, pid: int) -> int:

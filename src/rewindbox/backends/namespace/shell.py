@@ -1,25 +1,27 @@
 """A bash session without a live process: what a shell holds is saved in a file at its end and loaded by the next one.
 
-`command` gives an argv; it knows nothing of vms. The code runs as by `bash file`: same status, `$0`, line numbers, standard
-input. The file lies among the vm's own files, so it rewinds with them; it is code, loaded by code: no boundary. Bash 5.
+`command` gives an argv; it knows nothing of vms. The code runs as by `bash file`: same status, `$0`, line numbers,
+standard input. The file lies among the vm's own files, so it rewinds with them; it is code, loaded by code: no
+boundary. Needs bash 5 and /proc.
 
-Kept: variables of every kind and attribute (of the environment only what the code changed or unset, so that values given
-to one execution are not written down), functions, aliases, `set -o`, `shopt`, folder, umask, positional parameters, and
-traps, also of DEBUG, ERR and RETURN.
-Lost: background jobs, open descriptors, ulimit, history, `hash`, `enable`, `complete`, the `pushd` stack, and what bash
-itself counts or draws (SECONDS, which starts at 0, RANDOM, BASH_REMATCH ...). `set -n` and `set -t` are, as they would end
-every later execution. So are positional parameters set in an execution that ends within a function or sourced file: those
-it began with remain. A trap of EXIT runs at the end of the execution that set it, after the saving, and does not survive.
+Kept: variables of every kind and attribute (of the environment only what the code changed or unset, so that values
+given to one execution are not written down), functions, aliases, `set -o`, `shopt`, folder, umask, positional
+parameters, and traps, also of DEBUG, ERR and RETURN.
+Lost: background jobs, open descriptors, ulimit, history, `hash`, `enable`, `complete`, the `pushd` stack, what bash
+itself counts or draws (SECONDS, which starts at 0, RANDOM, BASH_REMATCH ...), and `set -n` and `set -t`, which would
+end every later execution. Positional parameters set in an execution that ends within a function or sourced file: those
+it began with remain. A trap of EXIT runs at the end of the execution that set it, after the saving, and is then gone.
 
 Saved when bash ends by itself, whatever the status, and on a signal on which it runs its EXIT trap (HUP, INT, TERM).
-Not saved, so that the last state remains: after SIGKILL, `exec prog` or `set -n`; with status 1 under `set -r` and where
-IFS is readonly.
+Not saved, so that the last state remains: after SIGKILL, `exec prog` or `set -n`; with status 1 under `set -r` and
+where IFS is readonly.
 
-What can be seen: a trap of EXIT in `trap -p` (and on standard error under `set -v`), descriptor 251, and `/dev/fd/9` as
-the file of functions of former executions. Names that begin with `__rb_` are ours. Bash has one EXIT trap, so code (or a
-function it was left) that mentions one finds a function `trap`, which puts ours before it. There is none, and an EXIT trap
-costs the saving, where a sourced file or `builtin trap` sets it, under `set -o posix`, or where the code also speaks of
-DEBUG or RETURN or asks for or removes a trap of ERR: a function cannot pass these on.
+What can be seen: a trap of EXIT in `trap -p` (on standard error too under `set -v`; a DEBUG trap under `set -T` sees
+its first commands), descriptor 251, and `/dev/fd/9` as the file of functions of former executions. Names that begin
+with `__rb_` are ours.
+Bash has one EXIT trap, so code that mentions one, or a function it was left, finds a function `trap`, which puts ours
+before it. There is none, and an EXIT trap costs the saving, where a sourced file or `builtin trap` sets it, in posix
+mode, or where the code also names DEBUG or RETURN or asks for or removes a trap of ERR: a function passes none on.
 """
 
 
@@ -43,28 +45,24 @@ __rb_env=${BASH_ENV@A} __rb_code=$1 __rb_file=$2 __rb_load=$3 __rb_save=$4 BASH_
     exec -a bash "$BASH" -- "$1" 9<<<'\builtin eval "$__rb_load" bash'
 """
 
-# The EXIT trap, which bash shows. What it reads waits in a pipe, as it can in no variable that the code would not see.
-# A subshell, so that anything may be undone there, in posix mode, in which `.` means itself whatever functions there are.
-_AT_END = r"""( __rb_status=$? __rb_ok=@ok@ __rb_o=$SHELLOPTS __rb_shopt=$BASHOPTS POSIXLY_CORRECT=y; \. /dev/fd/251 ) \
-{BASH_XTRACEFD}>/dev/null >/dev/null"""
+# The EXIT trap, which bash shows. What it reads waits in a pipe, as there is no variable that the code would not see.
+# A subshell, so that anything may be undone, and posix mode, in which `.` means itself whatever functions there are.
+_AT_END = r"""( __rb_status=$? __rb_ok=@ok@ __rb_o=$SHELLOPTS __rb_shopt=$BASHOPTS POSIXLY_CORRECT=y; \set +v
+\. /dev/fd/251 ) {BASH_XTRACEFD}>/dev/null >/dev/null"""
 
-# Before the code. The last line of a state sets options and traps that our own lines could not bear: where all went well
-# nothing follows it. `$(<file)` does not fork.
+# Before the code. The last line of a state sets options and traps that our own lines could not bear: where all went
+# well nothing follows it. `$(<file)` does not fork.
 # The function `trap`: after the real one has done its work, it puts the saving before what the code wants run, with the
 # status that this will ask for. In a subshell, which has an EXIT trap of its own, it does no more than the real one.
 _LOAD = r"""
 \exec 9<&-
-\builtin unset -v BASH_ENV
-\builtin eval "$__rb_env"
+\builtin unset -v BASH_ENV; \builtin eval "$__rb_env"
 [[ ! -r ${BASH_ENV-} ]] || \builtin source "$BASH_ENV"
 \builtin export -n "${!__rb_@}"
 \exec 251<<<"__rb_file=${__rb_file@Q} __rb_fresh_cd=${PWD@Q} __rb_fresh_o=$SHELLOPTS __rb_fresh_shopt=$BASHOPTS
 $__rb_save"
 \builtin trap -- '@last@ || { \builtin exit $?; }' EXIT
-{
-    __rb_code=$(<"$__rb_code")
-    __rb_state=$(<"$__rb_file")
-} 2>/dev/null
+{ __rb_code=$(<"$__rb_code") __rb_state=$(<"$__rb_file"); } 2>/dev/null
 __rb_text=$__rb_state$__rb_code
 if [[ $__rb_text == *trap* ]] &&
     [[ $__rb_text =~ trap.*EXIT|trap[^$'\n']*[[:space:]]0([[:space:];&|]|$) ]] &&
@@ -79,9 +77,7 @@ if [[ $__rb_text == *trap* ]] &&
             [[ $__rb_do != - ]] || __rb_do=
             while [[ $# -gt 1 ]]; do
                 \builtin shift
-                case $1 in
-                    EXIT | 0) \builtin trap -- '@first@ && </dev/null'$'\n'"$__rb_do" EXIT ;;
-                esac
+                [[ $1 != @(EXIT|0) ]] || \builtin trap -- '@first@ && </dev/null'$'\n'"$__rb_do" EXIT
             done
         } 2>/dev/null
     }
@@ -90,8 +86,7 @@ fi
 if [[ $__rb_state != '# What a'*$'\n# end' ]] || ! \builtin eval "$__rb_state" 3>&2 2>/dev/null; then
     \builtin printf 'bash: %s is damaged: not all of the state is here\n' "$__rb_file" >&2
     \builtin unset -v "${!__rb_@}"
-fi
-#"""
+fi #"""
 _LOAD = _LOAD.replace("@last@", _AT_END.replace("@ok@", "0")).replace("@first@", _AT_END.replace("@ok@", "$?"))
 
 # After the code. Nothing that is to be kept may change before it is told, IFS and the traps included. What bash itself
@@ -99,17 +94,18 @@ _LOAD = _LOAD.replace("@last@", _AT_END.replace("@ok@", "0")).replace("@first@",
 _SAVE = r"""
 \set +aefuvkCETx
 [[ -e /dev/fd/2 ]] && \exec 3>&2 2>/dev/null || \exec 3>/dev/null
+if [[ $__rb_o == *trace* ]]; then  # the traps of DEBUG and ERR would run for every command of ours
+    __rb_traps=$(\trap -p)
+    \trap - DEBUG ERR RETURN
+fi
 __rb_call='\builtin ' __rb_builtin=
 if \export -nf builtin; then
     __rb_call='\' __rb_builtin=$(\unset -f declare; \declare -f builtin)$'\n'
     \unset -f builtin
 fi
 \builtin shopt -u expand_aliases extdebug failglob nullglob nocasematch localvar_unset
-\builtin shopt -s extglob
-\builtin set +o posix
-if \builtin declare -F trap && [[ $(\builtin declare -f trap) == *__rb_do* ]]; then
-    \builtin unset -f trap
-fi
+\builtin shopt -s extglob; \builtin set +o posix
+! \builtin declare -F trap || [[ $(\builtin declare -f trap) != *__rb_do* ]] || \builtin unset -f trap
 __rb_mark=__rb_$RANDOM$RANDOM __rb_depth=${#BASH_SOURCE[@]} __rb_hidden=' '
 [[ ${HOSTNAME@a} ]] || \builtin unset -v HOSTNAME
 \builtin unset -v BASH BASHPID BASH_{ALIASES,ARGC,ARGV,ARGV0,CMDS,COMMAND,LINENO,LOADABLES_PATH,MONOSECONDS,REMATCH} \
@@ -123,8 +119,7 @@ __rb_uncover() {
 }
 for (( __rb_i = __rb_depth; __rb_i > 2; __rb_i-- )); do
     __rb_names=$(
-        IFS=$'\n'
-        \builtin set -f
+        IFS=$'\n'; \builtin set -f
         for __rb_line in $(\builtin declare -p); do
             __rb_name=${__rb_line#declare -* } __rb_name=${__rb_name%%=*}
             [[ -R $__rb_name ]] && \builtin declare -gnt "$__rb_name" || \builtin declare -gt "$__rb_name"
@@ -140,7 +135,6 @@ for (( __rb_i = __rb_depth; __rb_i > 2; __rb_i-- )); do
     done
 done
 \builtin unset -f __rb_uncover
-
 \builtin mapfile -d '' -t __rb_fresh </proc/self/environ
 __rb_unset=
 for __rb_line in IFS=$' \t\n' OPTERR=1 OPTIND=1 'PS4=+ ' "${__rb_fresh[@]}"; do
@@ -157,7 +151,6 @@ for __rb_line in IFS=$' \t\n' OPTERR=1 OPTIND=1 'PS4=+ ' "${__rb_fresh[@]}"; do
         \builtin unset -v "$__rb_name"
     fi
 done
-
 \builtin unset -v __rb_fresh
 __rb_all=$(
     \builtin umask; \builtin declare -F; \builtin declare -p; \builtin echo "$__rb_mark"
@@ -166,17 +159,15 @@ __rb_all=$(
     \builtin alias -p; \builtin echo "$__rb_mark"
     \builtin declare -f; \builtin echo .
 )
-__rb_why='what it holds is too odd'
+__rb_why='what it holds is too odd, as a readonly IFS'
 \builtin trap -- '
     if [[ $__rb_why ]]; then
         \builtin printf "bash: the state of this shell is not saved: %s\n" "$__rb_why" >&3
         __rb_ok=$(( __rb_status ? __rb_status : 1 ))
     fi
     \builtin exit $__rb_ok' EXIT
-
 [[ ${LC_ALL@a} == *r* ]] || LC_ALL=C
-IFS=$'\n'
-\builtin set -f
+IFS=$'\n'; \builtin set -f
 __rb_mask= __rb_flags= __rb_set= __rb_i=0
 for __rb_line in $__rb_all; do
     __rb_i+=+1+${#__rb_line}
@@ -185,13 +176,12 @@ for __rb_line in $__rb_all; do
     __rb_as=${__rb_line#declare -} __rb_as=${__rb_as%% *}
     [[ $__rb_hidden != *" $__rb_name "* ]] || continue
     case $__rb_as:$__rb_name in
-        f:* | *:@(__rb_*|_|BASHOPTS|BASH_@(ARG[CV]|LINENO|SOURCE|VERSINFO|XTRACEFD)|EUID|PIPESTATUS|PPID|PWD)) ;;
-        *:@(SHELLOPTS|UID)) ;;
+        f:* | *:@(__rb_*|_|BASHOPTS|BASH_@(ARG[CV]|LINENO|SOURCE|VERSINFO|XTRACEFD))) ;;
+        *:@(EUID|PIPESTATUS|PPID|PWD|SHELLOPTS|UID)) ;;
         [0-9]*) __rb_mask=$__rb_line ;;
         f*) __rb_flags+="\\builtin declare -$__rb_as ${__rb_name@Q}"$'\n' ;;
-        *[iluc]*:*)  # the value as it is, before what would change it when it is assigned
-            __rb_set+="declare -g${__rb_as//[!aA]/} $__rb_rest"$'\n'"declare -$__rb_as $__rb_name"$'\n'
-            ;;
+        # The value as it is, before what would change it when it is assigned.
+        *[iluc]*:*) __rb_set+="declare -g${__rb_as//[!aA]/} $__rb_rest"$'\n'"declare -$__rb_as $__rb_name"$'\n' ;;
         *) __rb_set+=$__rb_line$'\n' ;;
     esac
 done
@@ -210,27 +200,25 @@ trap() {
         *) __rb_early+="\\builtin trap -- ${2@Q} $3"$'\n' ;;
     esac
 }
-\builtin eval "${__rb_part[1]}"
-
+\builtin eval "${__rb_traps-${__rb_part[1]}}"
 __rb_options() {
-    IFS=:
-    for __rb_name in $1; do
-        [[ :$2:noexec:onecmd:posix:xtrace: == *:$__rb_name:* ]] || __rb_late+="$__rb_call$3 $__rb_name; "
-    done
     for __rb_name in $2; do
-        [[ :$1: == *:$__rb_name:* ]] || __rb_late+="$__rb_call$4 $__rb_name; "
+        [[ :$3:noexec:onecmd:posix:xtrace: == *:$__rb_name:* ]] || __rb_late+="$__rb_call$1 $__rb_name; "
     done
 }
+IFS=:
 [[ :$__rb_o: != *:xtrace:* ]] || __rb_last="${__rb_call}set -o xtrace; $__rb_last"
 [[ :$__rb_o: != *:posix:* ]] || __rb_late="${__rb_call}set -o posix; $__rb_late"
 [[ :$__rb_shopt: == *:extglob:* ]] || __rb_late+="${__rb_call}shopt -u extglob; "
-[[ $__rb_shopt == "$__rb_fresh_shopt" ]] || __rb_options "$__rb_shopt" "$__rb_fresh_shopt" 'shopt -s' 'shopt -u'
-__rb_options "$__rb_o" "$__rb_fresh_o" 'set -o' 'set +o'
+__rb_options 'shopt -s' "$__rb_shopt" "$__rb_fresh_shopt"
+__rb_options 'shopt -u' "$__rb_fresh_shopt" "$__rb_shopt"
+__rb_options 'set -o' "$__rb_o" "$__rb_fresh_o"
+__rb_options 'set +o' "$__rb_fresh_o" "$__rb_o"
 
 \builtin mapfile -t -n 2 __rb_old <"$__rb_file"
 IFS=' ' __rb_args='\builtin set -- '
 if (( __rb_depth == 2 )); then
-    __rb_args+="${*@Q}"
+    __rb_args+=${*@Q}
 elif [[ ${__rb_old[1]-} == "$__rb_args"* ]]; then
     __rb_args=${__rb_old[1]}
 fi
@@ -248,14 +236,15 @@ __rb_why=
 if [[ $__rb_new != "$(<"$__rb_file")" ]]; then
     \builtin umask 077
     [[ -d ${__rb_file%/*} ]] || \builtin command -p mkdir -p -- "${__rb_file%/*}"
-    __rb_why=$(
-        {
-            \builtin printf '%s\n' "$__rb_new" >|"$__rb_file.new" &&
-                \builtin command -p mv -f -- "$__rb_file.new" "$__rb_file"
-        } 2>&1 || \builtin printf ' %s' "$__rb_file"
-    )
-    [[ ! $__rb_why ]] || \builtin command -p rm -f -- "$__rb_file.new"
-    __rb_why=${__rb_why//$'\n'/}
+    if __rb_why=$({
+        \builtin printf '%s\n' "$__rb_new" >|"$__rb_file.new" &&
+            \builtin command -p mv -f -- "$__rb_file.new" "$__rb_file"
+    } 2>&1); then
+        __rb_why=
+    else
+        \builtin command -p rm -f -- "$__rb_file.new"
+        __rb_why=${__rb_why##*: } __rb_why="$__rb_file: ${__rb_why:-a limit}"
+    fi
 fi
 \builtin exit
 """

@@ -13,41 +13,46 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
 
 from rewindbox.backends.namespace import files, kernel, trees
 from rewindbox.backends.namespace.files import BadPath
+from rewindbox.backends.namespace.forks import Lost
 from rewindbox.backends.namespace.jobs import Job
 from rewindbox.backends.namespace.layers import Layers
-from rewindbox.backends.namespace.machine import GATE, MEMORY, Damaged, Machine, StepFailed
+from rewindbox.backends.namespace.machine import GATE, MEMORY, Machine, StepFailed
 from rewindbox.backends.namespace.processes import StillAlive, kill_all
-from rewindbox.backends.namespace.sessions import PLACE, Lost, Sessions
+from rewindbox.backends.namespace.replies import (
+    DESCRIPTORS_MAX,
+    MESSAGE_BYTES,
+    Reply,
+    Request,
+    answer_with,
+    body,
+    refuse,
+    told_to_go,
+)
+from rewindbox.backends.namespace.sessions import PLACE, Budget, Sessions
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.turn import Turn
 from rewindbox.backends.namespace.watch import Disk
 
-MESSAGE_BYTES = 96 * 1024
-DESCRIPTORS_MAX = 8
 _FIXED = ("file_mib", "open_files", "processes")
 """Limits that the kernel counts for each process and nobody can raise again."""
-_WORD_S = 30.0
-"""A holder waits 5 s for its database at most."""
 _IDLE_MS = 2.0
 """So long after a job its point has been taken, too: then there is time to get ready for the next."""
-
-Request = dict[str, Any]
-Reply = dict[str, Any]
 
 
 class Supervisor:
     """Serves one vm until its holder is gone."""
 
-    def __init__(self, link: socket.socket, machine: Machine, live: dict[str, Any] | None, point: Any) -> None:
+    def __init__(self, link: socket.socket, machine: Machine, request: Request) -> None:
         self.link = link
         self.machine = machine
-        self.layers = Layers(machine, live, point)
-        self.sessions = Sessions(machine)
+        live = request["live"]
+        self.layers = Layers(machine, live, request["point"])
+        self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
         self.disk = Disk(self.layers.usage, is_new=live is None)
         self.job: Job | Turn | None = None
         self._spawner: Spawner | None = None
@@ -74,8 +79,10 @@ class Supervisor:
         while True:
             pause_s = self._watch()
             ready = {descriptor for descriptor, _ in self._poll.poll(pause_s)}
-            if not ready and self.job is None:
-                self._ready_spawner()  # for the next job, while nobody waits
+            if not ready and self.job is None:  # nobody waits
+                self._ready_spawner()
+                if self.sessions.measure_at is not None and self.sessions.measure_at <= time.monotonic():
+                    self.sessions.keep_to_memory()
             if self._woken in ready:
                 os.read(self._woken, 64)
                 self._job_started()
@@ -90,7 +97,9 @@ class Supervisor:
     def _watch(self) -> float | None:
         """Look at the running job; milliseconds until the next look, None for ever."""
         if self.job is None:
-            return _IDLE_MS if self._spawner is None else None
+            measure_at = self.sessions.measure_at
+            later = None if measure_at is None else max((measure_at - time.monotonic()) * 1000, _IDLE_MS)
+            return _IDLE_MS if self._spawner is None else later
         if self.job.why is None:
             pause_s = self.job.look_when_due()
             if self.job.why is None:
@@ -104,11 +113,11 @@ class Supervisor:
         if not message or not descriptors:
             return False
         answer = socket.socket(fileno=descriptors[0])
-        request = json.loads(_body(message, descriptors))
+        request = json.loads(body(message, descriptors))
         if request["op"] == "execute":
             self._execute(request, descriptors[1:], answer)
         else:
-            _answer(answer, lambda: self._verbs[request["op"]](request))
+            answer_with(answer, lambda: self._verbs[request["op"]](request))
         return True
 
     def _execute(self, request: Request, streams: list[int], answer: socket.socket) -> None:
@@ -123,8 +132,8 @@ class Supervisor:
             for stream in streams:
                 with contextlib.suppress(OSError):
                     os.close(stream)
-            _told_to_go(answer)  # a socket that is closed with an unread word on it loses its last answer
-            _answer(answer, lambda: _refuse(error))
+            told_to_go(answer)  # a socket that is closed with an unread word on it loses its last answer
+            answer_with(answer, lambda: refuse(error))
 
     def _start_job(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         request["folder"] = files.working_folder(self.machine.root, request["folder"])
@@ -134,7 +143,7 @@ class Supervisor:
         spawner = self._ready_spawner()
         self._spawner = None
         is_ready = spawner.start(request, [stdin, *streams], beside=self.sessions.processes)
-        may_go = is_ready and _told_to_go(answer)
+        may_go = is_ready and told_to_go(answer)
         spare = self.sessions.owns if self.sessions.guard is not None else None
         self.job = Job(self.machine, self.disk, request["limits"], spawner, spare)
         if may_go:
@@ -145,7 +154,7 @@ class Supervisor:
     def _start_turn(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         self._begin(request)
         session = self.sessions.live[request["session"]]
-        if not _told_to_go(answer):
+        if not told_to_go(answer):
             raise BadPath("nobody said that it may go")
         turn = Turn(self.machine, self.disk, request["limits"], self.sessions, session)
         self.job, self._job_answer = turn, answer
@@ -192,7 +201,7 @@ class Supervisor:
         if spawner.failure is not None:
             failure, self.job = spawner.failure, None
             spawner.close()
-            self._end_job(lambda: _refuse(failure))
+            self._end_job(lambda: refuse(failure))
             return
         self._job_handle = os.pidfd_open(spawner.pid or 0)
         self._poll.register(self._job_handle, select.POLLIN)
@@ -226,7 +235,7 @@ class Supervisor:
         """No process of the job is left when its answer goes out; its code and shared memory go before all else."""
         assert self._job_answer is not None
         try:
-            _answer(self._job_answer, result)
+            answer_with(self._job_answer, result)
         except StillAlive:
             os._exit(1)
         _clear_memory(all_of_it=not self.sessions.live)
@@ -266,7 +275,9 @@ class Supervisor:
         self.disk.forget()
         wanted = state.get("sessions", {})
         back = [name for name, tip in wanted.items() if self.sessions.go_back(name, tip)]
-        return {"live": self.layers.live, "back": back, "lost": sorted({*wanted, *before} - {*back}), "ended": ended}
+        lost = sorted({*wanted, *before} - {*back})
+        notes = [f"{name}: {text}" for name, texts in ended.items() for text in texts]
+        return {"live": self.layers.live, "back": back, "lost": lost, "gone": notes + self.sessions.open_files()}
 
     def _is_protected(self, pid: int) -> bool:
         return self.sessions.guard is not None and pid in self.sessions.guard.protected
@@ -284,25 +295,6 @@ class Supervisor:
 
     def _list(self, request: Request) -> Reply:
         return {"entries": files.list_folder(self.machine.root, request["path"])}
-
-
-def _told_to_go(answer: socket.socket) -> bool:
-    """Wait for the holder, who writes down that the job begins; not for ever, and not for one that is gone."""
-    answer.settimeout(_WORD_S)
-    try:
-        return answer.recv(16) == b"go"
-    except OSError:
-        return False
-    finally:
-        answer.settimeout(None)
-
-
-def _body(message: bytes, descriptors: list[int]) -> bytes:
-    """A request too long for one message comes in a memory file, the last descriptor."""
-    if message != b"@":
-        return message
-    with open(descriptors.pop(), "rb") as file:
-        return file.read()
 
 
 def _bytes(text: str) -> bytes:
@@ -334,52 +326,6 @@ def _delete(names: list[str]) -> None:
             trees.delete(name)
 
 
-def _refuse(error: Exception) -> Reply:
-    raise error
-
-
-def _answer(link: socket.socket, result: Callable[[], Reply]) -> None:
-    """Send what `result` returns, or why it failed; a descriptor in it goes along and is closed here."""
-    descriptors: list[int] = []
-    try:
-        reply = result()
-        if "descriptor" in reply:
-            descriptors.append(reply.pop("descriptor"))
-    except BadPath as error:
-        reply = {"error": "bad", "text": str(error)}
-    except Lost as error:
-        reply = {"error": "lost", "text": str(error)}
-    except Damaged as error:
-        reply = {"error": "damaged", "text": str(error)}
-    except StepFailed as error:
-        reply = {"error": "step", "text": str(error), "step": error.step, "errno": error.cause.errno}
-    except OSError as error:
-        reply = {"error": "os", "text": str(error), "errno": error.errno}
-    except (ValueError, RecursionError, MemoryError) as error:  # a tree that no bound foresaw: the vm lives on
-        reply = {"error": "internal", "text": repr(error)}
-    try:
-        body = json.dumps(reply).encode()
-        if len(body) > MESSAGE_BYTES:
-            descriptors.append(_memory_file(body))
-            body = b"@"
-        with contextlib.suppress(OSError):  # who asked is gone
-            if descriptors:
-                socket.send_fds(link, [body], descriptors)
-            else:
-                link.send(body)
-    finally:
-        link.close()
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _memory_file(body: bytes) -> int:
-    descriptor = os.memfd_create("reply", os.MFD_CLOEXEC)
-    os.write(descriptor, body)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
-
-
 def serve(orders: socket.socket, skeleton: str | StepFailed) -> None:
     """Be the supervisor of one vm; never returns. `skeleton`: its folder, or why there can be no vm.
 
@@ -408,10 +354,10 @@ def _take_over(made: Machine | StepFailed, link: socket.socket, answer: socket.s
         if isinstance(made, StepFailed):
             raise made
         made.enter_folder(request["vm"])
-        started.append(Supervisor(link, made, request["live"], request["point"]))
+        started.append(Supervisor(link, made, request))
         return {"live": started[0].layers.live}
 
-    _answer(answer, start)
+    answer_with(answer, start)
     if started:
         started[0].run()
         with contextlib.suppress(StillAlive):

@@ -1,19 +1,23 @@
 """One execution in a live session, watched. Runs in the supervisor."""
 
 import os
+import re
 import signal
 import socket
 import time
 from typing import Any
 
+from rewindbox.backends.namespace.forks import readable
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.processes import stat_fields
-from rewindbox.backends.namespace.sessions import Session, Sessions, readable
+from rewindbox.backends.namespace.sessions import Session, Sessions
 from rewindbox.backends.namespace.watch import TICK, Disk, Watched
 
 _INLINE_BYTES = 90 * 1024
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RESULT_BYTES = 64
+_RESULT = re.compile(rb"(\d{1,3}) (\d{1,6})")
+"""Exit code, and how many python threads there are besides the first."""
 _ENDING_S = 0.2
 
 
@@ -94,7 +98,11 @@ class Turn(Watched):
             return None
         if not message:  # a process closes its descriptors a moment before it has ended
             readable([self.session.head.handle], _ENDING_S)
-        return int(message) << 8 if message.isdigit() and len(message) <= 3 and int(message) < 256 else None
+        found = _RESULT.fullmatch(message)
+        if found is None or int(found[1]) > 255:
+            return None
+        self.session.threads = int(found[2])
+        return int(found[1]) << 8
 
     def _wait(self) -> int:
         """How the head ended, as its parent would be told; its parent leaves that to us."""

@@ -146,8 +146,8 @@ class NamespaceVm:
                 raise VmDamaged(f"{self.id}: {failure}", remedy="choose another point") from failure
             raise RollbackFailed(str(failure), remedy=_disk_remedy(failure)) from failure
         self.live = answer["live"]
-        gone = tuple(f"{name}: {what}" for name, company in answer["ended"].items() for what in company)
-        return WentBack(live=self.live, sessions=tuple(answer["back"]), lost=tuple(answer["lost"]), gone=gone)
+        back, lost, gone = (tuple(answer[name]) for name in ("back", "lost", "gone"))
+        return WentBack(live=self.live, sessions=back, lost=lost, gone=gone)
 
     async def begin_session(self, job: Job) -> None:
         """See `BackendVm.begin_session`."""

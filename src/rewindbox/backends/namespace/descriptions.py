@@ -1,0 +1,96 @@
+"""What processes of a session have that does not go back with its variables, in words for a person."""
+
+import os
+import re
+
+from rewindbox.backends.namespace.processes import read
+
+_THREADS_THAT_COME_BACK = re.compile(rb"openblas|libgomp|libiomp|libmkl|libtbb|libblis")
+"""Libraries that start their worker threads anew in a forked process."""
+_OWN_FD = 900
+
+
+def of_head(proc: int, pid: int, threads: int, python_threads: int) -> list[str]:
+    """Its threads and sockets. `threads`: all but the first; `python_threads`: so many of them say to be python's."""
+    found = []
+    python = min(threads, python_threads)
+    if python:
+        found.append(_count(python, "thread"))
+    if threads > python and not _THREADS_THAT_COME_BACK.search(_whole(proc, f"{pid}/maps")):
+        found.append(_count(threads - python, "native thread"))
+    if sockets := _lonely_sockets(proc, pid):
+        found.append(_count(sockets, "socket"))
+    return found
+
+
+def of_child(proc: int, pid: int) -> str:
+    """A process that the code started."""
+    return f"process {pid} ({read(proc, f'{pid}/comm').decode(errors='replace').strip()})"
+
+
+def of_open_files(proc: int, pid: int, session: str) -> list[str]:
+    """Regular files that it has open for writing."""
+    found = []
+    for number, target in _descriptors(proc, pid):
+        if target.startswith("/") and not target.startswith(("/dev/", "/proc/")) and _is_for_writing(proc, pid, number):
+            name = target.removesuffix(" (deleted)")
+            found.append(f"{name} is open for writing in session {session}: what it writes there is lost")
+    return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
+
+
+def _lonely_sockets(proc: int, pid: int) -> int:
+    """Sockets without those of a pair, by which an event loop wakes itself: their inode numbers follow each other."""
+    inodes = sorted(int(target[8:-1]) for _, target in _descriptors(proc, pid) if target.startswith("socket:["))
+    lonely = 0
+    while inodes:
+        first = inodes.pop(0)
+        if inodes and inodes[0] == first + 1:
+            inodes.pop(0)
+        else:
+            lonely += 1
+    return lonely
+
+
+def _descriptors(proc: int, pid: int) -> list[tuple[int, str]]:
+    """Number and target of what is not ours."""
+    found = []
+    try:
+        folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:
+        return []
+    try:
+        for name in os.listdir(folder):
+            if 2 < int(name) < _OWN_FD:
+                found.append((int(name), os.readlink(name, dir_fd=folder)))
+    except OSError:  # it ends just now
+        pass
+    finally:
+        os.close(folder)
+    return found
+
+
+def _is_for_writing(proc: int, pid: int, number: int) -> bool:
+    for line in read(proc, f"{pid}/fdinfo/{number}").splitlines():
+        if line.startswith(b"flags:"):
+            return int(line.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
+    return False
+
+
+def _whole(proc: int, name: str) -> bytes:
+    parts = []
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:
+        return b""
+    try:
+        while data := os.read(descriptor, 1 << 16):
+            parts.append(data)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return b"".join(parts)

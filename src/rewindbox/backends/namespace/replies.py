@@ -1,0 +1,85 @@
+"""Requests and answers of a supervisor: one JSON object each, and the descriptors it speaks of."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from rewindbox.backends.namespace.files import BadPath
+from rewindbox.backends.namespace.forks import Lost
+from rewindbox.backends.namespace.machine import Damaged, StepFailed
+
+MESSAGE_BYTES = 96 * 1024
+DESCRIPTORS_MAX = 8
+_WORD_S = 30.0
+"""A holder waits 5 s for its database at most."""
+
+Request = dict[str, Any]
+Reply = dict[str, Any]
+
+
+def told_to_go(answer: socket.socket) -> bool:
+    """Wait for the holder, who writes down that the job begins; not for ever, and not for one that is gone."""
+    answer.settimeout(_WORD_S)
+    try:
+        return answer.recv(16) == b"go"
+    except OSError:
+        return False
+    finally:
+        answer.settimeout(None)
+
+
+def body(message: bytes, descriptors: list[int]) -> bytes:
+    """A request too long for one message comes in a memory file, the last descriptor."""
+    if message != b"@":
+        return message
+    with open(descriptors.pop(), "rb") as file:
+        return file.read()
+
+
+def refuse(error: Exception) -> Reply:
+    raise error
+
+
+def answer_with(link: socket.socket, result: Callable[[], Reply]) -> None:
+    """Send what `result` returns, or why it failed; a descriptor in it goes along and is closed here."""
+    descriptors: list[int] = []
+    try:
+        reply = result()
+        if "descriptor" in reply:
+            descriptors.append(reply.pop("descriptor"))
+    except BadPath as error:
+        reply = {"error": "bad", "text": str(error)}
+    except Lost as error:
+        reply = {"error": "lost", "text": str(error)}
+    except Damaged as error:
+        reply = {"error": "damaged", "text": str(error)}
+    except StepFailed as error:
+        reply = {"error": "step", "text": str(error), "step": error.step, "errno": error.cause.errno}
+    except OSError as error:
+        reply = {"error": "os", "text": str(error), "errno": error.errno}
+    except (ValueError, RecursionError, MemoryError) as error:  # a tree that no bound foresaw: the vm lives on
+        reply = {"error": "internal", "text": repr(error)}
+    try:
+        body = json.dumps(reply).encode()
+        if len(body) > MESSAGE_BYTES:
+            descriptors.append(_memory_file(body))
+            body = b"@"
+        with contextlib.suppress(OSError):  # who asked is gone
+            if descriptors:
+                socket.send_fds(link, [body], descriptors)
+            else:
+                link.send(body)
+    finally:
+        link.close()
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _memory_file(body: bytes) -> int:
+    descriptor = os.memfd_create("reply", os.MFD_CLOEXEC)
+    os.write(descriptor, body)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
