@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewindbox.backends.namespace import descriptions
-from rewindbox.backends.namespace.forks import Lost, Process, fork_of, pair, status
+from rewindbox.backends.namespace.forks import ENDING_S, Lost, Process, fork_of, pair, readable, status
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import MEMORY, Machine
 from rewindbox.backends.namespace.memory import proportional_bytes
@@ -48,15 +48,12 @@ def load(name):
     with open("/run/code/.session/" + name) as file:
         exec(compile(file.read(), name, "exec"), names)
     return names
-os.environ.pop("GLIBC_TUNABLES", None)
 process = load("head.py")["Process"](load("notebook.py")["Notebook"]().run)
 gc.collect()
 gc.freeze()
 process.be_template()
 process.be_head()
 """
-_TUNABLES = "glibc.malloc.hugetlb=1"
-"""Big arrays in huge pages: their fork costs a tenth."""
 
 
 @dataclass(eq=False)
@@ -166,8 +163,7 @@ class Sessions:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self._spawner = Spawner(self.machine, wake, self.guard)
-            environment = {**order["environment"], "GLIBC_TUNABLES": _TUNABLES}
-            order = {**order, "command": _COMMAND, "folder": "/", "environment": environment}
+            order = {**order, "command": _COMMAND, "folder": "/"}
             streams = [control.detach(), os.dup(null), os.dup(null)]
             if self._spawner.start(order, streams, beside=_BESIDE):
                 self._spawner.let_go()
@@ -188,6 +184,7 @@ class Sessions:
                 process = fork_of(session.head, b"C")
                 self.guard.protected.add(process.pid)
         except Lost:
+            readable([session.head.handle], ENDING_S)  # it may be on its way out: then that is known from now on
             return
         process.signal(signal.SIGSTOP)  # it waits anyway; but nothing stops a liar from saying that it is one
         self.checkpoints[session.name, session.tip] = Checkpoint(process, session.mark, session.count)

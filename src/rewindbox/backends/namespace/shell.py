@@ -17,7 +17,7 @@ Not saved, so that the last state remains: after SIGKILL, `exec prog` or `set -n
 where IFS is readonly.
 
 What can be seen: a trap of EXIT in `trap -p` (on standard error too under `set -v`; a DEBUG trap under `set -T` sees
-its first commands), descriptor 251, and `/dev/fd/9` as the file of functions of former executions. Names that begin
+its first commands), descriptor 47, and `/dev/fd/9` as the file of functions of former executions. Names that begin
 with `__rb_` are ours.
 Bash has one EXIT trap, so code that mentions one, or a function it was left, finds a function `trap`, which puts ours
 before it. There is none, and an EXIT trap costs the saving, where a sourced file or `builtin trap` sets it, in posix
@@ -48,7 +48,7 @@ __rb_env=${BASH_ENV@A} __rb_code=$1 __rb_file=$2 __rb_load=$3 __rb_save=$4 BASH_
 # The EXIT trap, which bash shows. What it reads waits in a pipe, as there is no variable that the code would not see.
 # A subshell, so that anything may be undone, and posix mode, in which `.` means itself whatever functions there are.
 _AT_END = r"""( __rb_status=$? __rb_ok=@ok@ __rb_o=$SHELLOPTS __rb_shopt=$BASHOPTS POSIXLY_CORRECT=y; \set +v
-\. /dev/fd/251 ) {BASH_XTRACEFD}>/dev/null >/dev/null"""
+\. /dev/fd/47 ) {BASH_XTRACEFD}>/dev/null >/dev/null"""
 
 # Before the code. The last line of a state sets options and traps that our own lines could not bear: where all went
 # well nothing follows it. `$(<file)` does not fork.
@@ -59,9 +59,9 @@ _LOAD = r"""
 \builtin unset -v BASH_ENV; \builtin eval "$__rb_env"
 [[ ! -r ${BASH_ENV-} ]] || \builtin source "$BASH_ENV"
 \builtin export -n "${!__rb_@}"
-\exec 251<<<"__rb_file=${__rb_file@Q} __rb_fresh_cd=${PWD@Q} __rb_fresh_o=$SHELLOPTS __rb_fresh_shopt=$BASHOPTS
+\exec 47<<<"__rb_file=${__rb_file@Q} __rb_fresh_cd=${PWD@Q} __rb_fresh_o=$SHELLOPTS __rb_fresh_shopt=$BASHOPTS
 $__rb_save"
-\builtin trap -- '@last@ || { \builtin exit $?; }' EXIT
+\builtin trap -- '@last@ || \builtin exit $?' EXIT
 { __rb_code=$(<"$__rb_code") __rb_state=$(<"$__rb_file"); } 2>/dev/null
 __rb_text=$__rb_state$__rb_code
 if [[ $__rb_text == *trap* ]] &&

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Any
 
-from rewindbox.backends.namespace.forks import readable
+from rewindbox.backends.namespace.forks import ENDING_S, readable
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.processes import stat_fields
 from rewindbox.backends.namespace.sessions import Session, Sessions
@@ -18,7 +18,6 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RESULT_BYTES = 64
 _RESULT = re.compile(rb"(\d{1,3}) (\d{1,6})")
 """Exit code, and how many python threads there are besides the first."""
-_ENDING_S = 0.2
 
 
 class Turn(Watched):
@@ -97,7 +96,7 @@ class Turn(Watched):
         except OSError:
             return None
         if not message:  # a process closes its descriptors a moment before it has ended
-            readable([self.session.head.handle], _ENDING_S)
+            readable([self.session.head.handle], ENDING_S)
         found = _RESULT.fullmatch(message)
         if found is None or int(found[1]) > 255:
             return None
