@@ -253,11 +253,12 @@ def _vm_flags(command: Any, every: _Parser) -> None:
     remove = snapshot.add_parser("rm", parents=[every])
     remove.add_argument("vm", metavar="VM")
     remove.add_argument("snapshot", metavar="SNAPSHOT")
-    back = command("rollback", "put a vm's files back; history is kept")
+    back = command("rollback", "put a vm's files and live sessions back; history is kept")
     back.add_argument("vm", metavar="VM")
     back.add_argument("reference", nargs="?", metavar="SNAPSHOT_OR_POINT")
     back.add_argument("--before", metavar="EXECUTION", help="to before it ran")
     back.add_argument("--last-success", action="store_true", help="to after the last execution that succeeded")
+    back.add_argument("--rebuild", action="store_true", help="sessions that are gone: run again what they had run")
     _verbs(command("config", "show the settings in force")).add_parser("show", parents=[every])
 
 

@@ -3,11 +3,12 @@
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 from rewindbox import config, holders, show
 from rewindbox.call import FILE_BYTES, Call, opened, read, write_through
+from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, ValidationFailed
 
 _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])(?:\s+ago)?")
@@ -35,11 +36,22 @@ def _history(call: Call) -> int:
             offset=arguments.offset,
         )
         names = {record.id: record.name for record in box.vms()}
-    value = {"entries": [entry.as_dict() for entry in page.entries], "total": page.total} if arguments.json else None
-    call.emit(value, lambda: show.history(call.out, page.entries, names) if page.entries else "")
+        live = _live_points(box, {entry.vm_id for entry in page.entries})
+    entries = [{**entry.as_dict(), "live": entry.after in live} for entry in page.entries] if arguments.json else []
+    call.emit(
+        {"entries": entries, "total": page.total},
+        lambda: show.history(call.out, page.entries, names, live) if page.entries else "",
+    )
     if call.out.is_terminal and not arguments.json and not arguments.quiet:
-        call.out.write(f"{len(page.entries)} of {page.total} executions\n")
+        note = "; ●: going back to after it brings back variables, too" if live else ""
+        call.out.write(f"{len(page.entries)} of {page.total} executions{note}\n")
     return 0
+
+
+def _live_points(box: Rewindbox, vm_ids: Collection[str]) -> set[str]:
+    """Points of these vms to which variables go back, too."""
+    kept = [vm_id for vm_id in box.live_sessions() if vm_id in vm_ids]
+    return {point for vm_id in kept for point in box.vm(vm_id, create=False).live_points()}
 
 
 def _when(text: str | None, flag: str) -> datetime | None:
@@ -61,7 +73,9 @@ def _show(call: Call) -> int:
     if call.arguments.json:
         return call.emit(entry.as_dict(), str)
     call.out.write(show.execution(call.out, entry, names.get(entry.vm_id, "a removed vm")))
-    for name, data in (("stdout", entry.stdout_bytes), ("stderr", entry.stderr_bytes)):
+    displays = "".join(show.displays(entry)).encode("utf-8", "replace")
+    parts = (("stdout", entry.stdout_bytes), ("stderr", entry.stderr_bytes), ("shown", displays))
+    for name, data in parts if displays else parts[:2]:
         gone = ", no longer kept" if entry.output_dropped else ", cut at its limit" if entry.truncated else ""
         call.out.write(show.heading(call.out, f"{name}, {len(data)} bytes{gone}"))
         write_through(call.out, data)
@@ -211,9 +225,10 @@ def _snapshot_create(call: Call) -> int:
 
 def _snapshot_list(call: Call) -> int:
     with opened(call) as box:
-        found = box.vm(call.arguments.vm, create=False).snapshots()
-    value = {"snapshots": [show.snapshot_as_dict(snapshot) for snapshot in found]}
-    return call.emit(value, lambda: show.snapshots(call.out, found) if found else "")
+        vm = box.vm(call.arguments.vm, create=False)
+        found, live = vm.snapshots(), _live_points(box, {vm.id})
+    value = {"snapshots": [{**show.snapshot_as_dict(entry), "live": entry.point_id in live} for entry in found]}
+    return call.emit(value, lambda: show.snapshots(call.out, found, live) if found else "")
 
 
 def _snapshot_rm(call: Call) -> int:
@@ -232,16 +247,18 @@ def _rollback(call: Call) -> int:
     if (arguments.reference or "").startswith("ex_"):
         raise InvalidArgument(f"{arguments.reference} is an execution", remedy=f"say --before {arguments.reference}")
     with opened(call) as box:
-        vm = box.vm(arguments.vm, create=False)
+        vm = box.vm(arguments.vm, create=False, kept=arguments.rebuild)
         if arguments.last_success:
-            done = vm.rollback_to_last_success()
+            done = vm.rollback_to_last_success(rebuild=arguments.rebuild)
         else:
-            done = vm.rollback(box.execution(arguments.before) if arguments.before else arguments.reference)
+            to = box.execution(arguments.before) if arguments.before else arguments.reference
+            done = vm.rollback(to, rebuild=arguments.rebuild)
     undo = f"{call.program} rollback {shlex.quote(arguments.vm)} {show.short(done.snapshot_id or '')}"
     notes = [
         f"variables are back in: {', '.join(done.sessions)}\n" if done.sessions else "",
         f"live state is gone of: {', '.join(done.lost)}\n" if done.lost else "",
-        f"ended: {', '.join(done.gone)}\n" if done.gone else "",
+        f"not brought back: {', '.join(done.gone)}\n" if done.gone else "",
+        *(show.rebuilt(entry) for entry in done.rebuilt),
     ]
     at = show.short(done.to_point)
     text = f"vm {vm.name} is as it was at {at}\n{''.join(notes)}To undo this:\n  {undo}"

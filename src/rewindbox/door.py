@@ -245,14 +245,19 @@ class Vm:
         to: str | Execution | Snapshot | Point,
         *,
         snapshot_first: bool = True,
+        rebuild: bool = False,
         agent_id: str | None = None,
     ) -> Rollback:
         """See `AsyncVm.rollback`."""
-        return self._call(self.inner.rollback, to, snapshot_first=snapshot_first, agent_id=agent_id)
+        return self._call(self.inner.rollback, to, snapshot_first=snapshot_first, rebuild=rebuild, agent_id=agent_id)
 
-    def rollback_to_last_success(self, *, snapshot_first: bool = True, agent_id: str | None = None) -> Rollback:
+    def put_files_back(self, target: Point) -> None:
+        """See `AsyncVm.put_files_back`."""
+        self._call(self.inner.put_files_back, target)
+
+    def rollback_to_last_success(self, **options: Any) -> Rollback:
         """See `AsyncVm.rollback_to_last_success`."""
-        return self._call(self.inner.rollback_to_last_success, snapshot_first=snapshot_first, agent_id=agent_id)
+        return self._call(self.inner.rollback_to_last_success, **options)
 
     def session(self, language: str = "python", name: str = "main") -> "Session":
         """See `AsyncVm.session`."""

@@ -67,6 +67,7 @@ class History:
         before: str | None = None,
         block: int | None = None,
         session: str | None = None,
+        session_begins: bool = False,
         execution_id: str | None = None,
     ) -> Start:
         """Note that an execution begins; `execution_id` None makes an id. Leave the transaction before the code runs.
@@ -84,6 +85,7 @@ class History:
             "block_index": block,
             "pid": os.getpid(),
             "session": session,
+            "session_begins": 1 if session_begins else None,
         }
         seq = tx.add(BEGUN, str(row["id"]), row, code=code)
         tx.execute("insert into running values (?, ?)", (seq, vm_id))
@@ -179,6 +181,17 @@ class History:
             total = self._store.rows(f"select count(*) from executions{where}", values)[0][0]  # noqa: S608 (as above)
             return self._load(page, (*values, _NO_LIMIT if limit is None else limit, offset)), total
 
+    def of_session(self, vm_id: str, session: str, point_id: str) -> list[Execution]:
+        """What made the variables that a session had at a point: its executions since it began, oldest first.
+
+        Only those that led to the point; what was undone did not.
+        """
+        with self._store.reading():
+            rows = self._store.rows(_LINE_OF_SESSION, (vm_id, session, point_id))
+            begun = max((number for number, row in enumerate(rows) if row["session_begins"]), default=0)
+            found = [self._load("x.start_seq = ?", (row["start_seq"],)) for row in rows[begun:]]
+        return [execution for (execution,) in found]
+
     def last_success(self, vm_id: str) -> Execution | None:
         """The success whose `after` point the vm can go back to; None when no kept point is one.
 
@@ -258,6 +271,13 @@ with recursive line(id, parent_id, kept) as (
 select (select max(start_seq) from executions
         where after_point = line.id and vm_id = ?1 and success = 1) as found
 from line where kept and found is not null limit 1"""
+
+_LINE_OF_SESSION = """
+with recursive line(id, parent_id) as (
+    select id, parent_id from points where id = ?3 and vm_id = ?1
+    union all select p.id, p.parent_id from line join points p on p.id = line.parent_id)
+select x.start_seq, s.session_begins from line join executions x on x.after_point = line.id
+join starts s on s.seq = x.start_seq where s.session = ?2 and x.rolled_back_to is null order by x.start_seq"""
 
 # `cross join` keeps the order: the kept points are few, the executions of a vm may be many.
 _NEWEST_SUCCESS = """

@@ -24,7 +24,7 @@ from rewindbox.timeline import Point, Rollback, Snapshot
 
 CALLS = (
     *("execute", "rollback", "rollback_to_last_success", "snapshot", "session", "end_session", "live_points"),
-    *("read", "write", "list", "stop", "remove"),
+    *("read", "write", "list", "stop", "remove", "put_files_back"),
 )
 """What may be asked of a vm."""
 _NAME = "keeper"
@@ -80,6 +80,10 @@ class KeptVm:
         """See `AsyncVm.rollback_to_last_success`."""
         done: Rollback = await self._ask("rollback_to_last_success", **options)
         return done
+
+    async def put_files_back(self, target: Point) -> None:
+        """See `AsyncVm.put_files_back`."""
+        await self._ask("put_files_back", target=target)
 
     async def snapshot(self, name: str | None = None, **options: Any) -> Snapshot:
         """See `AsyncVm.snapshot`."""

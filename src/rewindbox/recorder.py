@@ -18,8 +18,19 @@ class Recorder:
 
     _started_at: datetime
 
-    def __init__(self, open_: Opened, vm_id: str, job: Job, agent_id: str, before: Point, block: int | None) -> None:
-        self.before = before
+    def __init__(
+        self,
+        open_: Opened,
+        vm_id: str,
+        job: Job,
+        agent_id: str,
+        before: Point,
+        block: int | None,
+        *,
+        session_begins: bool = False,
+    ) -> None:
+        """`session_begins`: with it, the session that runs it begins."""
+        self.before, self._session_begins = before, session_begins
         self.dropped = 0
         """How many points are no longer kept because of it."""
         self._open, self._vm_id, self._job, self._agent_id = open_, vm_id, job, agent_id
@@ -43,6 +54,7 @@ class Recorder:
                     before=self.before.id,
                     block=self._block,
                     session=self._job.session,
+                    session_begins=self._session_begins,
                 )
         self.begun = True
 
@@ -153,6 +165,20 @@ def write_point(
         written_bytes=taken.written_bytes,
         state=taken.state,
     )
+
+
+async def recover(open_: Opened, vm: BackendVm, tip: Point) -> Point:
+    """Of a vm whose process died in an execution: end that, and undo it. Returns the point it stands on now."""
+    for start in open_.history.unfinished(vm.id):
+        before = open_.timeline.get_point(start.before) if start.before else tip
+        if before.state is not None:
+            await vm.go_to(before.state)
+        with open_.store.transaction() as tx:
+            open_.history.finish(tx, lost(start, before))
+            open_.timeline.record_rollback(tx, vm_id=vm.id, from_point=tip.id, to_point=before.id, reason="auto")
+            open_.registry.set_live(tx, vm.id, vm.live, tip=before.id)
+        tip = before
+    return tip
 
 
 def note_lost_sessions(open_: Opened, vm_id: str, tip: Point | None) -> None:

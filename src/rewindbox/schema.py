@@ -36,7 +36,7 @@ BEGUN = _fact(
     "execution_begun",
     "starts",
     "id vm_id agent_id language code_sha256 started_us before_point block_index pid",
-    later="session",
+    later="session session_begins",
 )
 ENDED = _fact(
     "execution_ended",
@@ -131,6 +131,7 @@ create index rollbacks_vm on rollbacks(vm_id);
 
 SESSIONS = """
 alter table starts add column session text;
+alter table starts add column session_begins integer;
 alter table executions add column displays_sha256 text;
 alter table outputs add column displays text;
 """

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from rewindbox.backends.base import Job, Outcome, WentBack
 from rewindbox.errors import BadRequest, UnsupportedLanguage
 from rewindbox.execution import Execution
+from rewindbox.history import History
 from rewindbox.registry import check_name
+from rewindbox.timeline import Point, Rebuilt, Rollback
 
 if TYPE_CHECKING:
     from rewindbox.kept import KeptVm
@@ -60,3 +62,29 @@ def told_to_be_back(outcome: Outcome, back: WentBack) -> Outcome:
     if gone := (*outcome.gone, *back.gone):
         words.append(f"also ended: {', '.join(gone)}")
     return replace(outcome, error="; ".join(words))
+
+
+async def rebuilt(vm: "AsyncVm", history: History, rollback: Rollback, target: Point) -> Rollback:
+    """Make the sessions that a point had, and of which nothing is left, by running again what they ran."""
+    names = sorted(set((target.state or {}).get("sessions", {})) & set(rollback.lost))
+    found = []
+    for name in names:
+        recorded, differences = history.of_session(vm.id, name, target.id), []
+        for old in recorded:
+            new = await vm.execute(old.language, old.code, session=name, rollback_on_failure=False)
+            differences += _differences(old, new)
+        found.append(Rebuilt(session=name, executions=len(recorded), differences=tuple(differences)))
+    if names:
+        await vm.put_files_back(target)
+    return replace(rollback, lost=tuple(sorted(set(rollback.lost) - set(names))), rebuilt=tuple(found))
+
+
+def _differences(old: Execution, new: Execution) -> list[str]:
+    """What two runs of the same code do not have in common; output that is no longer kept is not compared."""
+    found = []
+    if (old.ended, old.exit_code) != (new.ended, new.exit_code):
+        found.append(f"{old.id} ended with {old.ended} {old.exit_code}, now with {new.ended} {new.exit_code}")
+    for name in () if old.output_dropped else ("stdout", "stderr", "result"):
+        if getattr(old, name) != getattr(new, name):
+            found.append(f"{old.id} has another {name} now: see {new.id}")
+    return found

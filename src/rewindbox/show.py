@@ -5,7 +5,7 @@ separated by tabs, full ids, no colour. rich is imported where a table is really
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rewindbox.registry import SessionsEnded, VmRecord
-    from rewindbox.timeline import Rollback, Snapshot
+    from rewindbox.timeline import Rebuilt, Rollback, Snapshot
 
 _ENDED = {"timeout": "timeout", "output": "output limit", "memory": "memory limit", "killed": "killed"}
 _AGO = ((86_400 * 2, 86_400, "d"), (3_600 * 2, 3_600, "h"), (60 * 2, 60, "min"))
@@ -144,11 +144,22 @@ def rollback_as_dict(rollback: "Rollback") -> dict[str, Any]:
         "sessions": list(rollback.sessions),
         "lost": list(rollback.lost),
         "gone": list(rollback.gone),
+        "rebuilt": [
+            {"session": entry.session, "executions": entry.executions, "differences": list(entry.differences)}
+            for entry in rollback.rebuilt
+        ],
     }
 
 
-def history(stream: Stream, entries: Sequence[Execution], names: Mapping[str, str]) -> str:
-    """Executions, newest first."""
+def rebuilt(entry: "Rebuilt") -> str:
+    """A session that was made anew, in lines."""
+    how = "\n".join(f"  {text}" for text in entry.differences)
+    ran = f"session {entry.session} is rebuilt from {entry.executions} executions"
+    return f"{ran}, with differences:\n{how}\n" if how else f"{ran}; all came out as before\n"
+
+
+def history(stream: Stream, entries: Sequence[Execution], names: Mapping[str, str], live: Collection[str] = ()) -> str:
+    """Executions, newest first; marked where going back to after it brings back variables, too."""
     if not stream.is_terminal:
         return lines(
             (
@@ -165,9 +176,9 @@ def history(stream: Stream, entries: Sequence[Execution], names: Mapping[str, st
     now = datetime.now(UTC)
     rows: list[Row] = [
         (
-            (short(entry.id), "bold"),
+            (f"{short(entry.id)}{' ●' if entry.after in live else ''}", "bold"),
             (one_line(names.get(entry.vm_id, short(entry.vm_id)), _NAME), ""),
-            (entry.language, ""),
+            (f"{entry.language}{f' {entry.session}' if entry.session else ''}", ""),
             marked(entry),
             (ago(entry.started_at, now), "dim"),
             (first_line(entry.code), "dim"),
@@ -212,8 +223,8 @@ def vms(
     return table(stream, ("vm", "id", "agent", "made", "used", "in use by", "live sessions"), rows)
 
 
-def snapshots(stream: Stream, found: Sequence["Snapshot"]) -> str:
-    """The snapshots of a vm, oldest first."""
+def snapshots(stream: Stream, found: Sequence["Snapshot"], live: Collection[str] = ()) -> str:
+    """The snapshots of a vm, oldest first; marked where going back brings back variables, too."""
     if not stream.is_terminal:
         return lines(
             (
@@ -229,7 +240,7 @@ def snapshots(stream: Stream, found: Sequence["Snapshot"]) -> str:
     now = datetime.now(UTC)
     rows = [
         (
-            (short(entry.id), "bold"),
+            (f"{short(entry.id)}{' ●' if entry.point_id in live else ''}", "bold"),
             (one_line(entry.name or "", _NAME), ""),
             (entry.kind, ""),
             (ago(entry.created_at, now), "dim"),
@@ -247,6 +258,7 @@ def execution(stream: Stream, entry: Execution, vm_name: str) -> str:
         "vm": f"{vm_name} ({entry.vm_id})",
         "agent": entry.agent_id,
         "language": entry.language,
+        "session": entry.session,
         "outcome": outcome(entry) if entry.ended == "exit" else f"{outcome(entry)}, exit code {entry.exit_code}",
         "error": entry.error,
         "started": rfc3339(entry.started_at),

@@ -60,6 +60,17 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rebuilt:
+    """A session that was made anew."""
+
+    session: str
+    executions: int
+    """So many were run again."""
+    differences: tuple[str, ...]
+    """Where something else came out than the first time, in words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rollback:
     """A vm that was put back."""
 
@@ -77,7 +88,9 @@ class Rollback:
     lost: tuple[str, ...] = ()
     """Live sessions that ended: the point is older than they are, or has only files."""
     gone: tuple[str, ...] = ()
-    """Threads and child processes of sessions that died, in words."""
+    """What did not come back, in words: threads and child processes of sessions, files open for writing."""
+    rebuilt: tuple[Rebuilt, ...] = ()
+    """Sessions that were made anew by running again what they had run."""
 
 
 class Timeline:

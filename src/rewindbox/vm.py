@@ -15,9 +15,9 @@ from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
-from rewindbox.recorder import Recorder, lost, no_outcome, note_lost_sessions, write_point, write_rollback
+from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
 from rewindbox.registry import VmRecord
-from rewindbox.session import AsyncSession, check_session, told_to_be_back
+from rewindbox.session import AsyncSession, check_session, rebuilt, told_to_be_back
 from rewindbox.store import new_id
 from rewindbox.timeline import Point, Rollback, Snapshot
 
@@ -106,7 +106,8 @@ class AsyncVm:
         undo = self._settings.history.auto_rollback_on_failure if rollback_on_failure is None else rollback_on_failure
         async with self._queue:
             vm, before = await self._start()
-            recorder = Recorder(self._open, self.id, job, agent_id or self._settings.agent_id, before, block)
+            who, begins = agent_id or self._settings.agent_id, session is not None and session not in self.sessions
+            recorder = Recorder(self._open, self.id, job, who, before, block, session_begins=begins)
             if chosen.session == "live" and session is not None:
                 self.sessions.add(session)
             outcome = await self._carry_out(vm, job, recorder, on_output)
@@ -215,28 +216,14 @@ class AsyncVm:
         with anyio.CancelScope(shield=True):
             async with self._stopped_on_failure():
                 self._running = await self._open.backend.create(self.id, live, tip.state if live and tip else None)
-                self._tip = await self._recover(self._running, tip)
+                if tip is None:
+                    self._tip = self._add_point(await self._running.take_point(), parent=None)
+                else:
+                    self._tip = await recover(self._open, self._running, tip)
                 if live:
                     self._running.sweep(self._open.timeline.kept_states(self.id))  # what a crash left behind
         assert self._running is not None and self._tip is not None
         return self._running, self._tip
-
-    async def _recover(self, vm: BackendVm, tip: Point | None) -> Point:
-        """The first point of a new vm. Of one whose process died in an execution: end that, and undo it."""
-        if tip is None:
-            return self._add_point(await vm.take_point(), parent=None)
-        for start in self._open.history.unfinished(self.id):
-            before = self._open.timeline.get_point(start.before) if start.before else tip
-            if before.state is not None:
-                await vm.go_to(before.state)
-            with self._open.store.transaction() as tx:
-                self._open.history.finish(tx, lost(start, before))
-                self._open.timeline.record_rollback(
-                    tx, vm_id=self.id, from_point=tip.id, to_point=before.id, reason="auto"
-                )
-                self._open.registry.set_live(tx, self.id, vm.live, tip=before.id)
-            tip = before
-        return tip
 
     def _add_point(self, taken: Taken, parent: Point | None) -> Point:
         with self._open.store.transaction() as tx:
@@ -254,6 +241,7 @@ class AsyncVm:
         to: "str | Execution | Snapshot | Point",
         *,
         snapshot_first: bool = True,
+        rebuild: bool = False,
         agent_id: str | None = None,
     ) -> Rollback:
         """Put files and live sessions back to a point or snapshot, in place; the vm keeps its id. History is kept.
@@ -261,6 +249,8 @@ class AsyncVm:
         Args:
             to: A point's or snapshot's id (or a unique prefix), a snapshot's name; an Execution: before it.
             snapshot_first: List the present state as a `pre_rollback` snapshot, so that this can be undone.
+            rebuild: Live sessions of the point whose variables are gone are made anew: what they ran is run again on
+                the point's files, and what comes out is compared (`Rollback.rebuilt`). The files stay the point's.
 
         Raises:
             SnapshotNotFound: unknown, of another vm, or its state is no longer kept. Nothing was changed.
@@ -280,7 +270,19 @@ class AsyncVm:
                     rollback = write_rollback(self._open, vm, tip, target, snapshot_first=snapshot_first, agent_id=who)
             self._tip = target
             self._sweep(vm, 1)
-            return replace(rollback, sessions=back.sessions, lost=back.lost, gone=back.gone)
+        rollback = replace(rollback, sessions=back.sessions, lost=back.lost, gone=back.gone)
+        return await rebuilt(self, self._open.history, rollback, target) if rebuild else rollback
+
+    async def put_files_back(self, target: Point) -> None:
+        """Files as at a point, and sessions as they are now; leaves a point."""
+        async with self._queue:
+            vm, tip = await self._start()
+            with anyio.CancelScope(shield=True):
+                assert target.state is not None and tip.state is not None
+                await self._go_to(vm, {**target.state, "sessions": tip.state.get("sessions", {})})
+                taken = await vm.take_point()
+                async with self._stopped_on_failure():
+                    self._tip = self._add_point(taken, parent=tip)
 
     async def rollback_to_last_success(self, **options: Any) -> Rollback:
         """Put the files back to after the last execution that succeeded. Raises SnapshotNotFound: none did."""
@@ -352,7 +354,7 @@ class AsyncVm:
             return snapshot
 
     async def snapshots(self) -> list[Snapshot]:
-        """Its listed snapshots, oldest first."""
+        """Oldest first."""
         return self._open.timeline.list_snapshots(self.id)
 
     async def remove_snapshot(self, ref: str) -> Snapshot:

@@ -18,10 +18,10 @@ from rewindbox.backends.base import FileInfo
 from rewindbox.errors import ConnectionFailed, RewindboxError
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
-from rewindbox.timeline import Point, Rollback, Snapshot
+from rewindbox.timeline import Point, Rebuilt, Rollback, Snapshot
 
 _CLASSES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Execution, FileInfo, Limits, Point, Rollback, Snapshot)
+    kind.__name__: kind for kind in (Execution, FileInfo, Limits, Point, Rebuilt, Rollback, Snapshot)
 }
 _ERRORS = {
     kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RewindboxError)

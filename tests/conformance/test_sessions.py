@@ -321,6 +321,27 @@ async def test_a_vm_that_stopped(box, session):
     assert await value(session, "open('f').read()") == "'1'"
 
 
+async def test_rebuilt(session):
+    """When asked, a session that is gone is made anew on the point's files, and differences are told."""
+    vm = session.vm
+    await good(session, "x += 1; print(x)")
+    await session.execute("x = 99; import os; os._exit(1)")
+    last = await good(session, "import os; y = os.urandom(4); open('f', 'a').write('more'); x + 1")
+    await good(session, "y")
+    point = (await good(session, "z = x, open('f').read()")).after
+    await vm.execute("bash", "echo other > f")
+    await vm.stop()
+    rollback = await vm.rollback(point, rebuild=True)
+    (rebuilt,) = rollback.rebuilt
+    assert (rollback.lost, rebuilt.session, rebuilt.executions) == ((), "main", 5)
+    assert len(rebuilt.differences) == 1
+    assert "has another result now" in rebuilt.differences[0]
+    assert last.id not in rebuilt.differences[0]
+    assert await value(session, "x, open('f').read()") == "(2, '1more')"
+    again = await vm.rollback(point, rebuild=True)
+    assert again.rebuilt[0].executions == 5
+
+
 async def test_closed(session):
     """A session that was closed begins anew; its points can still be gone back to."""
     point = (await session.vm.history()).entries[0].after

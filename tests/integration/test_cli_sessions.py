@@ -111,6 +111,29 @@ def test_a_text_in_a_session(cli: Cli) -> None:
     assert "[1] | 21" in cli.good("run", "--session", "s", text="```python\nprint(x + 1)\n```\n")
 
 
+def test_which_points_are_live(cli: Cli) -> None:
+    """History and snapshots say to which points variables go back, too, and to which only files."""
+    cli.good("exec", "bash", "echo before any session")
+    python(cli, "x = 1")
+    cli.good("snapshot", "create", "default", "--name", "here")
+    assert [entry["live"] for entry in cli.json("history")["entries"]] == [True, False]
+    assert cli.json("snapshot", "list", "default")["snapshots"][0]["live"] is True
+    assert "●" in cli.on_terminal("history")
+    cli.good("vms", "stop", "default")
+    assert [entry["live"] for entry in cli.json("history")["entries"]] == [False, False]
+
+
+def test_rebuilt(cli: Cli) -> None:
+    """After its process is gone a session is made anew from what it ran, when asked; differences are told."""
+    python(cli, "import os; x = 1; os.getpid() + id(os)")
+    point = cli.json("history")["entries"][0]["after"]
+    cli.good("vms", "stop", "default")
+    back = cli.json("rollback", "default", point, "--rebuild")
+    assert (back["lost"], back["rebuilt"][0]["executions"]) == ([], 1)
+    assert "has another result now" in back["rebuilt"][0]["differences"][0]
+    assert python(cli, "x") == "1\n"
+
+
 def test_it_ends_when_idle(cli: Cli) -> None:
     """A keeper that nobody asks for a while ends its sessions, and history says so."""
     cli.good("exec", "--session", "s", "python", "x = 1", REWINDBOX_SESSION_IDLE_S="0.5")

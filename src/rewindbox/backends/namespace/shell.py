@@ -37,7 +37,7 @@ def command(code_file: str, state_file: str) -> list[str]:
 
 
 # A script that bash itself reads is the only way to the statuses, traces and traps of `bash file`; `source` differs in
-# each of them. What comes before its first line must be named by BASH_ENV, hence the second bash: 1.3 ms.
+# each of them. What comes before its first line must be named by BASH_ENV, hence the second bash: 1 ms.
 _START = r"""
 [[ $2 == /* ]] || set -- "$1" "$PWD/$2" "${@:3}"
 [[ $1 == /* ]] || set -- "$PWD/$1" "${@:2}"
@@ -94,7 +94,7 @@ _LOAD = _LOAD.replace("@last@", _AT_END.replace("@ok@", "0")).replace("@first@",
 _SAVE = r"""
 \set +aefuvkCETx
 [[ -e /dev/fd/2 ]] && \exec 3>&2 2>/dev/null || \exec 3>/dev/null
-if [[ $__rb_o == *trace* ]]; then  # the traps of DEBUG and ERR would run for every command of ours
+if [[ $__rb_o == *@(errtrace|functrace)* ]]; then  # the traps of DEBUG and ERR would run for every command of ours
     __rb_traps=$(\trap -p)
     \trap - DEBUG ERR RETURN
 fi
@@ -202,7 +202,7 @@ trap() {
 }
 \builtin eval "${__rb_traps-${__rb_part[1]}}"
 __rb_options() {
-    for __rb_name in $2; do
+    [[ $2 == "$3" ]] || for __rb_name in $2; do
         [[ :$3:noexec:onecmd:posix:xtrace: == *:$__rb_name:* ]] || __rb_late+="$__rb_call$1 $__rb_name; "
     done
 }
