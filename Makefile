@@ -22,6 +22,8 @@ $(VENV)/.dev: $(VENV)/.installed
 demo: $(VENV)/.installed        ## run the answer in examples/: a block fails (exit code 1) and is undone
 	@$(BIN)/rewindbox --store .demo vms rm demo >/dev/null 2>&1 || true
 	$(BIN)/rewindbox --store .demo run examples/answer.md --vm demo --on-failure rollback --table || test $$? -eq 1
+	@echo; echo "A live session: variables go back with the files (examples/session.py)"
+	@$(BIN)/python examples/session.py
 
 test: $(VENV)/.dev              ## every test, as whoever calls it
 	$(BIN)/python -m pytest $(ARGS)

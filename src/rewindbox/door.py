@@ -261,7 +261,7 @@ class Vm:
 
     def session(self, language: str = "python", name: str = "main") -> "Session":
         """See `AsyncVm.session`."""
-        return Session(self._call, self._call(self.inner.session, language, name))
+        return Session(self, self._call(self.inner.session, language, name))
 
     def end_session(self, name: str) -> None:
         """See `AsyncVm.end_session`."""
@@ -311,22 +311,20 @@ class Vm:
 class Session:
     """A session of a vm; see `AsyncSession`."""
 
-    def __init__(self, call: Any, inner: AsyncSession) -> None:
-        self.language, self.name = inner.language, inner.name
+    def __init__(self, vm: Vm, inner: AsyncSession) -> None:
+        self.vm, self.language, self.name = vm, inner.language, inner.name
         self.inner = inner
-        self._call = call
 
     def __repr__(self) -> str:
         return repr(self.inner)
 
     def execute(self, code: str, **options: Any) -> Execution:
         """See `AsyncSession.execute`."""
-        found: Execution = self._call(self.inner.execute, code, **options)
-        return found
+        return self.vm.execute(self.language, code, session=self.name, **options)
 
     def close(self) -> None:
         """See `AsyncSession.close`."""
-        self._call(self.inner.close)
+        self.vm.end_session(self.name)
 
 
 def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import anyio
@@ -500,6 +501,7 @@ def test_the_plain_door(store):
 
 INTERRUPTED = """
 import sys
+import textwrap
 from rewindbox import Rewindbox
 with Rewindbox(sys.argv[1]) as box:
     vm = box.vm("one")
@@ -566,3 +568,15 @@ async def test_writes_alone_do_not_pile_up(box):
     kept = list((Path(box.settings.folder) / "vms" / vm.id).glob("c*"))
     assert len(kept) <= 45
     assert await vm.read("f") == b"59"
+
+
+def test_the_session_of_the_readme():
+    """The example runs as it stands, prints what the README says, and the README shows its very lines."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(root / "examples/session.py")], capture_output=True, text=True, check=True
+    )
+    readme = (root / "README.md").read_text()
+    assert f"```text\n{done.stdout}```" in readme
+    example = (root / "examples/session.py").read_text().partition("as box:\n")[2]
+    assert textwrap.dedent(example) in readme
