@@ -27,6 +27,7 @@ LAYERS = (
     ("recorder", "session"),
     ("vm",),
     ("engine",),
+    ("portal",),
     ("door",),
     ("terminal", "holders"),
     ("show",),
