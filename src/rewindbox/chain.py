@@ -63,14 +63,13 @@ def _check_facts(query: _Query) -> Iterator[str]:
     """Every row is what its entry says, and every entry has its row."""
     entries = {row[0]: row[1] for row in query("select kind, count(*) from log group by kind")}
     for fact in FACTS:
-        names = (*fact.columns, *fact.later)
-        columns = ", ".join(f"t.{name}" for name in names)
+        columns = ", ".join(f"t.{name}" for name in fact.names)
         rows = 0
         for row in query(
             f"select t.seq, l.kind, l.body, {columns} from {fact.table} t left join log l on l.seq = t.seq"  # noqa: S608 (our names)
         ):
             rows += 1
-            body = fact.body(dict(zip(names, tuple(row)[3:], strict=True)))
+            body = fact.body(dict(zip(fact.names, tuple(row)[3:], strict=True)))
             if (row["kind"], row["body"]) != (fact.kind, _encode_any(body)):
                 yield f"{fact.table}: row {row['seq']} is not what the log says"
         if rows != entries.get(fact.kind, 0):  # an added row that makes up for a missing one was named above

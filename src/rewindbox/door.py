@@ -8,11 +8,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from threading import Event
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from anyio.from_thread import start_blocking_portal
 
 from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
@@ -20,6 +17,7 @@ from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision
+from rewindbox.portal import Portal
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
@@ -45,10 +43,10 @@ class Rewindbox:
         """See `AsyncRewindbox`."""
         self._box = AsyncRewindbox(store, config=config, limits=limits, agent_id=agent_id, ask_keeper=ask_keeper)
         self._stack = ExitStack()
-        self._portal: Any = None
+        self._portal: Portal | None = None
 
     def __enter__(self) -> "Rewindbox":
-        self._portal = self._stack.enter_context(start_blocking_portal())
+        self._portal = self._stack.enter_context(Portal())
         self._stack.callback(lambda: self.call(self._box.close))
         try:
             self.call(self._box.__aenter__)
@@ -69,24 +67,9 @@ class Rewindbox:
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
         """Run a coroutine function of the engine to its end."""
-        if self._portal is None:
-            self.__enter__()
-        ended = Event()
-
-        async def carried_out() -> T:
-            try:
-                return await function(*arguments, **options)
-            finally:
-                ended.set()
-
-        future = self._portal.start_task_soon(carried_out)
-        try:
-            result: T = future.result()
-        except BaseException:
-            future.cancel()
-            ended.wait()  # a cancelled future is done at once; what it stood for puts itself in order first
-            raise
-        return result
+        portal = self._portal or self.__enter__()._portal
+        assert portal is not None
+        return portal.call(function, *arguments, **options)
 
     @property
     def settings(self) -> Any:

@@ -6,6 +6,7 @@ clock put back cannot make the execution of this minute the oldest. Environment 
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,6 +40,8 @@ class Start:
     """The process that began it."""
     session: str | None = None
     """The session in which it runs."""
+    seq: int
+    """The number of its log entry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,21 +92,21 @@ class History:
         }
         seq = tx.add(BEGUN, str(row["id"]), row, code=code)
         tx.execute("insert into running values (?, ?)", (seq, vm_id))
-        return _start({**row, "code": code})
+        return _start({**row, "code": code, "seq": seq})
 
-    def finish(self, tx: Transaction, execution: Execution) -> None:
+    def finish(self, tx: Transaction, execution: Execution, start: Start | None = None) -> None:
         """Note how an execution ended. Its points may be added before or after, in the same transaction.
+
+        `start`: what `begin` returned, where the caller still has it; None: it is looked up.
 
         Raises:
             UnknownExecution: it was not begun.
             HistoryError: it ended before.
             Internal: vm, agent, language, code, start or point before are not those it was begun with.
         """
-        rows = self._store.rows("select * from starts where id = ?", (execution.id,))
-        if not rows:
-            raise UnknownExecution(f"{execution.id} was not begun", remedy="call `begin` before it runs")
-        seq = rows[0]["seq"]
-        _refuse_another(rows[0], execution)
+        start = start or self._begun(execution.id)
+        seq = start.seq
+        _refuse_another(start, execution)
         if not tx.execute("delete from running where start_seq = ?", (seq,)).rowcount:
             raise HistoryError(f"{execution.id} has ended before", remedy="finish an execution once")
         displays = canonical(execution.displays) if execution.displays else None
@@ -113,6 +116,12 @@ class History:
             "insert into outputs(start_seq, vm_id, stdout, stderr, displays) values (?, ?, ?, ?, ?)",
             (seq, execution.vm_id, execution.stdout_bytes, execution.stderr_bytes, displays),
         )
+
+    def _begun(self, execution_id: str) -> Start:
+        rows = self._store.rows("select * from starts where id = ?", (execution_id,))
+        if not rows:
+            raise UnknownExecution(f"{execution_id} was not begun", remedy="call `begin` before it runs")
+        return _start(dict(rows[0]))
 
     def unfinished(self, vm_id: str | None = None) -> list[Start]:
         """Begun and not ended, oldest first; None: of every vm. They run now, or their process died."""
@@ -224,6 +233,10 @@ class History:
             Timeline(self._store).expire_snapshots(tx, vm_id, {row["id"] for row in old}, max_entries)
         return self.needless(vm_id) if old else []
 
+    def exceeds(self, vm_id: str, max_entries: int) -> bool:
+        """Whether `trim` would find any to drop."""
+        return bool(self._store.rows(_ONE_OLD, (vm_id, max_entries)))
+
     def needless(self, vm_id: str) -> list[str]:
         """The points whose states may go: no tip, no snapshot and no execution with output needs them.
 
@@ -260,6 +273,8 @@ select s.id, x.start_seq, x.before_point, x.after_point
 from executions x join starts s on s.seq = x.start_seq where x.start_seq in (
     select start_seq from outputs where vm_id = ? order by start_seq desc limit -1 offset ?)"""
 
+_ONE_OLD = "select 1 from outputs where vm_id = ? limit 1 offset ?"
+
 # The walk goes up from the tip one parent at a time and stops at the first row, or where no point is old
 # enough to have been kept: a parent is always older than its child.
 _NEAREST_SUCCESS = """
@@ -293,19 +308,19 @@ def _filter(*conditions: tuple[str, Value]) -> tuple[str, tuple[Value, ...]]:
     return where, tuple(value for _, value in chosen)
 
 
-def _refuse_another(start: Row, execution: Execution) -> None:
-    told = {
-        "vm_id": execution.vm_id,
-        "agent_id": execution.agent_id,
-        "language": execution.language,
-        "code_sha256": digest(execution.code),
-        "started_us": to_us(execution.started_at),
-        "before_point": execution.before,
-        "session": execution.session,
-    }
-    for name, value in told.items():
-        if start[name] != value:
-            raise Internal(f"{execution.id} was begun with {name} {start[name]!r} and ended with {value!r}")
+# What a start and its execution both say, and how to name it in a text.
+_SAID_TWICE: dict[str, Callable[[Any], object]] = {
+    **dict.fromkeys(("id", "vm_id", "agent_id", "language", "before", "session"), repr),
+    "code": digest,
+    "started_at": to_us,
+}
+
+
+def _refuse_another(start: Start, execution: Execution) -> None:
+    for name, told in _SAID_TWICE.items():
+        begun, ended = getattr(start, name), getattr(execution, name)
+        if begun != ended:
+            raise Internal(f"{execution.id} was begun with {name} {told(begun)} and ended with {told(ended)}")
 
 
 def _end_row(start_seq: int, execution: Execution) -> dict[str, Value]:
@@ -345,6 +360,7 @@ def _start(row: dict[str, Any]) -> Start:
         block=row["block_index"],
         pid=row["pid"],
         session=row["session"],
+        seq=row["seq"],
     )
 
 

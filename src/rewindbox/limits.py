@@ -4,7 +4,8 @@ A limit is *hard* (the kernel refuses), *watched* (we look and kill) or *absent*
 depends on the host and is said by `rewindbox doctor`, never guessed from a version number.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 from rewindbox.errors import InvalidArgument
@@ -45,7 +46,16 @@ class Limits:
 
     def as_dict(self) -> dict[str, Any]:
         """Field names and values, for the protocol and for `--json`."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _LIMITS}
+
+
+_LIMITS = tuple(field.name for field in fields(Limits))
+
+
+@cache
+def with_wall(limits: Limits, wall_s: float) -> Limits:
+    """The limits with another wall clock; for what is configured, as it is kept: 50 us that are not spent again."""
+    return replace(limits, wall_s=wall_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

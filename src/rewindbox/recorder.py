@@ -35,6 +35,7 @@ class Recorder:
         """How many points are no longer kept because of it."""
         self._open, self._vm_id, self._job, self._agent_id = open_, vm_id, job, agent_id
         self._config, self._block = open_.settings.history, block
+        self._start: Start | None = None
         self.begun = False
         """Its start is written down: its end will be, too."""
 
@@ -43,7 +44,7 @@ class Recorder:
         self._started_at = datetime.now(UTC)
         if self._config.enabled:
             with self._open.store.transaction() as tx:
-                self._open.history.begin(
+                self._start = self._open.history.begin(
                     tx,
                     execution_id=self._job.id,
                     vm_id=self._vm_id,
@@ -71,7 +72,7 @@ class Recorder:
             after = self._point(tx, taken) if taken is not None else None
             execution = self._execution(outcome, after, rolled_back)
             if self._config.enabled:
-                self._open.history.finish(tx, execution)
+                self._open.history.finish(tx, execution, self._start)
             tip = self.before if rolled_back or after is None else after
             if taken is not None:
                 self._open.registry.set_live(tx, self._vm_id, live or taken.live, tip=tip.id)
@@ -141,9 +142,13 @@ class Recorder:
         Called while the code runs, so that it costs nothing. A store that cannot be written to now cannot be
         at the end either, and says so then.
         """
-        with suppress(HistoryError), self._open.store.transaction() as tx:
-            needless = self._no_longer_needed(tx)
-            self.dropped = len(self._open.timeline.drop_states(tx, needless))
+        limit = self._config.max_history_entries
+        with suppress(HistoryError):
+            if self._config.enabled and not self._open.history.exceeds(self._vm_id, limit - 1):
+                return  # reading alone: the lock for writing is not taken
+            with self._open.store.transaction() as tx:
+                needless = self._no_longer_needed(tx)
+                self.dropped = len(self._open.timeline.drop_states(tx, needless))
 
     def _no_longer_needed(self, tx: Transaction) -> list[str]:
         limit = self._config.max_history_entries

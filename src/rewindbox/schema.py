@@ -21,6 +21,11 @@ class Fact:
     columns: tuple[str, ...]
     later: tuple[str, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its columns, but for `seq` and what stands beside the entry."""
+        return (*self.columns, *self.later)
+
     def body(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """What the log says of a row."""
         told = {name: values[name] for name in self.columns}

@@ -11,10 +11,10 @@ Not covered: someone who may write the file and recomputes the whole chain; keep
 import os
 import sqlite3
 import time
-from base64 import b32encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Literal
 
 from rewindbox.chain import CHECKS, FIRST_HASH, canonical, entry_hash, not_unicode
@@ -30,12 +30,13 @@ PREFIX_MIN = 6
 """Characters of an id, after its kind, that a unique prefix needs at least."""
 
 _APPLICATION_ID = 0x52776278  # "Rwbx": tells our files from other programs' SQLite files
+_BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # for every byte the character of its lower five bits
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_id(kind: Kind) -> str:
-    """`kind`, an underscore, and 26 characters of lower-case base32 (128 random bits)."""
-    return f"{kind}_{b32encode(os.urandom(16)).decode()[:26].lower()}"
+    """`kind`, an underscore, and 26 random characters of lower-case base32 (130 bits)."""
+    return f"{kind}_{os.urandom(26).translate(_BASE32).decode()}"
 
 
 def id_bounds(kind: Kind, ref: str) -> tuple[str, str] | None:
@@ -129,9 +130,8 @@ class Transaction:
     def add(self, fact: Fact, subject: str, values: Mapping[str, Value], **beside: Value) -> int:
         """Add a fact: its log entry and its row; `beside` are columns that the entry does not have."""
         seq = self.append(fact.kind, subject, fact.body(values))
-        row = {"seq": seq, **values, **beside}
-        marks = ", ".join("?" * len(row))
-        self.execute(f"insert into {fact.table}({', '.join(row)}) values ({marks})", tuple(row.values()))  # noqa: S608 (our names)
+        row = (seq, *map(values.get, fact.names), *beside.values())
+        self.execute(_insertion(fact, *beside), row)
         return seq
 
     def end(self) -> None:
@@ -142,6 +142,13 @@ class Transaction:
         if self._store is None:
             raise Internal("this transaction has ended", remedy="write inside its `with` block")
         return self._store
+
+
+@cache
+def _insertion(fact: Fact, *beside: str) -> str:
+    """The statement that adds a row of this fact, with columns that its entry does not have."""
+    names = ("seq", *fact.names, *beside)
+    return f"insert into {fact.table}({', '.join(names)}) values ({', '.join('?' * len(names))})"  # noqa: S608 (our names)
 
 
 def _first_schema(tx: Transaction) -> None:

@@ -124,14 +124,14 @@ class Timeline:
             "state_sha256": digest(text),
         }
         tx.add(POINT_ADDED, str(row["id"]), row, state=text)
-        return _point({**row, "state": text})
+        return _point(row, state)
 
     def get_point(self, point_id: str) -> Point:
         """By its whole id, whether or not its state is kept. Raises SnapshotNotFound."""
         rows = self._store.rows("select * from points where id = ?", (point_id,))
         if not rows:
             raise SnapshotNotFound(f"no point has the id {point_id!r}", remedy=_CHOOSE)
-        return _point(dict(rows[0]))
+        return _read_point(rows[0])
 
     def points(self, vm_id: str, *, kept_only: bool = False, among: Collection[str] | None = None) -> list[Point]:
         """The points of a vm, oldest first; `kept_only`: those with a state; `among`: of these ids."""
@@ -141,7 +141,7 @@ class Timeline:
             f"select * from points where vm_id = ?{kept}{narrowed} order by seq",  # noqa: S608 (our own conditions)
             (vm_id, *ids),
         )
-        return [_point(dict(row)) for row in rows]
+        return [_read_point(row) for row in rows]
 
     def kept_states(self, vm_id: str) -> list[dict[str, Any]]:
         """The state of every point that can be gone back to, for the backend's sweep.
@@ -272,7 +272,7 @@ class Timeline:
             SnapshotNotFound: none or several, of another vm, removed, or no longer kept; the text says which.
         """
         if ref.startswith("pt_"):
-            point = _point(self._one("pt", vm_id, ref))
+            point = _read_point(self._one("pt", vm_id, ref))
         else:
             point = self.get_point(self._find_snapshot(vm_id, ref).point_id)
         if point.state is None:
@@ -284,7 +284,7 @@ class Timeline:
 
     def _find_snapshot(self, vm_id: str, ref: str) -> Snapshot:
         if ref.startswith("snap_"):
-            return _snapshot(self._one("snap", vm_id, ref))
+            return _snapshot(dict(self._one("snap", vm_id, ref)))
         named = self._named(vm_id, ref)
         if not named:
             raise SnapshotNotFound(f"{vm_id} has no snapshot named {ref!r}", remedy=_CHOOSE)
@@ -293,7 +293,7 @@ class Timeline:
     def _named(self, vm_id: str, name: str) -> list[Row]:
         return self._store.rows(f"{_LISTED}select * from listed where vm_id = ? and name = ?", (vm_id, name))  # noqa: S608 (our own text)
 
-    def _one(self, kind: Literal["pt", "snap"], vm_id: str, ref: str) -> dict[str, Any]:
+    def _one(self, kind: Literal["pt", "snap"], vm_id: str, ref: str) -> Row:
         """The row of the only point or snapshot of this vm whose id begins with `ref`."""
         bounds = id_bounds(kind, ref)
         if bounds is None:
@@ -303,7 +303,7 @@ class Timeline:
         found = self._store.rows(sql, bounds)
         mine = [row for row in found if row["vm_id"] == vm_id]
         if len(mine) == 1:
-            return dict(mine[0])
+            return mine[0]
         if mine:
             raise SnapshotNotFound(f"several ids begin with {ref!r}", remedy="give more characters of the id")
         if found:
@@ -358,7 +358,11 @@ def _among(column: str, ids: Collection[str] | None) -> tuple[str, tuple[str, ..
     return f" and {column} in (select value from json_each(?))", (json.dumps(list(ids)),)  # noqa: S608 (ours)
 
 
-def _point(row: dict[str, Any]) -> Point:
+def _read_point(row: Row) -> Point:
+    return _point(dict(row), None if row["state"] is None else json.loads(row["state"]))
+
+
+def _point(row: dict[str, Any], state: dict[str, Any] | None) -> Point:
     return Point(
         id=row["id"],
         vm_id=row["vm_id"],
@@ -367,7 +371,7 @@ def _point(row: dict[str, Any]) -> Point:
         created_at=from_us(row["created_us"]),
         method=row["method"],
         written_bytes=row["written_bytes"],
-        state=None if row["state"] is None else json.loads(row["state"]),
+        state=state,
     )
 
 

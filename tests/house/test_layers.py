@@ -28,6 +28,7 @@ LAYERS = (
     ("wire", "holders"),
     ("vm", "kept"),
     ("engine",),
+    ("portal",),
     ("door", "keeper"),
     ("terminal",),
     ("show",),

@@ -208,8 +208,9 @@ def test_end_twice(store, history, vm_id):
 def test_end_of_another(store, history, vm_id, other):
     """An end that contradicts its begin is a bug that is named, and changes nothing."""
     start = begin(store, vm_id)
-    with pytest.raises(Internal, match="was begun with"):
-        finish(store, replace(ended(start), **other))
+    for known in (None, start):
+        with pytest.raises(Internal, match="was begun with"), store.transaction() as tx:
+            history.finish(tx, replace(ended(start), **other), known)
     assert history.unfinished() == [start]
 
 
@@ -397,10 +398,12 @@ def test_trim_by_order_of_recording(store, history, vm_id):
 def test_trim_twice(store, history, vm_id):
     """A second trim finds nothing to do, and a higher limit brings nothing back."""
     made = [run(store, vm_id, after=True) for _ in range(4)]
+    assert [history.exceeds(vm_id, kept) for kept in (2, 3, 4)] == [True, True, False]
     with store.transaction() as tx:
         assert history.trim(tx, vm_id, 2) == [made[0].after]
         Timeline(store).drop_states(tx, [made[0].after])
     head = store.head()
+    assert [history.exceeds(vm_id, kept) for kept in (1, 2)] == [True, False]
     with store.transaction() as tx:
         assert history.trim(tx, vm_id, 2) == history.trim(tx, vm_id, 100) == []
     assert store.head() == head

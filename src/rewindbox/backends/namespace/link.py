@@ -1,6 +1,5 @@
 """The holder's end of a supervisor's or launcher's socket: one request, one answer, descriptors both ways."""
 
-import contextlib
 import json
 import os
 import socket
@@ -112,8 +111,10 @@ def memory_file(data: bytes) -> int:
 def drain(descriptor: int, at_most: int) -> bytes:
     """What a non-blocking pipe holds now, up to a bound; never waits for its end."""
     parts, left = [], at_most
-    with contextlib.suppress(BlockingIOError):
+    try:
         while left > 0 and (data := os.read(descriptor, min(65536, left))):
             parts.append(data)
             left -= len(data)
+    except BlockingIOError:
+        pass
     return b"".join(parts)

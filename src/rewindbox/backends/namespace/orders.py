@@ -34,11 +34,8 @@ _ENVIRONMENT_MAX_BYTES = 64 * 1024
 
 def order(job: Job) -> dict[str, Any]:
     environment = {**ENVIRONMENT, **job.environment}
-    for name, value in environment.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise InvalidArgument(f"environment variable {name!r}", remedy="names without '=', values without NUL")
-    if sum(len(name) + len(value) for name, value in environment.items()) > _ENVIRONMENT_MAX_BYTES:
-        raise InvalidArgument(f"the environment is over {_ENVIRONMENT_MAX_BYTES} bytes", remedy="write a file instead")
+    if job.environment:
+        _check_environment(environment)
     program = find_program(job.language.program)
     if program is None:
         raise UnsupportedLanguage(
@@ -57,6 +54,14 @@ def order(job: Job) -> dict[str, Any]:
         "environment": environment,
         "limits": job.limits.as_dict(),
     }
+
+
+def _check_environment(environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidArgument(f"environment variable {name!r}", remedy="names without '=', values without NUL")
+    if sum(len(name) + len(value) for name, value in environment.items()) > _ENVIRONMENT_MAX_BYTES:
+        raise InvalidArgument(f"the environment is over {_ENVIRONMENT_MAX_BYTES} bytes", remedy="write a file instead")
 
 
 def _command(job: Job, file: str) -> list[str]:

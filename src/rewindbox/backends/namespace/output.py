@@ -46,20 +46,17 @@ class Output:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close_writers()
+        while self.writers:
+            os.close(self.writers.pop())
         for reader, stream in self._readers.items():
             self._take(stream, drain(reader, (DISPLAYS_BYTES if stream is None else self.limit_bytes) + 1))
             os.close(reader)
 
-    def close_writers(self) -> None:
-        """The job has them now."""
-        while self.writers:
-            os.close(self.writers.pop())
-
     async def read_until(self, answering: socket.socket) -> None:
         """Take what comes until the socket has its answer: the job is over then, whoever holds the pipes.
 
-        One wait for all three, on the descriptor of an epoll: a task for each costs more than a small job.
+        One wait for all of them, on the descriptor of an epoll: a task for each costs more than a small job. We
+        still have the other ends of the pipes, so that none of them ends before: that would only wake us.
         """
         with select.epoll() as poll:
             for descriptor in (answering.fileno(), *self._readers):
@@ -69,10 +66,7 @@ class Output:
                 for descriptor, _ in poll.poll(0):
                     if descriptor == answering.fileno():
                         return
-                    data = drain(descriptor, _ROUND_BYTES)
-                    if not data:
-                        poll.unregister(descriptor)
-                    self._take(self._readers[descriptor], data)
+                    self._take(self._readers[descriptor], drain(descriptor, _ROUND_BYTES))
 
     def _take(self, stream: Stream | None, data: bytes) -> None:
         kept, limit = self.kept[stream], DISPLAYS_BYTES if stream is None else self.limit_bytes

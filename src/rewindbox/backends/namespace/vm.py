@@ -68,7 +68,6 @@ class NamespaceVm:
                 Output(job.limits.output_bytes, on_output, self._flooded, displays=is_session) as output,
                 link.begin(self._control, request, [*output.writers, *stdin]) as answering,
             ):
-                output.close_writers()
                 await self._let_go(answering, on_ready)
                 answer = await self._over(answering, output, on_begun)
         except link.LinkBroken as broken:
