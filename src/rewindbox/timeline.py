@@ -339,6 +339,12 @@ def points_to_drop(
     return [point.id for point in points if point.state is not None and point.id not in needed]
 
 
+def live_points(points: Iterable[Point], checkpoints: Collection[str]) -> frozenset[str]:
+    """Those whose sessions can all be gone back to, when these checkpoints are there. Points without are none."""
+    found = [(point.id, (point.state or {}).get("sessions")) for point in points]
+    return frozenset(name for name, sessions in found if sessions and set(sessions.values()) <= set(checkpoints))
+
+
 def ancestors(points: Iterable[Point], point_id: str) -> list[str]:
     """The ids above a point, its parent first and the root last; as far as `points` has them."""
     parents = {point.id: point.parent_id for point in points}

@@ -19,7 +19,7 @@ from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession, check_session, rebuilt, told_to_be_back
 from rewindbox.store import new_id
-from rewindbox.timeline import Point, Rollback, Snapshot
+from rewindbox.timeline import Point, Rollback, Snapshot, live_points
 
 _SWEEP_EVERY = 20
 """Dropped points and rollbacks between two sweeps of a vm's folder."""
@@ -328,11 +328,7 @@ class AsyncVm:
                 return frozenset()
             kept = self._open.timeline.points(self.id, kept_only=True)
             held = await self._running.live_checkpoints(self._named_states())
-        return frozenset(
-            point.id
-            for point in kept
-            if point.state and point.state.get("sessions") and held.issuperset(point.state["sessions"].values())
-        )
+        return live_points(kept, held)
 
     def _named_states(self) -> list[dict[str, Any]]:
         """Of the points that somebody has made a snapshot of."""
