@@ -20,6 +20,7 @@ class Portal:
     def __init__(self) -> None:
         self._calls: set[_Call[Any]] = set()
         self._opened = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._live, name="rewindbox", daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._leave: asyncio.Event
@@ -27,6 +28,8 @@ class Portal:
     def __enter__(self) -> "Portal":
         self._thread.start()
         self._opened.wait()
+        if self._failure is not None:
+            raise self._failure
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,7 +37,11 @@ class Portal:
         self._thread.join()
 
     def _live(self) -> None:
-        anyio.run(self._serve)
+        try:
+            anyio.run(self._serve)
+        except BaseException as error:  # no loop could be made: no descriptors left, say
+            self._failure = error
+        self._opened.set()
         for call in list(self._calls):  # they came when the loop took no more
             call.fail(RuntimeError("the event loop has ended"))
 
@@ -42,7 +49,7 @@ class Portal:
         self._loop, self._leave = asyncio.get_running_loop(), asyncio.Event()
         self._opened.set()
         await self._leave.wait()
-        while tasks := [call.task for call in self._calls if call.task is not None]:
+        while tasks := [call.task for call in list(self._calls) if call.task is not None]:
             await asyncio.wait(tasks)
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:

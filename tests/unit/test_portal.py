@@ -125,3 +125,15 @@ def test_end_waits_for_calls():
     thread.join(60)
     with pytest.raises(RuntimeError):
         portal.call(add, 1)
+
+
+def test_no_loop(monkeypatch):
+    """Where no event loop can be made, who opens the portal is told why."""
+
+    def no_loop():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("asyncio.new_event_loop", no_loop)
+    monkeypatch.setattr("asyncio.events.new_event_loop", no_loop)
+    with pytest.raises(OSError, match="Too many"):
+        Portal().__enter__()
