@@ -146,6 +146,8 @@ def _vm_findings(box: Rewindbox, allowed: frozenset[str]) -> Iterator[Finding]:
     for name in LANGUAGES:
         finding = _language(vm, name, programs.get(name))
         yield finding if name in allowed else replace(finding, text=f"{finding.text}; not in allowed_languages")
+    if programs.get("python"):
+        yield _sessions(vm)
 
 
 def _tried(probe: Callable[[Vm], str], vm: Vm, name: str) -> Iterator[Finding]:
@@ -165,6 +167,27 @@ def _goes_back(vm: Vm) -> str:
     if vm.read("kept") != b"before" or any(entry.name == "new" for entry in vm.list()):
         raise HostUnsupported("the files are not as they were", remedy="report what `rewindbox doctor` prints")
     return f"a point taken and gone back to in {took_ms:.0f} ms"
+
+
+def _sessions(vm: Vm) -> Finding:
+    """Variables go back, and the code cannot reach what they go back to."""
+    try:
+        session = vm.session(name="doctor")
+        good = session.execute("x = 1")
+        session.execute("x = 2")
+        begun_s = time.monotonic()
+        vm.rollback(str(good.after), snapshot_first=False)
+        took_ms = (time.monotonic() - begun_s) * 1000
+        attack = session.execute("import os; os.kill(os.getppid(), 9)")
+        if "PermissionError" not in attack.stderr:
+            return Finding("sessions", "bad", "code can end what a session goes back to", "report what doctor prints")
+        if (found := session.execute("x").result) != "1":
+            return Finding("sessions", "bad", f"x was 1 and is {found} after going back", "report what doctor prints")
+    except RewindboxError as error:
+        return Finding("sessions", "missing", error.detail, error.remedy)
+    return Finding(
+        "sessions", "good", f"variables gone back to in {took_ms:.0f} ms; checkpoints out of the code's reach"
+    )
 
 
 def _language(vm: Vm, name: str, place: str | None) -> Finding:

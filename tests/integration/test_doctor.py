@@ -51,7 +51,17 @@ def finding(found: dict, name: str) -> dict:
 def test_it_works_here(found: dict) -> None:
     """A host on which vms can be made is said to be one."""
     assert found["ok"] is True
-    for name in ("host", "store", "vm", "rollback", "seccomp", "no_new_privs", "capabilities", "namespaces"):
+    for name in (
+        "host",
+        "store",
+        "vm",
+        "rollback",
+        "sessions",
+        "seccomp",
+        "no_new_privs",
+        "capabilities",
+        "namespaces",
+    ):
         assert finding(found, name)["verdict"] == "good"
 
 
