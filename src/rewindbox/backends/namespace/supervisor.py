@@ -128,12 +128,8 @@ class Supervisor:
             start = self._start_job if request["session"] is None else self._start_turn
             start(request, streams, answer)
         except (BadPath, Lost, OSError) as failure:
-            error = failure
-            for stream in streams:
-                with contextlib.suppress(OSError):
-                    os.close(stream)
             told_to_go(answer)  # a socket that is closed with an unread word on it loses its last answer
-            answer_with(answer, lambda: refuse(error))
+            _turn_away(failure, streams, answer)
 
     def _start_job(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         request["folder"] = files.working_folder(self.machine.root, request["folder"])
@@ -152,17 +148,21 @@ class Supervisor:
             self.job.why = "cancel"  # it ends at the gate
 
     def _start_turn(self, request: Request, streams: list[int], answer: socket.socket) -> None:
+        """Everything is prepared while the holder writes down that it begins."""
         self._begin(request)
         session = self.sessions.live[request["session"]]
-        if not told_to_go(answer):
-            raise BadPath("nobody said that it may go")
         turn = Turn(self.machine, self.disk, request["limits"], self.sessions, session)
+        code = _bytes(request["code"])
+        if not told_to_go(answer):
+            turn.close()
+            _turn_away(BadPath("nobody said that it may go"), streams, answer)
+            return
         self.job, self._job_answer = turn, answer
         self._job_handle = session.head.handle
+        with contextlib.suppress(Lost):  # its end says so
+            turn.start(code, streams)
         for descriptor in (self._job_handle, turn.result.fileno()):
             self._poll.register(descriptor, select.POLLIN)
-        with contextlib.suppress(Lost):  # its end says so
-            turn.start(_bytes(request["code"]), streams)
 
     def _begin(self, request: Request) -> Reply:
         """Have a session of that name."""
@@ -295,6 +295,13 @@ class Supervisor:
 
     def _list(self, request: Request) -> Reply:
         return {"entries": files.list_folder(self.machine.root, request["path"])}
+
+
+def _turn_away(why: Exception, streams: list[int], answer: socket.socket) -> None:
+    for stream in streams:
+        with contextlib.suppress(OSError):
+            os.close(stream)
+    answer_with(answer, lambda: refuse(why))
 
 
 def _bytes(text: str) -> bytes:

@@ -30,7 +30,7 @@ class Turn(Watched):
         self.session, self._sessions = session, sessions
         self.result, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._clock = ~session.head.outer << 3 | 2  # CPU time of that process, see clock_getcpuclockid(3)
-        self._cpu_before = time.clock_gettime(self._clock)
+        self._cpu_before = 0.0
         self._others_before: float | None = None
 
     def start(self, code: bytes, streams: list[int]) -> None:
@@ -42,6 +42,8 @@ class Turn(Watched):
                 descriptors.append(_memory_file(code))
                 code = b""
             self.session.head.signal(signal.SIGCONT)  # other code of the vm may have stopped it
+            self.begin()
+            self._cpu_before = self._head_cpu_s()
             self.session.head.tell(name + code, descriptors)
         finally:
             for descriptor in descriptors:
@@ -53,11 +55,17 @@ class Turn(Watched):
 
     def cpu_s(self, running_ticks: int) -> float:
         """See `Watched.cpu_s`. What other processes of the session used before we first looked does not count."""
-        head = time.clock_gettime(self._clock)
+        head = self._head_cpu_s()
         others = max(running_ticks / TICK - head, 0.0)
         if self._others_before is None:
             self._others_before = others
         return head - self._cpu_before + max(others - self._others_before, 0.0)
+
+    def _head_cpu_s(self) -> float:
+        try:
+            return time.clock_gettime(self._clock)
+        except OSError:  # it has ended, and its parent has looked
+            return self._cpu_before
 
     def kill(self) -> None:
         """SIGKILL to the head; `reap` does the rest."""
@@ -85,7 +93,7 @@ class Turn(Watched):
 
     def _cpu_of(self, fields: list[bytes]) -> float:
         if self.session.head.is_alive:
-            return time.clock_gettime(self._clock) - self._cpu_before
+            return self._head_cpu_s() - self._cpu_before
         ticks = int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
         return max(ticks / TICK - self._cpu_before, 0.0)
 
@@ -114,6 +122,7 @@ class Turn(Watched):
 
     def close(self) -> None:
         self.result.close()
+        self._theirs.close()
 
 
 def _memory_file(data: bytes) -> int:

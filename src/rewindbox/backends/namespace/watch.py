@@ -27,8 +27,12 @@ class Watched:
         """The limit that was passed, or another reason to end it."""
         self.peak_bytes = 0
         self._memory = Memory(machine.proc, ipc_ns)
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on time counts."""
         self.started = time.monotonic()
-        self.deadline = self.started + limits["wall_s"]
+        self.deadline = self.started + self.limits["wall_s"]
         self._next_look = min(self.started + _LOOK_S[0], self.deadline)
 
     def members(self) -> list[int]:
