@@ -246,9 +246,9 @@ class Vm:
         """See `AsyncVm.session`."""
         return Session(self, self._call(self.inner.session, language, name))
 
-    def end_session(self, name: str) -> None:
+    def end_session(self, name: str, language: str = "python") -> None:
         """See `AsyncVm.end_session`."""
-        self._call(self.inner.end_session, name)
+        self._call(self.inner.end_session, name, language)
 
     def live_points(self) -> frozenset[str]:
         """See `AsyncVm.live_points`."""
@@ -307,7 +307,7 @@ class Session:
 
     def close(self) -> None:
         """See `AsyncSession.close`."""
-        self.vm.end_session(self.name)
+        self.vm.end_session(self.name, self.language)
 
 
 def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:

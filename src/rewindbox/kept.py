@@ -63,9 +63,9 @@ class KeptVm:
         await self._ask("session", language=language, name=name)
         return AsyncSession(self, language, name)
 
-    async def end_session(self, name: str) -> None:
+    async def end_session(self, name: str, language: str = "python") -> None:
         """See `AsyncVm.end_session`."""
-        await self._ask("end_session", name=name)
+        await self._ask("end_session", name=name, language=language)
 
     async def live_points(self) -> frozenset[str]:
         """See `AsyncVm.live_points`."""

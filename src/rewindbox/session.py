@@ -35,7 +35,7 @@ class AsyncSession:
 
     async def close(self) -> None:
         """End it. Idempotent."""
-        await self.vm.end_session(self.name)
+        await self.vm.end_session(self.name, self.language)
 
 
 def check_session(job: Job) -> None:

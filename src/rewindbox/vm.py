@@ -106,10 +106,10 @@ class AsyncVm:
         undo = self._settings.history.auto_rollback_on_failure if rollback_on_failure is None else rollback_on_failure
         async with self._queue:
             vm, before = await self._start()
-            who, begins = agent_id or self._settings.agent_id, session is not None and session not in self.sessions
+            begins = chosen.session == "live" and session is not None and session not in self.sessions
+            who = agent_id or self._settings.agent_id
             recorder = Recorder(self._open, self.id, job, who, before, block, session_begins=begins)
-            if chosen.session == "live" and session is not None:
-                self.sessions.add(session)
+            self.sessions |= {str(session)} if begins else set()
             outcome = await self._carry_out(vm, job, recorder, on_output)
             with anyio.CancelScope(shield=True):  # it has run: that is written down, whoever still wants to know
                 execution = await self._conclude(vm, recorder, outcome, undo)
@@ -297,8 +297,8 @@ class AsyncVm:
     async def session(self, language: str = "python", name: str = "main") -> AsyncSession:
         """The session of that name, begun if it is new: variables live on from one execution to the next.
 
-        A python session is a process of its own, and everything in it goes back with the vm while its
-        checkpoint is kept. A bash session keeps its variables in a file of the vm.
+        A python session is a process, which goes back with the vm while its checkpoint is kept. A bash session
+        keeps its variables in a file of the vm.
 
         Raises:
             UnsupportedLanguage: it has no sessions.
@@ -314,12 +314,13 @@ class AsyncVm:
                 self.sessions.add(name)
         return AsyncSession(self, chosen.name, name)
 
-    async def end_session(self, name: str) -> None:
-        """End a live session; points that it left can still be gone back to. Idempotent."""
+    async def end_session(self, name: str, language: str = "python") -> None:
+        """End a session; points that it left can still be gone back to. Leaves a point. Idempotent."""
         async with self._queue:
             self.sessions.discard(name)
-            if self._running is not None:
-                await self._running.end_session(name)
+            vm, tip = await self._start()
+            await vm.end_session(name, languages.find(language))
+            self._tip = self._add_point(await vm.take_point(), parent=tip)
 
     async def live_points(self) -> frozenset[str]:
         """The kept points to which a rollback brings back variables, too; of the others only files are left."""
@@ -390,10 +391,7 @@ class AsyncVm:
             return await vm.list(path)
 
     async def stop(self, *, reason: str = "stopped") -> None:
-        """End its processes and let other processes have it; files and history stay. Idempotent.
-
-        `reason`: why its live sessions end, for history.
-        """
+        """End its processes, and for history say the `reason`; files and history stay. Idempotent."""
         if self._running is not None:
             await self._running.stop()
         self._running = self._tip = None

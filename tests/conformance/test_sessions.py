@@ -351,6 +351,34 @@ async def test_closed(session):
     assert await value(session, "x") == "1"
 
 
+async def test_closed_for_good(session):
+    """What undoes a later failure does not bring a closed session back."""
+    await session.close()
+    await session.vm.execute("bash", "touch g; exit 1", rollback_on_failure=True)
+    await session.execute("y = 1; import os; os._exit(1)")
+    assert "NameError" in (await session.execute("x")).stderr
+
+
+async def test_names_are_of_a_language(session):
+    """A python and a bash session of one name have nothing to do with each other; each can be closed."""
+    bash = await session.vm.session("bash")
+    await good(bash, "y=1")
+    await bash.close()
+    assert (await good(bash, "echo .$y")).stdout == ".\n"
+    assert await value(session, "x") == "1"
+
+
+async def test_a_file_mapped_for_writing(session):
+    """What is written to a file through memory is in the next point, though the file's times do not show it."""
+    await good(
+        session, "import mmap\nopen('m', 'wb').write(bytes(4096))\nfile = open('m', 'r+b'); m = mmap.mmap(file.fileno(), 4096)"
+    )
+    points = [(await good(session, f"m[0] = {n}")).after for n in (1, 2, 3)]
+    for n, point in ((3, points[2]), (1, points[0]), (2, points[1])):
+        await session.vm.rollback(point)
+        assert await session.vm.read("m") == bytes([n]) + bytes(4095)
+
+
 async def test_a_big_vm(session):
     """Where points are layers, sessions stay in their folder, and go back with it."""
     await good(

@@ -141,7 +141,7 @@ class BackendVm(Protocol):
     async def begin_session(self, job: Job) -> None:
         """Have the live session that `job` names, with its limits and environment. Raises as `execute`."""
 
-    async def end_session(self, name: str) -> None:
+    async def end_session(self, name: str, language: Language) -> None:
         """End a session; its checkpoints stay. Idempotent."""
 
     async def live_checkpoints(self, keep: Sequence[State]) -> frozenset[str]:

@@ -38,6 +38,16 @@ def of_open_files(proc: int, pid: int, session: str) -> list[str]:
     return found
 
 
+def mapped_files(proc: int, pid: int) -> set[str]:
+    """Paths of regular files whose mapping in its memory is shared and writable."""
+    found = set()
+    for line in _whole(proc, f"{pid}/maps").splitlines():
+        words = line.split(None, 5)
+        if len(words) == 6 and words[1][1:2] == b"w" and words[1][3:4] == b"s":
+            found.add(os.fsdecode(words[5]))
+    return {path for path in found if path.startswith("/") and not path.startswith(("/dev/", "/memfd:"))}
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number > 1 else ''}"
 

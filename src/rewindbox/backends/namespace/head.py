@@ -7,8 +7,9 @@ A process here waits on its control socket for one message at a time: a letter, 
 
     template    H + [control]                            fork a head that listens on `control`
     head        R name, code + [stdout, stderr, displays, result]
-                                                         run the code; then say on `result` its exit code and
-                                                         the number of python threads besides the first
+                                                         run the code; then say on `result` its exit code, the
+                                                         number of python threads besides the first, and 1 if
+                                                         `mmap` is loaded, else 0
                 C + [control]                            fork a checkpoint that listens on `control`
                 D                                        enter the working directory again
     checkpoint  H + [control]                            fork a head that is what the checkpoint is
@@ -135,7 +136,7 @@ class Process:
             dup2(self.null, number)
         close(displays)
         self.folder = _folder()
-        _write(result, b"%d %d" % (status, len(_current_frames()) - 1))
+        _write(result, b"%d %d %d" % (status, len(_current_frames()) - 1, "mmap" in self.modules))
         close(result)
 
     def fork_checkpoint(self, control: int) -> None:

@@ -8,6 +8,8 @@ that, the upper itself is frozen and the vm moves onto a new one: 0.7 ms whateve
 
 import errno
 import os
+import time
+from collections.abc import Collection
 from typing import Any
 
 from rewindbox.backends.namespace import trees
@@ -63,15 +65,26 @@ class Layers:
             return False
         return True
 
-    def take_point(self) -> dict[str, Any]:
-        """Keep the files as they are. No process of the vm may run."""
+    def take_point(self, changing: Collection[str] = ()) -> dict[str, Any]:
+        """Keep the files as they are. No process of the vm may run.
+
+        `changing`: absolute paths of files that somebody has mapped for writing: they change without a trace.
+        """
         try:
-            found = trees.signature(self.upper, COPY_MAX_FILES, COPY_MAX_BYTES)
+            found = self._seen(COPY_MAX_FILES, COPY_MAX_BYTES, changing)
         except trees.TooBig:
-            return self._freeze()
+            return self._freeze(changing)
         if self._point is not None and found == self._signature:
             return self._taken("same", 0)
         return self._copy(found)
+
+    def _seen(self, max_files: int, max_bytes: int, changing: Collection[str]) -> trees.Signature:
+        found = trees.signature(self.upper, max_files, max_bytes)
+        for path in (name.strip("/") for name in changing):
+            if path in found:
+                inode, _, size, mode = found[path]
+                found[path] = (inode, -time.monotonic_ns(), size, mode)  # unlike any other
+        return found
 
     def _copy(self, found: trees.Signature) -> dict[str, Any]:
         name = self.machine.new_name("c")
@@ -84,7 +97,7 @@ class Layers:
         self._point, self._signature = {"layers": self.layers, "copy": name}, found
         return self._taken("copy", written)
 
-    def _freeze(self) -> dict[str, Any]:
+    def _freeze(self, changing: Collection[str]) -> dict[str, Any]:
         """The upper becomes a layer. Whoever still writes to it (EBUSY) is not disturbed: then we copy it."""
         layers = self._folded([*self.layers, self.upper])
         try:
@@ -92,7 +105,7 @@ class Layers:
         except StepFailed as failure:
             if failure.cause.errno != errno.EBUSY:
                 raise
-            return self._copy(trees.signature(self.upper, 1 << 31, 1 << 62))
+            return self._copy(self._seen(1 << 31, 1 << 62, changing))
         self._remember({"layers": self.layers, "copy": None})
         return self._taken("freeze", 0)
 

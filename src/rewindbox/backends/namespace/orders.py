@@ -67,12 +67,17 @@ def _check_environment(environment: dict[str, str]) -> None:
 def _command(job: Job, file: str) -> list[str]:
     places = {"{file}": f"/run/code/{file}", "{binary}": f"/run/{job.id}"}
     if job.session is not None and job.language.session == "saved":
-        return shell.command(places["{file}"], f"{_STATES}/{job.session}.bash")
+        return shell.command(places["{file}"], state_file(job.session))
     run = [places.get(word, word) for word in job.language.run]
     if not job.language.compile:
         return run
     compile_words = [places.get(word, word) for word in job.language.compile]
     return ["sh", "-c", '"$@" || exit; exec ' + run[0], "sh", *compile_words]
+
+
+def state_file(session: str) -> str:
+    """Where a bash session is saved."""
+    return f"{_STATES}/{session}.bash"
 
 
 def outcome(job: Job, answer: dict[str, Any], output: Output) -> Outcome:

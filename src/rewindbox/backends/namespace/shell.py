@@ -24,6 +24,9 @@ before it. There is none, and an EXIT trap costs the saving, where a sourced fil
 mode, or where the code also names DEBUG or RETURN or asks for or removes a trap of ERR: a function passes none on.
 """
 
+NOTHING = b'# What a\n\\builtin unset -v "${!__rb_@}"\n# end\n'
+"""A state file that says so much as none: that of a fresh shell."""
+
 
 def command(code_file: str, state_file: str) -> list[str]:
     """The argv that runs `code_file` with what `state_file` holds, and saves to it afterwards.

@@ -251,8 +251,8 @@ class Supervisor:
         return self._take_point()
 
     def _take_point(self) -> Reply:
-        with self.sessions.quiet():
-            taken = self.layers.take_point()
+        with self.sessions.quiet() as changing:
+            taken = self.layers.take_point(changing)
         if taken["method"] == "freeze":
             self.sessions.enter_folders()
         return {**taken, "state": {**taken["state"], "sessions": self.sessions.state()}}

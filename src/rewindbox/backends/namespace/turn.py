@@ -16,8 +16,8 @@ from rewindbox.backends.namespace.watch import TICK, Disk, Watched
 _INLINE_BYTES = 90 * 1024
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RESULT_BYTES = 64
-_RESULT = re.compile(rb"(\d{1,3}) (\d{1,6})")
-"""Exit code, and how many python threads there are besides the first."""
+_RESULT = re.compile(rb"(\d{1,3}) (\d{1,6}) ([01])")
+"""Exit code, how many python threads there are besides the first, and whether it can map files."""
 
 
 class Turn(Watched):
@@ -108,7 +108,7 @@ class Turn(Watched):
         found = _RESULT.fullmatch(message)
         if found is None or int(found[1]) > 255:
             return None
-        self.session.threads = int(found[2])
+        self.session.threads, self.session.may_map = int(found[2]), found[3] == b"1"
         return int(found[1]) << 8
 
     def _wait(self) -> int:

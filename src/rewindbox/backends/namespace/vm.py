@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken, WentBack
-from rewindbox.backends.namespace import link, orders
+from rewindbox.backends.namespace import link, orders, shell
 from rewindbox.backends.namespace.output import Output
 from rewindbox.errors import (
     BadRequest,
@@ -25,6 +25,7 @@ from rewindbox.errors import (
     VmDamaged,
     VmNotAvailable,
 )
+from rewindbox.languages import Language
 
 _SMALL_FILE_BYTES = 1 << 20
 _STOP_S = 15.0
@@ -155,10 +156,13 @@ class NamespaceVm:
         except link.Failed as failed:
             raise _not_run(failed) from failed
 
-    async def end_session(self, name: str) -> None:
+    async def end_session(self, name: str, language: Language) -> None:
         """See `BackendVm.end_session`."""
         self._taken = None
-        await self._ask({"op": "end", "session": name})
+        if language.session == "saved":
+            await self.write(orders.state_file(name), shell.NOTHING)
+        else:
+            await self._ask({"op": "end", "session": name})
 
     async def live_checkpoints(self, keep: Sequence[State]) -> frozenset[str]:
         """See `BackendVm.live_checkpoints`."""
