@@ -371,7 +371,8 @@ async def test_names_are_of_a_language(session):
 async def test_a_file_mapped_for_writing(session):
     """What is written to a file through memory is in the next point, though the file's times do not show it."""
     await good(
-        session, "import mmap\nopen('m', 'wb').write(bytes(4096))\nfile = open('m', 'r+b'); m = mmap.mmap(file.fileno(), 4096)"
+        session,
+        "import mmap\nopen('m', 'wb').write(bytes(4096))\nfile = open('m', 'r+b'); m = mmap.mmap(file.fileno(), 4096)",
     )
     points = [(await good(session, f"m[0] = {n}")).after for n in (1, 2, 3)]
     for n, point in ((3, points[2]), (1, points[0]), (2, points[1])):

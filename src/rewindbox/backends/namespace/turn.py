@@ -74,12 +74,14 @@ class Turn(Watched):
     def reap(self) -> dict[str, Any]:
         """Call when there is a result, or the head has ended: say how it was. A session without a head is ended."""
         wall_s = self.elapsed_s()
-        status = self._said() if self.session.head.is_alive and self.why is None else None
+        is_alive = self.session.head.is_alive
+        status = self._said() if is_alive and self.why is None else None
         fields = stat_fields(self.machine.proc, self.session.head.pid)
+        ticks = int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
         reply: dict[str, Any] = {
             "why": self.why,
             "wall_s": wall_s,
-            "cpu_s": self._cpu_of(fields),
+            "cpu_s": max((self._head_cpu_s() if is_alive else ticks / TICK) - self._cpu_before, 0.0),
             "memory_peak_bytes": max(self.peak_bytes, int(fields[21]) * _PAGE if len(fields) > 21 else 0),
         }
         if status is not None:
@@ -90,12 +92,6 @@ class Turn(Watched):
         status = self._wait()
         reply["ended"] = self._sessions.end(self.session)
         return {**reply, "status": status, "session": "lost"}
-
-    def _cpu_of(self, fields: list[bytes]) -> float:
-        if self.session.head.is_alive:
-            return self._head_cpu_s() - self._cpu_before
-        ticks = int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
-        return max(ticks / TICK - self._cpu_before, 0.0)
 
     def _said(self) -> int | None:
         """The status that the head claims, as wait(2) would give it; None: it breaks the rules."""
