@@ -56,14 +56,19 @@ class Process:
 
 def fork_of(process: Process, message: bytes = b"H") -> Process:
     """Have a process fork; the child that says it is ready. Raises Lost."""
+    return born(ask_to_fork(process, message), process)
+
+
+def ask_to_fork(process: Process, message: bytes = b"H") -> socket.socket:
+    """Our end of the socket on which the child will say that it is there. Raises Lost."""
     ours, theirs = pair()
     try:
         with theirs:
             process.tell(message, [theirs.fileno()])
-        return born(ours, process)
-    except BaseException:
+    except Lost:
         ours.close()
         raise
+    return ours
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -73,13 +78,23 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def born(control: socket.socket, parent: Process) -> Process:
-    """The kernel says who is at the other end; it must be a child of `parent`, and alone in its process."""
-    if control.fileno() not in readable([control.fileno(), parent.handle], _BIRTH_S):
-        raise Lost("it does not fork")
-    message, ancillary, _, _ = control.recvmsg(16, socket.CMSG_SPACE(12))
-    if message != b"ready" or not ancillary:
-        raise Lost("it could not fork")
-    outer = struct.unpack("iii", ancillary[0][2][:12])[0]
+    """The kernel says who is at the other end; it must be a child of `parent`, and alone in its process.
+
+    Raises Lost; the socket is closed then.
+    """
+    try:
+        if control.fileno() not in readable([control.fileno(), parent.handle], _BIRTH_S):
+            raise Lost("it does not fork")
+        message, ancillary, _, _ = control.recvmsg(16, socket.CMSG_SPACE(12))
+        if message != b"ready" or not ancillary:
+            raise Lost("it could not fork")
+        return _checked(control, struct.unpack("iii", ancillary[0][2][:12])[0], parent)
+    except BaseException:
+        control.close()
+        raise
+
+
+def _checked(control: socket.socket, outer: int, parent: Process) -> Process:
     try:
         handle = os.pidfd_open(outer)
         told = status(outer)

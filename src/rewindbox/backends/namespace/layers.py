@@ -9,7 +9,7 @@ that, the upper itself is frozen and the vm moves onto a new one: 0.7 ms whateve
 import errno
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rewindbox.backends.namespace import trees
@@ -122,15 +122,22 @@ class Layers:
             raise
         return [name]
 
-    def go_to(self, state: State) -> None:
-        """Put the vm back to `state`. No process of the vm may run."""
+    def go_to(self, state: State, before_move: Callable[[], None]) -> None:
+        """Put the vm back to `state`. After `before_move` no process of the vm may run."""
         layers, copy = list(state["layers"]), state["copy"]
         for name in (*layers, *([copy] if copy else ())):
             check_layer(name)
-        self._move(layers, copy)
+        self._move(layers, copy, before_move=before_move)
         self._remember({"layers": layers, "copy": copy})
 
-    def _move(self, layers: list[str], copy: str | None, *, freezing: bool = False) -> None:
+    def _move(
+        self,
+        layers: list[str],
+        copy: str | None,
+        *,
+        freezing: bool = False,
+        before_move: Callable[[], None] | None = None,
+    ) -> None:
         """Onto a fresh upper above `layers` that has the files of `copy`: a real copy, since the code will
         write into it; a copy as one more layer would make every folder in it refuse to be renamed."""
         upper = self.machine.new_name("u")
@@ -140,7 +147,7 @@ class Layers:
             else:
                 os.mkdir(upper)
                 os.chmod(upper, 0o755)
-            self.machine.move_onto(layers, upper, freezing=freezing)
+            self.machine.move_onto(layers, upper, freezing=freezing, before_move=before_move)
         except BaseException:
             trees.delete(upper)
             raise

@@ -191,15 +191,23 @@ class Machine:
             data = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
             kernel.mount("vm", _ROOT, "overlay", kernel.MS_NODEV | kernel.MS_NOSUID, data)
 
-    def move_onto(self, layers: list[str], upper: str, *, freezing: bool = False) -> None:
+    def move_onto(
+        self,
+        layers: list[str],
+        upper: str,
+        *,
+        freezing: bool = False,
+        before_move: Callable[[], None] | None = None,
+    ) -> None:
         """Put the running vm onto other files, in place; its processes move along. 0.4 ms.
 
         `freezing`: the present overlay, about to become a layer, is made read-only, when everything that can
         fail for want of space is done. Raises StepFailed (EBUSY: somebody writes); the vm is then where it was.
+        `before_move` is called when the new files are ready. A process forked while others move might not.
         """
-        _in_thread(lambda: self._move(layers, upper, freezing))
+        _in_thread(lambda: self._move(layers, upper, freezing, before_move))
 
-    def _move(self, layers: list[str], upper: str, freezing: bool) -> None:
+    def _move(self, layers: list[str], upper: str, freezing: bool, before_move: Callable[[], None] | None) -> None:
         self._mount_overlay(layers, upper)
         try:
             for folder in _SHARED:
@@ -208,6 +216,8 @@ class Machine:
         finally:
             kernel.umount(_ROOT)
         try:
+            if before_move is not None:
+                before_move()
             if freezing:
                 with step("freeze"):
                     kernel.make_readonly(self.root)

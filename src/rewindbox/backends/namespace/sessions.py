@@ -19,41 +19,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rewindbox.backends.namespace import descriptions
-from rewindbox.backends.namespace.forks import ENDING_S, Lost, Process, fork_of, pair, readable, status
+from rewindbox.backends.namespace import descriptions, template
+from rewindbox.backends.namespace.forks import (
+    ENDING_S,
+    Lost,
+    Process,
+    ask_to_fork,
+    born,
+    fork_of,
+    readable,
+)
 from rewindbox.backends.namespace.guard import Guard
-from rewindbox.backends.namespace.machine import MEMORY, Machine
+from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import proportional_bytes
-from rewindbox.backends.namespace.processes import has_ended, kill_all, processes, read, signal_each, stat_fields
+from rewindbox.backends.namespace.processes import (
+    StillAlive,
+    has_ended,
+    kill_all,
+    processes,
+    read,
+    signal_each,
+    stat_fields,
+)
 from rewindbox.backends.namespace.spawner import Spawner
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_BESIDE = 128
-"""Heads and checkpoints that the limit of processes leaves room for."""
 _MEASURE_S = 1.0
 """Least time between two measurements of memory, which take 0.3 ms for each checkpoint and 10 MiB."""
 _NAMED_MAX = 8
+_DEADLY_S = 10.0
 _MARK_BYTES = 800 << 10
-PLACE = f"{MEMORY}/code/.session"
-_SOURCES: dict[str, bytes] = {}
-"""Read when this is loaded: later the supervisor sees no more of the host than the vm needs."""
-for _name in ("head.py", "notebook.py"):
-    with open(os.path.join(os.path.dirname(__file__), _name), "rb") as _file:
-        _SOURCES[_name] = _file.read()
-_COMMAND = ("python3", "-c", "exec(open('/run/code/.session/template').read())")
-_BOOT = """
-import builtins, gc, json, linecache, os, sys, traceback
-def load(name):
-    names = {"__builtins__": dict(vars(builtins)), "__name__": "rewindbox_session"}
-    with open("/run/code/.session/" + name) as file:
-        exec(compile(file.read(), name, "exec"), names)
-    return names
-process = load("head.py")["Process"](load("notebook.py")["Notebook"]().run)
-gc.collect()
-gc.freeze()
-process.be_template()
-process.be_head()
-"""
 
 
 @dataclass(eq=False)
@@ -116,6 +111,8 @@ class Sessions:
         self._instance = os.urandom(4).hex()
         self._last = 0
         self._dying: list[Process] = []
+        self._leaving: list[Process] = []
+        self._coming: dict[tuple[str, str], socket.socket] = {}
 
     @property
     def ipc_ns(self) -> int:
@@ -152,32 +149,11 @@ class Sessions:
         self.guard = self.guard or Guard(self.machine.proc)
         self.end_all()
         self.limits = order["limits"]
-        ours, theirs = pair()
         with self.guard.births:
-            pid = self._spawn_template(order, theirs)
-            theirs.close()
-            self._template = Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1]))
+            self._template, self._spawner = template.start(self.machine, self.guard, order)
             self.guard.protected.add(self._template.pid)
-        return self._template
-
-    def _spawn_template(self, order: dict[str, Any], control: socket.socket) -> int:
-        _place_sources()
-        woken, wake = os.pipe2(os.O_CLOEXEC)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self._spawner = Spawner(self.machine, wake, self.guard)
-            order = {**order, "command": _COMMAND, "folder": "/"}
-            streams = [control.detach(), os.dup(null), os.dup(null)]
-            if self._spawner.start(order, streams, beside=_BESIDE):
-                self._spawner.let_go()
-            os.read(woken, 1)
-        finally:
-            for number in (woken, wake, null):
-                os.close(number)
-        if self._spawner.pid is None:
-            raise Lost(f"no template: {self._spawner.failure}")
         self._ipc = os.fstat(self._spawner.ipc_ns).st_ino
-        return self._spawner.pid
+        return self._template
 
     def checkpoint(self, session: Session) -> None:
         """Fork what the head is now; where that fails, its point has files only. Then keep to the budget."""
@@ -248,18 +224,58 @@ class Sessions:
 
     def go_back(self, name: str, tip: str) -> bool:
         """Make the checkpoint the session's head, once more; False when it is not there."""
-        found = self.checkpoints.get((name, tip))
-        if found is None:
-            return False
-        found.process.signal(signal.SIGCONT)
-        try:
-            head = fork_of(found.process)
-        except Lost:
-            return False
-        finally:
+        self.send_for({name: tip})
+        return bool(self.arrive())
+
+    def send_for(self, wanted: dict[str, str]) -> None:
+        """Have the checkpoints of these sessions fork heads; `arrive` waits for them."""
+        for name, tip in wanted.items():
+            found = self.checkpoints.get((name, tip))
+            if found is not None:
+                found.process.signal(signal.SIGCONT)
+                with contextlib.suppress(Lost):
+                    self._coming[name, tip] = ask_to_fork(found.process)
+
+    def arrive(self) -> list[str]:
+        """The sessions whose heads have come."""
+        coming, self._coming = self._coming, {}
+        names = []
+        for (name, tip), control in coming.items():
+            found = self.checkpoints[name, tip]
+            with contextlib.suppress(Lost):
+                head = born(control, found.process)
+                self.live[name] = Session(name, found.mark, head, found.process, tip, found.count, found.may_map)
+                names.append(name)
             found.process.signal(signal.SIGSTOP)
-        self.live[name] = Session(name, found.mark, head, found.process, tip, found.count, may_map=found.may_map)
-        return True
+        return names
+
+    def leave(self) -> list[str]:
+        """Kill all sessions; says what was more than idle heads. Where nothing was, `gone` waits for their end."""
+        notes = []
+        if self._has_company({session.head.pid for session in self.live.values()}):
+            notes = [f"{name}: {text}" for name, session in self.live.items() for text in self._company(session)]
+        for session in self.live.values():
+            session.head.signal(signal.SIGKILL)
+            self._leaving.append(session.head)
+        self.live.clear()
+        if notes:
+            self.kill_strays()
+        return notes
+
+    def gone(self) -> None:
+        """Wait for the heads that were killed. Raises StillAlive."""
+        for head in self._leaving:
+            if not readable([head.handle], _DEADLY_S):
+                raise StillAlive("a session survives SIGKILL")
+            head.close()
+        self._leaving.clear()
+
+    def kill_strays(self) -> None:
+        """Kill what belongs neither to us nor to a live session that has only its head."""
+        heads = {session.head.pid for session in self.live.values()}
+        if self.guard is None or self._leaving or self._has_company(heads):
+            protected = self.guard.protected if self.guard is not None else set()
+            kill_all(self.machine.proc, lambda pid: pid in protected or pid in heads)
 
     def owns(self, pid: int) -> bool:
         """Whether a process (as the vm numbers it) is a session's, and none that a job has started."""
@@ -363,12 +379,3 @@ def _mark_of(proc: int, pid: int) -> int:
         if line.startswith(b"Max msgqueue size"):
             return int(line.split()[3])
     return 0
-
-
-def _place_sources() -> None:
-    """What the template loads, where the vm sees it read-only."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(PLACE, 0o755)
-    for name, text in (("template", _BOOT.encode()), *_SOURCES.items()):
-        with open(f"{PLACE}/{name}", "wb") as target:
-            target.write(text)

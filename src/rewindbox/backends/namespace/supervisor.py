@@ -33,8 +33,9 @@ from rewindbox.backends.namespace.replies import (
     refuse,
     told_to_go,
 )
-from rewindbox.backends.namespace.sessions import PLACE, Budget, Sessions
+from rewindbox.backends.namespace.sessions import Budget, Sessions
 from rewindbox.backends.namespace.spawner import Spawner
+from rewindbox.backends.namespace.template import PLACE
 from rewindbox.backends.namespace.turn import Turn
 from rewindbox.backends.namespace.watch import Disk
 
@@ -258,29 +259,37 @@ class Supervisor:
         return {**taken, "state": {**taken["state"], "sessions": self.sessions.state()}}
 
     def _go_to(self, request: Request) -> Reply:
-        """Files and sessions. Where that fails, sessions are what they were before, but for what ran in them."""
+        """Files and sessions. Where that fails, sessions are what they were before, but for what ran in them.
+
+        Heads end, checkpoints fork new ones and the files are put together, all at once; before the vm moves onto
+        them all has ended that is to end, and is there that is to move.
+        """
         if self.job is not None:
             raise BadPath("a job is running")
-        state = request["state"]
-        before = self.sessions.state()
-        ended = {name: self.sessions.end(session) for name, session in list(self.sessions.live.items())}
-        kill_all(self.machine.proc, self._is_protected if self.sessions.guard is not None else None)
-        _clear_memory()
+        before, wanted = self.sessions.state(), request["state"].get("sessions", {})
+        notes = self.sessions.leave()
+        back: list[str] = []
+        self.sessions.send_for(wanted)
         try:
-            self.layers.go_to(state)
+            self.layers.go_to(request["state"], lambda: back.extend(self._wait_for_heads()))
         except BaseException:
-            for name, tip in before.items():
-                self.sessions.go_back(name, tip)
+            self._wait_for_heads()
+            self.sessions.leave()
+            self.sessions.gone()
+            self.sessions.send_for(before)
+            self.sessions.arrive()
             raise
+        self.sessions.enter_folders()
         self.disk.forget()
-        wanted = state.get("sessions", {})
-        back = [name for name, tip in wanted.items() if self.sessions.go_back(name, tip)]
         lost = sorted({*wanted, *before} - {*back})
-        notes = [f"{name}: {text}" for name, texts in ended.items() for text in texts]
         return {"live": self.layers.live, "back": back, "lost": lost, "gone": notes + self.sessions.open_files()}
 
-    def _is_protected(self, pid: int) -> bool:
-        return self.sessions.guard is not None and pid in self.sessions.guard.protected
+    def _wait_for_heads(self) -> list[str]:
+        came = self.sessions.arrive()
+        self.sessions.gone()
+        self.sessions.kill_strays()
+        _clear_memory()
+        return came
 
     def _sweep(self, request: Request) -> Reply:
         """What goes is decided now; deleting it may take long, and nothing will ask for these names again."""
