@@ -140,11 +140,11 @@ class Supervisor:
         spawner = self._ready_spawner()
         self._spawner = None
         is_ready = spawner.start(request, [stdin, *streams], beside=self.sessions.processes)
-        may_go = is_ready and told_to_go(answer)
         spare = self.sessions.owns if self.sessions.guard is not None else None
         self.job = Job(self.machine, self.disk, request["limits"], spawner, spare)
-        if may_go:
+        if is_ready and told_to_go(answer):
             spawner.let_go()
+            self.job.begin()
         else:
             self.job.why = "cancel"  # it ends at the gate
 
