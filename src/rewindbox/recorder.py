@@ -202,7 +202,9 @@ def write_rollback(
     with open_.store.transaction() as tx:
         kept = None
         if snapshot_first:
-            kept = open_.timeline.add_snapshot(tx, vm_id=vm.id, point_id=tip.id, kind="pre_rollback", agent_id=agent_id)
+            kept = open_.timeline.add_snapshot(
+                tx, vm_id=vm.id, point_id=tip.id, kind="pre_rollback", agent_id=agent_id, is_tip=tip.state is not None
+            )
         open_.registry.set_live(tx, vm.id, vm.live, tip=target.id)
         return open_.timeline.record_rollback(
             tx,

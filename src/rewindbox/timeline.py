@@ -172,14 +172,16 @@ class Timeline:
         name: str | None = None,
         execution_id: str | None = None,
         agent_id: str | None = None,
+        is_tip: bool = False,
     ) -> Snapshot:
-        """List a point, and keep its state for as long.
+        """List a point, and keep its state for as long. `is_tip`: the caller knows that it is the vm's, and kept.
 
         Raises:
             InvalidArgument: the name is not one (see `registry.check_name`), or is taken in this vm.
             SnapshotNotFound: no such point in this vm, or its state is gone.
         """
-        self.resolve(vm_id, point_id)
+        if not is_tip:
+            self.resolve(vm_id, point_id)
         if name is not None:
             check_name(name, "snapshot name")
             if taken := self._named(vm_id, name):

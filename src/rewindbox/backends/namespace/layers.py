@@ -41,6 +41,7 @@ class Layers:
             point = {"layers": [], "copy": None}
         machine.move_onto(self.layers, self.upper)
         self._point: State | None = None
+        self._unsettled: State | None = None
         self._signature: trees.Signature | None = None
         if point is not None and self._is_small():
             self._remember({"layers": point["layers"], "copy": point["copy"]})
@@ -128,7 +129,13 @@ class Layers:
         for name in (*layers, *([copy] if copy else ())):
             check_layer(name)
         self._move(layers, copy, before_move=before_move)
-        self._remember({"layers": layers, "copy": copy})
+        self._unsettled = {"layers": layers, "copy": copy}
+
+    def settle(self) -> None:
+        """What was left for later; call before anything of the vm can run. 0.15 ms."""
+        if self._unsettled is not None:
+            point, self._unsettled = self._unsettled, None
+            self._remember(point)
 
     def _move(
         self,

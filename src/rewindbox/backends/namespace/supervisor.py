@@ -81,6 +81,7 @@ class Supervisor:
             pause_s = self._watch()
             ready = {descriptor for descriptor, _ in self._poll.poll(pause_s)}
             if not ready and self.job is None:  # nobody waits
+                self.layers.settle()
                 self._ready_spawner()
                 if self.sessions.measure_at is not None and self.sessions.measure_at <= time.monotonic():
                     self.sessions.keep_to_memory()
@@ -113,6 +114,7 @@ class Supervisor:
         message, descriptors, _, _ = socket.recv_fds(self.link, MESSAGE_BYTES, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         if not message or not descriptors:
             return False
+        self.layers.settle()
         answer = socket.socket(fileno=descriptors[0])
         request = json.loads(body(message, descriptors))
         if request["op"] == "execute":
