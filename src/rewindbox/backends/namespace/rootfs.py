@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-VERSION = 1
+VERSION = 2
 """Raised with every change to what `build` makes: old skeletons are then not used again."""
 
 _USR_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
@@ -74,8 +74,8 @@ _COPIED = (
     *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "ca-certificates/extracted"),
     *("pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/ca-trust/extracted"),
     *("crypto-policies/back-ends", "crypto-policies/config"),
-    # Settings of language runtimes that /usr links to: without jvm.cfg, Java does not start.
-    *("python3", "python3.*", "java", "java-*"),
+    # Settings that /usr links to or looks for: without jvm.cfg Java does not start, nor matplotlib without its own.
+    *("python3", "python3.*", "matplotlibrc", "java", "java-*"),
     # Tables that are the same on every host of a release.
     *("mime.types", "services", "protocols", "rpc", "magic", "magic.mime", "debian_version", "fonts"),
 )
