@@ -1,6 +1,8 @@
 """Executions: begun, ended, found again, and trimmed."""
 
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -467,3 +469,26 @@ def test_trim_of_many(store, history, vm_id):
             history.finish(tx, ended(start, after=point.id))
         assert len(history.trim(tx, vm_id, 10)) == 1490
     assert sum(not execution.output_dropped for execution in history.query(limit=None)[0]) == 10
+
+
+def test_a_file_from_before_sessions(tmp_path):
+    """A history of the first version is brought up to date when it is opened; nothing of it changes."""
+    path = str(tmp_path / "old.db")
+    with closing(Store(path)) as new:
+        vm_id = make_vm(new, "box")
+        execution = run(new, vm_id)
+    with closing(sqlite3.connect(path)) as db:
+        for table, column in (
+            ("starts", "session"),
+            ("starts", "session_begins"),
+            ("executions", "displays_sha256"),
+            ("outputs", "displays"),
+        ):
+            db.execute(f"alter table {table} drop column {column}")
+        db.execute("pragma user_version = 1")
+        db.commit()
+    with closing(Store(path)) as again:
+        assert again.verify() == []
+        assert History(again).get(execution.id) == execution
+        later = run(again, vm_id)
+        assert [entry.id for entry in History(again).query()[0]] == [later.id, execution.id]
