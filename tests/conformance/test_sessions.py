@@ -200,6 +200,15 @@ async def test_randomness(session):
     assert len(set(fresh)) == 4
 
 
+async def test_a_module_called_random(session):
+    """A file of the code that has the name of a module is no reason to leave no checkpoint; nor is gc, which stays off."""
+    await good(session, "open('random.py', 'w').write('number = 4'); import random, gc; gc.disable()")
+    point = (await good(session, "x = random.number")).after
+    await good(session, "x = 5")
+    await session.vm.rollback(point)
+    assert await value(session, "x, gc.isenabled()") == "(4, False)"
+
+
 async def test_threads_and_children_live_on(session):
     """Threads, children and event loops go on between executions; a rollback ends them, and says so."""
     before = (await session.vm.history()).entries[0].after

@@ -176,15 +176,13 @@ class Process:
 
     def fork_process(self, control: int) -> bool:
         """True in the child, whose control socket is `control`. `random` goes on in both as if nothing were."""
-        module = self.modules.get("random")
-        state = module.getstate() if module is not None else None
+        restore = _random_kept(self.modules.get("random"))
         if pid := fork():
             self.checkpoints.append(pid)
             close(control)
             return False
         self.checkpoints = []
-        if module is not None:
-            module.setstate(state)
+        restore()
         setsid()
         self.control.close()
         self.control = Socket(fileno=_high(control))
@@ -194,6 +192,7 @@ class Process:
         """Returns in each head forked from here; never in the checkpoint."""
         offsets = self.let_go_of_others()
         chdir("/")
+        collects = gc.isenabled()
         gc.disable()
         self.say_ready()
         while True:
@@ -201,7 +200,8 @@ class Process:
             _reap()
             if self.fork_process(descriptors[0]):
                 break
-        gc.enable()
+        if collects:
+            gc.enable()
         for number, offset in offsets:
             lseek(number, offset, SEEK_SET)
 
@@ -340,6 +340,19 @@ def _content(path: str) -> bytes:
 
 
 def _ignore(_: bytes) -> None:
+    pass
+
+
+def _random_kept(module: Any) -> Callable[[], None]:
+    """What puts back the numbers to come, which a fork makes new. A module of the code may have that name."""
+    try:
+        setstate, state = module.setstate, module.getstate()
+    except Exception:
+        return _nothing
+    return lambda: setstate(state)
+
+
+def _nothing() -> None:
     pass
 
 
