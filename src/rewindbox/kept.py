@@ -1,6 +1,5 @@
 """Vms that a keeper holds, seen from another process: the same names as `AsyncVm`, asked over the keeper's socket."""
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.errors import ConnectionFailed
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
-from rewindbox.opened import Opened
+from rewindbox.opened import Opened, hold
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
@@ -234,12 +233,4 @@ def _short(folder: str) -> Iterator[str]:
 def claim(folder: str) -> int | None:
     """Be the keeper of the store, as long as the descriptor is open; None: there is one."""
     os.makedirs(os.path.join(folder, "locks"), mode=0o700, exist_ok=True)
-    descriptor = os.open(os.path.join(folder, "locks", _NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
+    return hold(folder, _NAME)

@@ -43,13 +43,22 @@ def _make_folder(folder: str) -> None:
 
 def claim(folder: str, record: VmRecord) -> int:
     """Hold the vm for this process. Raises VmBusy: another one does."""
-    descriptor = os.open(os.path.join(folder, "locks", record.id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = hold(folder, record.id)
+    if descriptor is None:
+        with open(os.path.join(folder, "locks", record.id), encoding="ascii", errors="replace") as file:
+            holder = file.read(32).strip() or "another process"
+        raise VmBusy(f"{record.name} is in use by process {holder}", remedy="wait for it, or use another vm")
+    return descriptor
+
+
+def hold(folder: str, name: str) -> int | None:
+    """Hold the lock of this name, with our pid in it, until the descriptor is closed; None: another process does."""
+    descriptor = os.open(os.path.join(folder, "locks", name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "another process"
         os.close(descriptor)
-        raise VmBusy(f"{record.name} is in use by process {holder}", remedy="wait for it, or use another vm") from None
+        return None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor

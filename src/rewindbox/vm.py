@@ -228,6 +228,11 @@ class AsyncVm:
         assert self._running is not None and self._tip is not None
         return self._running, self._tip
 
+    async def _leave_point(self, vm: BackendVm, tip: Point) -> None:
+        taken = await vm.take_point()
+        async with self._stopped_on_failure():
+            self._tip = self._add_point(taken, parent=tip)
+
     def _add_point(self, taken: Taken, parent: Point | None) -> Point:
         with self._open.store.transaction() as tx:
             point = write_point(self._open, tx, self.id, taken, parent.id if parent else None, None)
@@ -283,9 +288,7 @@ class AsyncVm:
             with anyio.CancelScope(shield=True):
                 assert target.state is not None and tip.state is not None
                 await self._go_to(vm, {**target.state, "sessions": tip.state.get("sessions", {})})
-                taken = await vm.take_point()
-                async with self._stopped_on_failure():
-                    self._tip = self._add_point(taken, parent=tip)
+                await self._leave_point(vm, tip)
 
     async def rollback_to_last_success(self, **options: Any) -> Rollback:
         """Put the files back to after the last execution that succeeded. Raises SnapshotNotFound: none did."""
@@ -319,8 +322,9 @@ class AsyncVm:
         async with self._queue:
             self.sessions.discard(name)
             vm, tip = await self._start()
-            await vm.end_session(name, languages.find(language))
-            self._tip = self._add_point(await vm.take_point(), parent=tip)
+            with anyio.CancelScope(shield=True):
+                await vm.end_session(name, languages.find(language))
+                await self._leave_point(vm, tip)
 
     async def live_points(self) -> frozenset[str]:
         """The kept points to which a rollback brings back variables, too; of the others only files are left."""
@@ -379,9 +383,7 @@ class AsyncVm:
             vm, tip = await self._start()
             with anyio.CancelScope(shield=True):
                 await vm.write(path, data.encode() if isinstance(data, str) else data, mode)
-                taken = await vm.take_point()
-                async with self._stopped_on_failure():
-                    self._tip = self._add_point(taken, parent=tip)
+                await self._leave_point(vm, tip)
             self._sweep(vm, 1)
 
     async def list(self, path: str = ".") -> Sequence[FileInfo]:
@@ -412,7 +414,7 @@ class AsyncVm:
             await self.stop()
             with self._open.store.transaction() as tx:
                 self._open.registry.remove(tx, self.id)
-                states = [point.id for point in self._open.timeline.points(self.id, kept_only=True)]
-                self._open.timeline.drop_states(tx, states)
+                timeline = self._open.timeline
+                timeline.drop_states(tx, [point.id for point in timeline.points(self.id, kept_only=True)])
             await self._open.backend.destroy(self.id)
             self._on_removed(self.id)

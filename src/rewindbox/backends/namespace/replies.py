@@ -65,7 +65,7 @@ def answer_with(link: socket.socket, result: Callable[[], Reply]) -> None:
     try:
         body = json.dumps(reply).encode()
         if len(body) > MESSAGE_BYTES:
-            descriptors.append(_memory_file(body))
+            descriptors.append(memory_file(body))
             body = b"@"
         with contextlib.suppress(OSError):  # who asked is gone
             if descriptors:
@@ -78,8 +78,10 @@ def answer_with(link: socket.socket, result: Callable[[], Reply]) -> None:
             os.close(descriptor)
 
 
-def _memory_file(body: bytes) -> int:
-    descriptor = os.memfd_create("reply", os.MFD_CLOEXEC)
-    os.write(descriptor, body)
+def memory_file(data: bytes) -> int:
+    """A descriptor of a file that exists only in memory and has this content, to be read from its start."""
+    descriptor = os.memfd_create("rewindbox", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor

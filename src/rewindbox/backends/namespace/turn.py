@@ -10,12 +10,14 @@ from typing import Any
 from rewindbox.backends.namespace.forks import ENDING_S, readable
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.processes import stat_fields
+from rewindbox.backends.namespace.replies import memory_file
 from rewindbox.backends.namespace.sessions import Session, Sessions
 from rewindbox.backends.namespace.watch import TICK, Disk, Watched
 
 _INLINE_BYTES = 90 * 1024
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RESULT_BYTES = 64
+_DEADLY_S = 10.0
 _RESULT = re.compile(rb"(\d{1,3}) (\d{1,6}) ([01])")
 """Exit code, how many python threads there are besides the first, and whether it can map files."""
 
@@ -39,7 +41,7 @@ class Turn(Watched):
         try:
             name = b"R%s %d\n" % (self.session.name.encode(), self.session.count + 1)
             if len(code) > _INLINE_BYTES:
-                descriptors.append(_memory_file(code))
+                descriptors.append(memory_file(code))
                 code = b""
             self.session.head.signal(signal.SIGCONT)  # other code of the vm may have stopped it
             self.begin()
@@ -110,20 +112,10 @@ class Turn(Watched):
     def _wait(self) -> int:
         """How the head ended, as its parent would be told; its parent leaves that to us."""
         self.kill()
-        deadline = time.monotonic() + 10
-        while self.session.head.is_alive and time.monotonic() < deadline:
-            time.sleep(0.0002)
+        readable([self.session.head.handle], _DEADLY_S)
         fields = stat_fields(self.machine.proc, self.session.head.pid)
         return int(fields[49]) if len(fields) > 49 and fields[0] == b"Z" else signal.SIGKILL
 
     def close(self) -> None:
         self.result.close()
         self._theirs.close()
-
-
-def _memory_file(data: bytes) -> int:
-    descriptor = os.memfd_create("code", os.MFD_CLOEXEC)
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
