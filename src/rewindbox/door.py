@@ -1,7 +1,8 @@
 """The synchronous door: the engine's names without `await`, through one portal into one event loop.
 
-Nothing is decided here. Every call runs in the engine's thread; Ctrl-C (or any exception) in the caller while
-it waits cancels the call there, waits for it to end in order, and goes on.
+Nothing is decided here. A call runs the engine in the thread that makes it, or, where several threads call at once,
+in one of theirs; Ctrl-C (or any exception) in the caller meanwhile cancels it, waits for it to end in order, and
+goes on.
 """
 
 import os
@@ -120,7 +121,7 @@ class Rewindbox:
         on_decision: OnDecision | None = None,
         on_output: OnOutput | None = None,
     ) -> Iterator[Execution]:
-        """See `AsyncRewindbox.run`. Callbacks are called in the engine's thread."""
+        """See `AsyncRewindbox.run`. Callbacks are called in the thread that runs the engine just then."""
         executions = self._box.run(
             text,
             vm.inner if isinstance(vm, Vm) else vm,
@@ -207,7 +208,7 @@ class Vm:
         rollback_on_failure: bool | None = None,
         session: str | None = None,
     ) -> Execution:
-        """See `AsyncVm.execute`. `on_output` is called in the engine's thread."""
+        """See `AsyncVm.execute`. `on_output` is called in the thread that runs the engine just then."""
         return self._call(
             self.inner.execute,
             language,
@@ -311,7 +312,7 @@ class Session:
 
 
 def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
-    """A plain function as one that the portal can run: SQLite belongs to the engine's thread."""
+    """A plain function as one that the portal can run: SQLite belongs to whoever runs the engine."""
 
     async def run(*arguments: Any, **options: Any) -> T:
         return function(*arguments, **options)

@@ -28,6 +28,7 @@ LAYERS = (
     ("wire", "holders"),
     ("vm", "kept"),
     ("engine",),
+    ("interrupts",),
     ("portal",),
     ("door", "keeper"),
     ("terminal",),
