@@ -35,7 +35,7 @@ class HistoryConfig(SeedModel):
     max_history_entries: int = Field(
         default=100,
         ge=1,
-        description="Per vm: beyond it, output and state of the oldest go; the row stays and says so.",
+        description="Per vm: beyond it and a twentieth more, output and state of the oldest go; the row says so.",
     )
     persist_history: bool = Field(default=True, description="False: nothing on disk after the process.")
     integration_mode: Literal["http", "direct"] = Field(

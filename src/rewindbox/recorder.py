@@ -12,6 +12,9 @@ from rewindbox.opened import Opened
 from rewindbox.store import Transaction
 from rewindbox.timeline import Point, Rollback
 
+_SLACK = 20
+"""What part of `max_history_entries` there may be too much before the oldest go."""
+
 
 class Recorder:
     """Writes one execution down: its start before it runs, its end with everything that belongs to it."""
@@ -139,12 +142,13 @@ class Recorder:
     def forget_old(self) -> None:
         """Beyond `max_history_entries`, this one included, output and state of the oldest go; the rows stay.
 
-        Called while the code runs, so that it costs nothing. A store that cannot be written to now cannot be
-        at the end either, and says so then.
+        Called while the code runs, so that it costs nothing; a short execution would have to wait for it, so it is
+        done for several at once, as soon as there is a twentieth too many. A store that cannot be written to now
+        cannot be at the end either, and says so then.
         """
         limit = self._config.max_history_entries
         with suppress(HistoryError):
-            if self._config.enabled and not self._open.history.exceeds(self._vm_id, limit - 1):
+            if self._config.enabled and not self._open.history.exceeds(self._vm_id, limit - 1 + limit // _SLACK):
                 return  # reading alone: the lock for writing is not taken
             with self._open.store.transaction() as tx:
                 needless = self._no_longer_needed(tx)

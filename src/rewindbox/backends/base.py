@@ -101,7 +101,7 @@ class BackendVm(Protocol):
 
     id: str
     live: State
-    """What it stands on now."""
+    """What it stands on; known when a point was taken, it went back, or was stopped."""
     interrupted: Outcome | None
     """How the job ended whose `execute` was cancelled."""
 

@@ -6,10 +6,11 @@ it: what it says is a claim of the code that it runs about itself.
 A process here waits on its control socket for one message at a time: a letter, and what belongs to it.
 
     template    H + [control]                            fork a head that listens on `control`
-    head        R name, code + [stdout, stderr, displays, result]
-                                                         run the code; then say on `result` its exit code, the
-                                                         number of python threads besides the first, and 1 if
-                                                         `mmap` is loaded, else 0
+    head        R name, code + [stdout, stderr, displays, result, word]
+                                                         wait for the event `word`; if it is 1, run the code. Then
+                                                         say on `result` its exit code, the number of python
+                                                         threads besides the first, and 1 if `mmap` is loaded,
+                                                         else 0
                 C + [control]                            fork a checkpoint that listens on `control`
                 D                                        enter the working directory again
     checkpoint  H + [control]                            fork a head that is what the checkpoint is
@@ -117,17 +118,18 @@ class Process:
 
     def run_block(self, message: bytes, descriptors: list[int]) -> None:
         name, _, code = message[1:].partition(b"\n")
-        if len(descriptors) > 4:
+        if len(descriptors) > 5:
             code = _read_all(descriptors.pop())
         for number in (1, 2):
             dup2(descriptors[number - 1], number)
             close(descriptors[number - 1])
-        displays, result = (_high(number) for number in descriptors[2:])
-        pid = getpid()
+        displays, result, word = (_high(number) for number in descriptors[2:])
+        pid, status = getpid(), 0
         try:
-            status = self.run(
-                code.decode("utf-8", "surrogateescape"), name.decode(), lambda line: _write(displays, line)
-            )
+            if _may_go(word):
+                status = self.run(
+                    code.decode("utf-8", "surrogateescape"), name.decode(), lambda line: _write(displays, line)
+                )
         except BaseException:  # raised by the code's handler of a signal, at the very last moment
             status = 1
         if getpid() != pid:
@@ -264,6 +266,19 @@ class Process:
             _exit(0)
         data = b"".join(part for _, _, part in ancillary)
         return message, [int.from_bytes(data[at : at + 4], sys.byteorder) for at in range(0, len(data), 4)]
+
+
+def _may_go(word: int) -> bool:
+    """Wait until it is said. What a signal's handler raises meanwhile is the code's affair."""
+    while True:
+        try:
+            said = read(word, 8)
+            close(word)
+            return int.from_bytes(said, sys.byteorder) == 1
+        except OSError:  # the code has closed what is ours
+            _wait_for_the_end()
+        except BaseException:  # noqa: S112  raised by the code's handler of a signal
+            continue
 
 
 def _wait_for_the_end() -> None:

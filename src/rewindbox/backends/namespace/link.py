@@ -57,10 +57,13 @@ def begin(link: socket.socket, request: dict[str, Any], descriptors: Sequence[in
 
 
 async def answer(ours: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Wait for the answer to a request that was begun."""
+    """Wait for the answer to a request that was begun, or for the next one."""
     with ours:
-        await anyio.wait_readable(ours)
-        return receive(ours)
+        try:
+            return receive(ours)  # it may be there
+        except BlockingIOError:
+            await anyio.wait_readable(ours)
+            return receive(ours)
 
 
 def send(link: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
@@ -79,8 +82,11 @@ def send(link: socket.socket, request: dict[str, Any], descriptors: list[int]) -
 
 
 def receive(ours: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """As `ask`. Raises BlockingIOError: there is nothing yet."""
     try:
         message, descriptors, _, _ = socket.recv_fds(ours, MESSAGE_BYTES, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        raise
     except OSError as error:
         raise LinkBroken(str(error)) from error
     if not message:

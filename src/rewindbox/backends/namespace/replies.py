@@ -20,13 +20,17 @@ Request = dict[str, Any]
 Reply = dict[str, Any]
 
 
-def told_to_go(answer: socket.socket) -> bool:
-    """Wait for the holder, who writes down that the job begins; not for ever, and not for one that is gone."""
+def told_to_go(answer: socket.socket) -> float | None:
+    """Wait for the holder, who writes down that the job begins; not for ever, and not for one that is gone.
+
+    When (of the monotonic clock, in seconds) it was said; None: it must not go.
+    """
     answer.settimeout(_WORD_S)
     try:
-        return answer.recv(16) == b"go"
-    except OSError:
-        return False
+        word, _, at_ns = answer.recv(32).partition(b" ")
+        return int(at_ns) / 1e9 if word == b"go" else None
+    except (OSError, ValueError):
+        return None
     finally:
         answer.settimeout(None)
 
@@ -44,7 +48,13 @@ def refuse(error: Exception) -> Reply:
 
 
 def answer_with(link: socket.socket, result: Callable[[], Reply]) -> None:
-    """Send what `result` returns, or why it failed; a descriptor in it goes along and is closed here."""
+    """Send what `result` returns, or why it failed, and no more."""
+    with link:
+        say(link, result)
+
+
+def say(link: socket.socket, result: Callable[[], Reply]) -> bool:
+    """Send what `result` returns, or why it failed (False); a descriptor in it goes along and is closed here."""
     descriptors: list[int] = []
     try:
         reply = result()
@@ -73,9 +83,9 @@ def answer_with(link: socket.socket, result: Callable[[], Reply]) -> None:
             else:
                 link.send(body)
     finally:
-        link.close()
         for descriptor in descriptors:
             os.close(descriptor)
+    return "error" not in reply
 
 
 def memory_file(data: bytes) -> int:

@@ -31,6 +31,7 @@ from rewindbox.backends.namespace.replies import (
     answer_with,
     body,
     refuse,
+    say,
     told_to_go,
 )
 from rewindbox.backends.namespace.sessions import Budget, Sessions
@@ -89,7 +90,9 @@ class Supervisor:
                 os.read(self._woken, 64)
                 self._job_started()
             if isinstance(self.job, Turn):
-                if {self._job_handle, self.job.result.fileno()} & ready:
+                if self.job.told is None:
+                    self._hear(self.job, ready)
+                elif {self._job_handle, self.job.result.fileno()} & ready:
                     self._finish_turn(self.job)
             elif self._job_handle in ready:
                 self._finish_job()
@@ -144,26 +147,31 @@ class Supervisor:
         is_ready = spawner.start(request, [stdin, *streams], beside=self.sessions.processes)
         spare = self.sessions.owns if self.sessions.guard is not None else None
         self.job = Job(self.machine, self.disk, request["limits"], spawner, spare)
-        if is_ready and told_to_go(answer):
+        if is_ready and told_to_go(answer) is not None:
             spawner.let_go()
             self.job.begin()
         else:
             self.job.why = "cancel"  # it ends at the gate
 
     def _start_turn(self, request: Request, streams: list[int], answer: socket.socket) -> None:
-        """Everything is prepared while the holder writes down that it begins."""
+        """The head is told what to run; the holder, who writes down that it begins, tells it when."""
+        code = _bytes(request["code"])
         self._begin(request)
         session = self.sessions.live[request["session"]]
         turn = Turn(self.machine, self.disk, request["limits"], self.sessions, session)
-        code = _bytes(request["code"])
-        if not told_to_go(answer):
-            turn.close()
-            _turn_away(BadPath("nobody said that it may go"), streams, answer)
-            return
         self.job, self._job_answer = turn, answer
         self._job_handle = session.head.handle
+        self._poll.register(answer, select.POLLIN)
         with contextlib.suppress(Lost):  # its end says so
             turn.start(code, streams)
+
+    def _hear(self, turn: Turn, ready: set[int]) -> None:
+        """What the head says before the holder's word is not listened to until then."""
+        assert self._job_answer is not None
+        if self._job_answer.fileno() not in ready:
+            return
+        self._poll.unregister(self._job_answer)
+        turn.hear(told_to_go(self._job_answer))
         for descriptor in (self._job_handle, turn.result.fileno()):
             self._poll.register(descriptor, select.POLLIN)
 
@@ -215,32 +223,35 @@ class Supervisor:
         self._poll.unregister(self._job_handle)
         os.close(self._job_handle)
         self._job_handle = -1
-        self._end_job(lambda: self._with_point(job.reap()))
+        self._end_job(job.reap)
 
     def _finish_turn(self, turn: Turn) -> None:
-        """The caller has its answer before the checkpoint is taken."""
+        """The caller has its answer, and the point of files, before the checkpoint is taken."""
         for descriptor in (self._job_handle, turn.result.fileno()):
             self._poll.unregister(descriptor)
         self._job_handle = -1
         self.job = None
-        self._end_job(lambda: self._with_point(turn.reap()))
+        if not turn.told:
+            turn.close()
+            self._end_job(lambda: refuse(BadPath("nobody said that it may go")))
+            return
+        self._end_job(turn.reap)
         turn.close()
         if turn.session.name in self.sessions.live:
             self.sessions.checkpoint(turn.session)
 
-    def _with_point(self, reply: Reply) -> Reply:
-        """Whoever ran a job wants a point next: one message less. Why there is none is said when it is asked for."""
-        with contextlib.suppress(OSError, StepFailed):
-            reply["taken"] = self._take_point()
-        return reply
-
     def _end_job(self, result: Callable[[], Reply]) -> None:
-        """No process of the job is left when its answer goes out; its code and shared memory go before all else."""
+        """No process of the job is left when its answer goes out; its code and shared memory go before all else.
+
+        Whoever ran a job wants a point next: it comes unasked, and is taken while the answer is read.
+        """
         assert self._job_answer is not None
-        try:
-            answer_with(self._job_answer, result)
-        except StillAlive:
-            os._exit(1)
+        with self._job_answer as answer:
+            try:
+                if say(answer, result):
+                    say(answer, self._take_point)
+            except StillAlive:
+                os._exit(1)
         _clear_memory(all_of_it=not self.sessions.live)
 
     def _cancel(self, request: Request) -> Reply:

@@ -1,5 +1,11 @@
-"""One execution in a live session, watched. Runs in the supervisor."""
+"""One execution in a live session, watched. Runs in the supervisor.
 
+The head has its order while the holder still writes down that the execution begins, and waits for the holder itself,
+at an event descriptor that comes along: of four changes of process between that word and the code one is left. A head
+that does not wait is a head whose earlier code has been hostile, and which needs no order of ours to run something.
+"""
+
+import math
 import os
 import re
 import signal
@@ -32,24 +38,31 @@ class Turn(Watched):
         self.session, self._sessions = session, sessions
         self.result, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._clock = ~session.head.outer << 3 | 2  # CPU time of that process, see clock_getcpuclockid(3)
+        self.told: bool | None = None
+        """Whether the holder said that it may go; None: it has said nothing yet."""
         self._cpu_before = 0.0
         self._others_before: float | None = None
 
     def start(self, code: bytes, streams: list[int]) -> None:
-        """`streams` (output, error, displays) are closed. Raises Lost."""
-        descriptors = [*streams, self._theirs.detach()]
+        """`streams` (output, error, displays, what it waits for) are closed. Raises Lost."""
+        descriptors = [*streams[:3], self._theirs.detach(), *streams[3:]]
         try:
             name = b"R%s %d\n" % (self.session.name.encode(), self.session.count + 1)
             if len(code) > _INLINE_BYTES:
                 descriptors.append(memory_file(code))
                 code = b""
             self.session.head.signal(signal.SIGCONT)  # other code of the vm may have stopped it
-            self.begin()
+            self.deadline = math.inf  # its time counts from the holder's word
             self._cpu_before = self._head_cpu_s()
             self.session.head.tell(name + code, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def hear(self, said_at: float | None) -> None:
+        """The holder's word has come."""
+        self.told = said_at is not None
+        self.begin(said_at)
 
     def members(self) -> list[int]:
         """See `Watched.members`."""

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from rewindbox.errors import (
 )
 from rewindbox.languages import Language
 
+_GO, _NO = 1, 2
+"""What the event of an execution in a session says; see head.py."""
 _SMALL_FILE_BYTES = 1 << 20
 _STOP_S = 15.0
 """A supervisor that is not gone by then is on its way out: its socket is closed."""
@@ -41,16 +44,25 @@ class NamespaceVm:
         self.interrupted: Outcome | None = None
         self._control = control
         self._late: dict[str, Any] = {}
-        self._taken: Taken | None = None
-        """The point that came along with the end of the last job, while nothing happened since."""
+        self._coming: socket.socket | None = None
+        """Where the point that comes after the end of the last job comes, while nothing happened since."""
         self._stopped: anyio.Event | None = None
         self._on_stop = on_stop
 
     async def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> tuple[dict[str, Any], list[int]]:
         try:
-            return await link.ask(self._control, request, descriptors)
-        except link.LinkBroken as error:
-            raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from error
+            return await self._answer(link.begin(self._control, request, descriptors))
+        except link.LinkBroken as broken:
+            raise self._gone() from broken
+
+    async def _answer(self, answering: socket.socket) -> tuple[dict[str, Any], list[int]]:
+        try:
+            return await link.answer(answering)
+        except link.LinkBroken as broken:
+            raise self._gone() from broken
+
+    def _gone(self) -> VmNotAvailable:
+        return VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again")
 
     async def execute(
         self,
@@ -62,42 +74,47 @@ class NamespaceVm:
     ) -> Outcome:
         """See `BackendVm.execute`."""
         request = orders.order(job)
-        self._taken = None
-        stdin, is_session = [link.memory_file(job.stdin)] if job.stdin else [], request["session"] is not None
+        await self._point_has_come()
+        is_session = request["session"] is not None
+        word = os.eventfd(0, os.EFD_CLOEXEC) if is_session else None
+        more = [word] if word is not None else [link.memory_file(job.stdin)] if job.stdin else []
         try:
-            with (
-                Output(job.limits.output_bytes, on_output, self._flooded, displays=is_session) as output,
-                link.begin(self._control, request, [*output.writers, *stdin]) as answering,
-            ):
-                await self._let_go(answering, on_ready)
-                answer = await self._over(answering, output, on_begun)
+            with Output(job.limits.output_bytes, on_output, self._flooded, displays=is_session) as output:
+                answering = link.begin(self._control, request, [*output.writers, *more])
+                try:
+                    await self._let_go(answering, word, on_ready)
+                    answer = await self._over(answering, output, on_begun)
+                except BaseException:
+                    answering.close()
+                    raise
+                self._coming = answering
         except link.LinkBroken as broken:
-            raise VmNotAvailable(f"{self.id}: its supervisor is gone", remedy="open it again") from broken
+            raise self._gone() from broken
         except link.Failed as failed:
             raise _not_run(failed) from failed
         except BaseException:
             self.interrupted = orders.outcome(job, self._late, output) if self._late else None
             raise
         finally:
-            for descriptor in stdin:
+            for descriptor in more:
                 os.close(descriptor)
-        if "taken" in answer:
-            self._taken = Taken(**answer["taken"])
-            self.live = self._taken.live
         return orders.outcome(job, answer, output)
 
-    async def _let_go(self, answering: socket.socket, on_ready: Callable[[], None] | None) -> None:
-        """The job is being made ready meanwhile, and starts at our word; at another word it ends unrun."""
+    async def _let_go(self, answering: socket.socket, word: int | None, on_ready: Callable[[], None] | None) -> None:
+        """The job is being made ready meanwhile, and starts at our word; at another word it ends unrun.
+
+        A session, which waits by itself, has it from us: `word`.
+        """
         try:
             if on_ready is not None:
                 on_ready()
         except BaseException:
             with anyio.CancelScope(shield=True), contextlib.suppress(OSError, link.LinkBroken, link.Failed):
-                answering.send(b"no")
+                _say(answering, b"no", word, _NO)
                 await link.answer(answering)
             raise
         with contextlib.suppress(OSError):  # it was refused: the answer says why
-            answering.send(b"go")
+            _say(answering, b"go %d" % time.monotonic_ns(), word, _GO)
 
     async def _over(
         self, answering: socket.socket, output: Output, on_begun: Callable[[], None] | None
@@ -127,18 +144,25 @@ class NamespaceVm:
 
     async def take_point(self) -> Taken:
         """See `BackendVm.take_point`."""
-        taken, self._taken = self._taken, None
-        if taken is None:
-            try:
-                taken = Taken(**(await self._ask({"op": "point"}))[0])
-            except link.Failed as failure:
-                raise SnapshotFailed(str(failure), remedy=_disk_remedy(failure)) from failure
+        coming, self._coming = self._coming, None
+        try:
+            answer, _ = await (self._ask({"op": "point"}) if coming is None else self._answer(coming))
+        except link.Failed as failure:
+            raise SnapshotFailed(str(failure), remedy=_disk_remedy(failure)) from failure
+        taken = Taken(**answer)
         self.live = taken.live
         return taken
 
+    async def _point_has_come(self) -> None:
+        """Nobody asked for the point of the last job; the vm may stand on other layers since."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            with contextlib.suppress(link.LinkBroken, link.Failed):
+                self.live = (await link.answer(coming))[0]["live"]
+
     async def go_to(self, state: State) -> WentBack:
         """See `BackendVm.go_to`."""
-        self._taken = None
+        await self._point_has_come()
         try:
             answer, _ = await self._ask({"op": "go_to", "state": state})
         except link.Failed as failure:
@@ -158,7 +182,7 @@ class NamespaceVm:
 
     async def end_session(self, name: str, language: Language) -> None:
         """See `BackendVm.end_session`."""
-        self._taken = None
+        await self._point_has_come()
         if language.session == "saved":
             await self.write(orders.state_file(name), shell.NOTHING)
         else:
@@ -182,7 +206,7 @@ class NamespaceVm:
 
     async def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """See `BackendVm.write`."""
-        self._taken = None
+        await self._point_has_come()
         descriptor = await self._open(path, write=True, mode=mode & 0o777)
         try:
             await _offload(len(data), _write_all, descriptor, data)
@@ -222,11 +246,18 @@ class NamespaceVm:
             return
         self._stopped = anyio.Event()
         with contextlib.suppress(OSError), anyio.move_on_after(_STOP_S):
+            await self._point_has_come()
             self._control.shutdown(socket.SHUT_WR)
             await anyio.wait_readable(self._control)
         self._control.close()
         self._on_stop(self.id)
         self._stopped.set()
+
+
+def _say(answering: socket.socket, text: bytes, word: int | None, event: int) -> None:
+    if word is not None:
+        os.eventfd_write(word, event)
+    answering.send(text)
 
 
 def _not_run(failure: link.Failed) -> Exception:

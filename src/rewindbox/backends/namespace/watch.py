@@ -29,9 +29,9 @@ class Watched:
         self._memory = Memory(machine.proc, ipc_ns)
         self.begin()
 
-    def begin(self) -> None:
-        """From now on time counts."""
-        self.started = time.monotonic()
+    def begin(self, at: float | None = None) -> None:
+        """From now on time counts, or from a moment that was."""
+        self.started = time.monotonic() if at is None else at
         self.deadline = self.started + self.limits["wall_s"]
         self._next_look = min(self.started + _LOOK_S[0], self.deadline)
 
