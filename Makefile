@@ -6,7 +6,7 @@ ARGS   ?=
 PEERS  := sandlock ipykernel eryx
 
 .DEFAULT_GOAL := check
-.PHONY: check demo test lint types fix bench real soak wheel clean
+.PHONY: check demo test lint types fix bench real programs soak wheel clean
 
 check: lint test                ## what a change must pass
 
@@ -49,6 +49,9 @@ bench: $(VENV)/.bench           ## ratios to a bare interpreter, beside bubblewr
 
 real: $(VENV)/.dev              ## real answers end to end; REWINDBOX_TEST_DATA says where they are
 	$(BIN)/python -m bench.real $(ARGS)
+
+programs: $(VENV)/.dev          ## programs with known outcomes, inside and outside; REWINDBOX_TEST_DATA says where they are
+	$(BIN)/python -m bench.programs $(ARGS)
 
 soak: $(VENV)/.dev              ## the large counts in full
 	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest $(ARGS)
