@@ -4,7 +4,8 @@ In: the machine's name. Out: the BPF program, or the program installed on the ca
 allowed unless a table below says otherwise:
 
 * known and refused: EPERM (or the error that a kernel built without the feature would give);
-* unknown, so newer than these tables or without a call there, or best done the older way: ENOSYS, on which C libraries fall back;
+* unknown (newer than these tables, or no call has that number), or best done the older way: ENOSYS, on which C
+  libraries fall back;
 * made through another door of the kernel (32-bit, x32), where numbers mean other calls: the process dies.
 
 Why it is there: any program may make itself a user namespace, in which it is root, and most ways to become
