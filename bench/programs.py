@@ -32,7 +32,7 @@ from rewindbox import AsyncRewindbox, Limits
 from rewindbox.execution import EXIT_TIMEOUT
 
 WALL_S = 120.0
-LIMITS = Limits(wall_s=WALL_S, cpu_s=WALL_S, memory_mib=2048)
+LIMITS = Limits(wall_s=WALL_S, memory_mib=2048)
 AT_ONCE = 2
 VARIABLES = {"NODE_OPTIONS": "--max-old-space-size=512"}
 """On both sides: a program without end stops at its own limit, not at that of the vm, which the outside has not."""
@@ -157,7 +157,8 @@ async def _inside(box: AsyncRewindbox, program: Program) -> Verdict:
     try:
         for name, text in program.files.items():
             await vm.write(name, text)
-        ex = await vm.execute(program.runs_as, program.code, limits=LIMITS, environment=VARIABLES)
+        limits = dataclasses.replace(LIMITS, cpu_s=program.cpu_s)
+        ex = await vm.execute(program.runs_as, program.code, limits=limits, environment=VARIABLES)
     finally:
         await vm.remove()
     return _verdict(program, ex.ended, ex.exit_code, ex.stdout_bytes, ex.stderr_bytes)
@@ -170,17 +171,19 @@ def _outside(program: Program, variables: Mapping[str, str]) -> Verdict:
             with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
                 file.write(text)
         places = {"HOME": folder, "PYTHONPATH": folder, "TMPDIR": folder}
-        return _verdict(program, *_run_bare(command, folder, {**variables, **places}))
+        return _verdict(program, *_run_bare(command, folder, {**variables, **places}, program.cpu_s))
 
 
-def _run_bare(command: Sequence[str], folder: str, variables: Mapping[str, str]) -> tuple[str, int, bytes, bytes]:
+def _run_bare(
+    command: Sequence[str], folder: str, variables: Mapping[str, str], cpu_s: float
+) -> tuple[str, int, bytes, bytes]:
     """How it ended, exit code, stdout, stderr; whatever it started is ended with it."""
     who: dict[str, Any] = {}
     if os.getuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
         who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     with subprocess.Popen(
-        command,
+        ["prlimit", f"--cpu={cpu_s:.0f}", "--", *command],
         cwd=folder,
         env=dict(variables),
         stdin=subprocess.DEVNULL,
@@ -189,16 +192,18 @@ def _run_bare(command: Sequence[str], folder: str, variables: Mapping[str, str])
         start_new_session=True,
         **who,
     ) as process:
+        is_late = False
         try:
             out, err = process.communicate(timeout=WALL_S)
-            ended, code = (
-                ("exit", process.returncode) if process.returncode >= 0 else ("signal", 128 - process.returncode)
-            )
         except subprocess.TimeoutExpired:
+            is_late = True
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
-            ended, code = "timeout", EXIT_TIMEOUT
-    return ended, code, out, err
+    if is_late or process.returncode in (-signal.SIGKILL, -signal.SIGXCPU):  # by us, or by the limit
+        return "timeout", EXIT_TIMEOUT, out, err
+    if process.returncode < 0:
+        return "signal", 128 - process.returncode, out, err
+    return "exit", process.returncode, out, err
 
 
 def _verdict(program: Program, ended: str, exit_code: int, out: bytes, err: bytes) -> Verdict:

@@ -98,6 +98,7 @@ def test_endings_are_compared() -> None:
         programs.run,
         [
             program("import os; os.kill(os.getpid(), 11)"),
+            program("while True: pass", cpu_s=1.0),
             program("console.assert(1 === 2)", "javascript", told_by="Assertion failed", needs=("node",)),
             program("print(1)", needs=("no-such-program",)),
         ],
