@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+LOCK   := .ci/requirements.txt
+LOCK_RUNTIME := .ci/runtime.txt
 PEERS  := sandlock ipykernel eryx
+COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := check
-.PHONY: check demo test lint types fix bench real soak wheel clean
+.PHONY: check demo test lint types fix bench real programs soak wheel lock locked audit clean
 
 check: lint test                ## what a change must pass
 
@@ -17,6 +21,23 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+locked:                         ## the environment of CI: exact versions, each by its hash, nothing built but ourselves
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(VENV)/.installed $(VENV)/.dev
+
+lock: $(VENV)/.tools            ## remake the lock files: newest versions that pyproject.toml allows, for this python
+	$(COMPILE) --upgrade --extra dev --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --upgrade --constraint $(LOCK) --output-file $(LOCK_RUNTIME) pyproject.toml
+
+audit: $(VENV)/.tools           ## known holes in what is locked; asks a service on the network
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement $(LOCK)
+
+$(VENV)/.tools: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[lock]'
 	touch $@
 
 demo: $(VENV)/.installed        ## run the answer in examples/: a block fails (exit code 1) and is undone
@@ -49,6 +70,9 @@ bench: $(VENV)/.bench           ## ratios to a bare interpreter, beside bubblewr
 
 real: $(VENV)/.dev              ## real answers end to end; REWINDBOX_TEST_DATA says where they are
 	$(BIN)/python -m bench.real $(ARGS)
+
+programs: $(VENV)/.dev          ## programs with known outcomes, inside and outside; REWINDBOX_TEST_DATA says where they are
+	$(BIN)/python -m bench.programs $(ARGS)
 
 soak: $(VENV)/.dev              ## the large counts in full
 	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest $(ARGS)

@@ -32,11 +32,15 @@ class Language:
 
 
 # A script that lies in a read-only folder, yet resolves `require("./x")`, `node_modules` and `__dirname`
-# from the working directory, and is `require.main`, as if it had been saved there.
+# from the working directory, and is `require.main`, as if it had been saved there. The braces keep our names out of
+# its scope, where `p = []` would meet a constant; what `-e` makes global beyond that (`fs`, `require` ...) goes away.
 _NODE = (
-    "const M=require('module'),p=require('path'),f=process.argv[1],n=p.join(process.cwd(),p.basename(f)),"
-    "m=new M(n,null);m.filename=n;m.id='.';m.paths=M._nodeModulePaths(process.cwd());process.mainModule=m;"
-    "process.argv[1]=n;M._cache[n]=m;m._compile(require('fs').readFileSync(f,'utf8'),n);m.loaded=true"
+    "{const M=require('module'),p=require('path'),f=process.argv[1],n=p.join(process.cwd(),p.basename(f)),"
+    "m=new M(n,null),r=require('fs').readFileSync,g=globalThis,d=Object.getOwnPropertyDescriptor;"
+    "for(const k of M.builtinModules)if(k!='console'&&k!='process'&&d(g,k)&&!d(g,k).enumerable)delete g[k];"
+    "for(const k of['module','exports','require','__filename','__dirname'])delete g[k];"
+    "m.filename=n;m.id='.';m.paths=M._nodeModulePaths(process.cwd());process.mainModule=m;"
+    "process.argv[1]=n;M._cache[n]=m;m._compile(r(f,'utf8'),n);m.loaded=true}"
 )
 
 LANGUAGES: dict[str, Language] = {

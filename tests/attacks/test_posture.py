@@ -1,21 +1,26 @@
 """What a vm is, read on the host: ids, privileges, descriptors, namespaces, mounts, devices, environments."""
 # ruff: noqa: E501  programs that are run inside stand here as they are
 
+import dataclasses
 import fcntl
+import json
 import os
 import re
+import struct
 from pathlib import Path
 
 import anyio
+import posture
 import pytest
+from posture import MOUNTS
 
-from conftest import eventually, members, namespace, out, remove, run, status_of, survivors
+from conftest import eventually, job, members, namespace, out, remove, run, status_of, survivors
 from rewindbox import backends
+from rewindbox.backends.namespace import seccomp
 
 pytestmark = pytest.mark.anyio
 NOTHING = "0000000000000000"
 DEVICES = {"fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"}
-MOUNTS = {"/", "/usr", "/proc", "/dev", "/run", "/run/code", "/dev/shm", "/dev/pts"}
 SECRET = "canary-8a41"
 
 
@@ -224,3 +229,224 @@ async def test_ends_with_its_holder(backend_name, anyio_backend, tmp_path):
     await eventually(lambda: not any(members(name) for name in inside), "the vms are gone")
     await eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in above), "their supervisors are gone")
     remove(tmp_path / "vms")
+
+
+# From here on everything is counted, and held to the table in posture.py: what grows, fails.
+
+REACH = """
+import json, os, stat
+def entries(top):
+    for folder, folders, files in os.walk(top, onerror=lambda error: None):
+        if folder == "/proc":
+            folders[:] = [name for name in folders if not name.isdigit()]
+        elif folder.startswith("/usr/"):
+            folders[:] = []  # one mount, whose flags are looked at
+        yield from (os.path.join(folder, name) for name in [*folders, *files])
+def is_reachable(path, found):
+    if stat.S_ISLNK(found.st_mode):
+        return False
+    mine = found.st_uid == os.getuid() and not os.statvfs(path).f_flag & os.ST_RDONLY
+    return mine or os.access(path, os.W_OK)
+def readable(folder):
+    for name in os.listdir(folder):
+        try:
+            file = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            if os.read(file, 100):
+                yield name
+        except OSError:
+            pass
+        finally:
+            os.close(file)
+def sockets():
+    for name in ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6", "unix", "packet"):
+        try:
+            with open("/proc/self/net/" + name) as file:
+                yield from (f"{name} {line.strip()}" for line in file.readlines()[1:])
+        except FileNotFoundError:
+            pass
+def up():
+    import fcntl, socket, struct
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for _, name in socket.if_nameindex():
+            flags = fcntl.ioctl(control, 0x8913, struct.pack("16sh14x", name.encode(), 0))
+            if struct.unpack("16sh14x", flags)[1] & 1:
+                yield name
+before = sorted(sockets())
+root, found = os.stat("/").st_dev, {}
+for path in entries("/"):
+    try:
+        found[path] = os.lstat(path)
+    except OSError:
+        pass
+reach = {
+    "sockets": before,
+    "interfaces": [name.strip().partition(":")[0] for name in open("/proc/net/dev").readlines()[2:]],
+    "up": sorted(up()),
+    "writable": sorted(p for p, s in found.items() if s.st_dev != root and is_reachable(p, s) and not p.startswith("/proc/")),
+    "writable of /proc": sorted(p for p, s in found.items() if p.startswith("/proc/") and is_reachable(p, s)
+                                and not (stat.S_ISCHR(s.st_mode) and s.st_rdev == os.makedev(1, 3))),
+    "own": sorted(e.name for e in os.scandir("/") if e.stat().st_dev == root and os.access(e.path, os.W_OK) and e.is_dir(follow_symlinks=False)),
+    "devices": sorted(p for p, s in found.items() if (stat.S_ISCHR(s.st_mode) or stat.S_ISBLK(s.st_mode))
+                      and not p.startswith("/proc/") and not p[len("/dev/pts/"):].isdigit()),
+    "proc": sorted(readable("/proc")),
+    "folders": sorted(n for n in os.listdir("/proc") if os.path.isdir(f"/proc/{n}") and not n.isdigit()),
+    "self": sorted(readable("/proc/self")),
+    "environment": sorted(os.environ),
+    "usr": os.statvfs("/usr").f_flag & (os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV),
+}
+"""
+
+
+def look_at(reach: dict, sockets: int) -> None:
+    """Fail with the names of what is in reach and not in the table, or with more sockets than so many."""
+    beyond = {
+        "writable": set(reach["writable"]) ^ posture.WRITABLE,
+        "writable of /proc": set(reach["writable of /proc"]),
+        "own": set(reach["own"]) ^ posture.OWN_FILES,
+        "devices": set(reach["devices"]) ^ {f"/dev/{name}" for name in posture.DEVICE_NODES},
+        "proc": set(reach["proc"]) - posture.PROC_READABLE,
+        "folders": set(reach["folders"]) - posture.PROC_FOLDERS - {"self", "thread-self"},
+        "self": set(reach["self"]) - posture.SELF_READABLE,
+        "environment": set(reach["environment"]) ^ posture.VARIABLES,
+        "sockets": set(reach["sockets"][sockets:]),
+        "interfaces": set(reach["interfaces"]) - posture.INTERFACES,
+        "up": set(reach["up"]) ^ posture.UP,
+    }
+    assert {name: sorted(found) for name, found in beyond.items() if found} == {}
+    assert reach["usr"] == os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV
+    assert len(reach["proc"]) > 10 and len(reach["self"]) > 20  # it did look
+
+
+async def test_reach_of_an_execution(vm):
+    """What code can write, read below /proc, open as a device, has as environment and finds in its network is listed."""
+    look_at(json.loads(await out(vm, REACH + "print(json.dumps(reach))", "python")), posture.SOCKETS["execution"])
+
+
+def in_main(code: str):
+    """A job of the session called main."""
+    return dataclasses.replace(job(code, "python"), session="main")
+
+
+async def in_session(vm, code: str) -> str:
+    """What code writes in the vm's session."""
+    told = await vm.execute(in_main(code))
+    assert (told.ended, told.exit_code) == ("exit", 0), told.stderr.decode()
+    return told.stdout.decode()
+
+
+async def test_hidden_folders_are_no_hiding_place(vm):
+    """What lies over a folder of /proc cannot be opened for writing by its owner, who is the code."""
+    told = await out(
+        vm, "for f in acpi pressure bus; do chmod 700 /proc/$f; touch /proc/$f/x; done 2>&1; ls -A /proc/bus"
+    )
+    assert told.count("Read-only file system") >= 4 and told.endswith("Read-only file system\n")
+
+
+async def test_reach_of_a_session(vm):
+    """The same in a live session."""
+    await vm.begin_session(in_main(""))
+    look_at(json.loads(await in_session(vm, REACH + "print(json.dumps(reach))")), posture.SOCKETS["session"])
+
+
+def counted(pid: int) -> dict[str, int]:
+    """A process in numbers, read on the host."""
+    return {
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "threads": int(status_of(pid)["Threads"]),
+        "variables": len([pair for pair in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if pair]),
+    }
+
+
+def expected(role: str) -> dict[str, int]:
+    return {
+        "descriptors": posture.DESCRIPTORS[role],
+        "threads": posture.THREADS[role],
+        "variables": len(posture.VARIABLES),
+    }
+
+
+async def test_counts_of_an_execution(vm):
+    """A fresh execution is one process with so many descriptors, threads and variables, beside pid 1."""
+    (found,) = await watched(vm, "import time; print('x'); time.sleep(1000)", counted, "python")
+    assert found == expected("execution")
+    assert [status_of(pid)["Threads"] for pid in members(await namespace(vm))] == ["1"]
+
+
+async def test_counts_of_a_session(vm):
+    """Template, head and checkpoint: who they are, and so many descriptors, threads and variables each."""
+    inside = await namespace(vm)
+    await vm.begin_session(in_main(""))
+    await in_session(vm, "x = 1")
+    await vm.take_point()
+
+    def family() -> dict[int, dict[str, str]]:
+        return {pid: status_of(pid) for pid in survivors(inside)}
+
+    await eventually(lambda: any(s.get("State", "").startswith("T") for s in family().values()), "a checkpoint waits")
+    parents = {pid: int(status["PPid"]) for pid, status in family().items()}
+    (template,) = (pid for pid, parent in parents.items() if parent not in parents)
+    (head,) = (pid for pid, parent in parents.items() if parent == template)
+    checkpoints = [pid for pid, parent in parents.items() if parent == head]
+    assert checkpoints and len(parents) == 2 + len(checkpoints)
+    for role, pids in (("template", [template]), ("head", [head]), ("checkpoint", checkpoints)):
+        for pid in pids:
+            status = status_of(pid)
+            assert {status[f"Cap{name}"] for name in ("Eff", "Prm", "Bnd", "Amb", "Inh")} == {NOTHING}
+            assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", "2", "1")
+            assert status.get("Seccomp_filters", "1") == "1"
+            try:
+                assert counted(pid) == expected(role)
+            except PermissionError:  # undumpable: not ours to look into, and not the code's, who is the same user
+                assert os.getuid() and role != "head"
+
+
+def verdicts(program: bytes, number: int, arch: int) -> set[int]:
+    """Everything that the filter may say to a call, whatever its arguments."""
+    code = list(struct.iter_unpack("HBBI", program))
+    said, ahead = set(), [(0, number)]
+    while ahead:
+        at, known = ahead.pop()
+        opcode, yes, no, constant = code[at]
+        if opcode == 0x06:
+            said.add(constant)
+        elif opcode == 0x20:
+            ahead.append((at + 1, {0: number, 4: arch}.get(constant)))
+        elif opcode == 0x05:
+            ahead.append((at + 1 + constant, known))
+        elif opcode in (0x15, 0x35):
+            holds = None if known is None else known == constant if opcode == 0x15 else known >= constant
+            ahead += [(at + 1 + yes, known)] * (holds is not False) + [(at + 1 + no, known)] * (holds is not True)
+        else:
+            assert opcode == 0x54, hex(opcode)
+            ahead.append((at + 1, None if known is None else known & constant))
+    return said
+
+
+ALLOW, ASK, REFUSE, ABSENT = 0x7FFF0000, 0x7FC00000, 0x50001, 0x50026
+
+
+@pytest.mark.parametrize(("machine", "arch"), [("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)])
+def test_system_calls(machine, arch):
+    """So many calls are allowed, allowed by argument, refused and absent: every number up to 4096 is asked about."""
+    counts, asked = dict.fromkeys(("allowed", "allowed by argument", "refused", "absent"), 0), 0
+    for number in range(4096):
+        said = verdicts(seccomp.program(machine), number, arch)
+        if said == {ALLOW}:
+            counts["allowed"] += 1
+        elif ALLOW in said:
+            counts["allowed by argument"] += 1
+        else:
+            assert said <= {REFUSE, ABSENT} and len(said) == 1, (number, said)
+            counts["refused"] += said == {REFUSE}
+        in_a_session = verdicts(seccomp.program(machine, guarded=True), number, arch)
+        assert in_a_session == ({ASK} if ASK in in_a_session else said), number
+        asked += ASK in in_a_session
+        assert ASK not in in_a_session or said == {ALLOW}
+    unused = {number for first, below in seccomp._UNUSED[machine == "aarch64"] for number in range(first, below)}
+    known = set(range(seccomp._LAST_KNOWN + 1)) - unused
+    counts["absent"] = sum(verdicts(seccomp.program(machine), number, arch) == {ABSENT} for number in known)
+    assert counts == posture.CALLS[machine]
+    assert asked == posture.ASKED

@@ -111,6 +111,17 @@ test -w /tmp && test -w /dev/shm && test -w /var/tmp && test -w /etc && echo wri
     assert await out(vm, code) == "x\nd/\nd/y\nloop\n3\nwritable\n"
 
 
+async def test_javascript_has_its_names_to_itself(backend, vm):
+    """A script may call its variables as it likes, declared or not; nothing is global that a file would not have."""
+    needs(backend, "javascript")
+    own = "p = []; for (m in [1]) f = r = g = d = n = k = M = m;"
+    told = await out(
+        vm, own + "console.log(typeof fs, typeof globalThis.require, typeof require('fs'), M)", "javascript"
+    )
+    assert told == "undefined undefined object 0\n"
+    assert await out(vm, "console.log(require.main === module, __dirname)", "javascript") == "true /home/agent\n"
+
+
 async def test_files_stay_from_job_to_job(vm):
     """What a job leaves in the vm's files is there for the next one; memory and shared memory are not."""
     await out(vm, "echo kept > kept; echo x > /tmp/kept; echo x > /dev/shm/gone; export GONE=1")

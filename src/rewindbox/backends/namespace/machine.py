@@ -48,7 +48,7 @@ _DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr"
 _PROC_READONLY = ("sys", "irq", "fs", "sysrq-trigger")
 _PROC_HIDDEN = (
     *("acpi", "asound", "bus", "cmdline", "config.gz", "interrupts", "iomem", "ioports", "kallsyms", "kcore"),
-    *("key-users", "keys", "kmsg", "latency_stats", "modules", "pagetypeinfo", "sched_debug", "scsi"),
+    *("key-users", "keys", "kmsg", "latency_stats", "modules", "pagetypeinfo", "pressure", "sched_debug", "scsi"),
     *("slabinfo", "softirqs", "timer_list", "timer_stats", "vmallocinfo", "sys/kernel/random/boot_id"),
 )
 
@@ -342,8 +342,10 @@ def _mask_proc(proc: str) -> None:
             _bind_readonly(f"{proc}/{name}", f"{proc}/{name}")
     for name in _PROC_HIDDEN:
         path = f"{proc}/{name}"
-        if os.path.lexists(path):
-            kernel.mount(f"{MEMORY}/void" if os.path.isdir(path) else "/dev/null", path, None, kernel.MS_BIND)
+        if os.path.isdir(path):
+            _bind_readonly(f"{MEMORY}/void", path)  # the code owns it and could open it for writing: a hiding place
+        elif os.path.lexists(path):
+            kernel.mount("/dev/null", path, None, kernel.MS_BIND)
 
 
 def _loopback_up() -> None:

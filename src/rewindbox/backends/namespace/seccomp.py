@@ -4,7 +4,8 @@ In: the machine's name. Out: the BPF program, or the program installed on the ca
 allowed unless a table below says otherwise:
 
 * known and refused: EPERM (or the error that a kernel built without the feature would give);
-* unknown, so newer than these tables, or best done the older way: ENOSYS, on which C libraries fall back;
+* unknown (newer than these tables, or no call has that number), or best done the older way: ENOSYS, on which C
+  libraries fall back;
 * made through another door of the kernel (32-bit, x32), where numbers mean other calls: the process dies.
 
 Why it is there: any program may make itself a user namespace, in which it is root, and most ways to become
@@ -32,6 +33,10 @@ _X32_BIT = 0x40000000
 
 _LAST_KNOWN = 469
 """The newest call looked at here (file_setattr, Linux 6.17); from 424 on, numbers are the same everywhere."""
+
+_UNUSED = (((335, 424),), ((244, 260), (295, 424)))
+"""Stretches of numbers without a call, from and below. Two of them are new on x86-64 and made by the kernel for itself
+(uretprobe, uprobe), which lets them past any filter; whatever else may come there is not known here."""
 
 _Numbers = dict[str, tuple[int | None, int | None]]
 """Name of a call -> its number on x86-64 and on aarch64; None where there is no such call."""
@@ -286,6 +291,8 @@ def _source(column: int, guarded: bool) -> list[_Line]:
 def _intervals(column: int, guarded: bool) -> list[tuple[int, str]]:
     """First number -> where to go, for stretches of numbers that go to the same place, in order."""
     where = dict.fromkeys(range(_LAST_KNOWN + 1), "allow")
+    for first, below in _UNUSED[column]:
+        where |= dict.fromkeys(range(first, below), "absent")
     asked = _SIGNALS if guarded else {}
     for table, verdict in ((_REFUSED, "refuse"), (_ABSENT, "absent"), (_CHECKED, None), (asked, "ask")):
         for name, numbers in table.items():
