@@ -56,7 +56,9 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
         await anyio.sleep(0.002)
 
 
-def job(code: str, language: str = "bash", *, environment=None, stdin=b"", working_dir=None, **limits) -> Job:
+def job(
+    code: str, language: str = "bash", *, environment=None, stdin=b"", working_dir=None, session=None, **limits
+) -> Job:
     """A job with an id of its own; keywords that are left over are limits."""
     return Job(
         id=f"ex_{next(_numbers)}",
@@ -66,6 +68,7 @@ def job(code: str, language: str = "bash", *, environment=None, stdin=b"", worki
         environment=environment or {},
         stdin=stdin,
         working_dir=working_dir,
+        session=session,
     )
 
 
@@ -153,6 +156,23 @@ def remove(folder: Path) -> None:
     """Whatever code in a vm has made of its files."""
     trees.delete(str(folder))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many attacks were held, how many of their controls fired, and which have none here."""
+    tried: dict[str, list[bool]] = {"attack": [], "control": []}
+    uncontrolled: list[str] = []
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in getattr(report, "user_properties", ()):
+                if name in tried:
+                    tried[name].append(outcome == "passed")
+                elif name == "uncontrolled":
+                    uncontrolled.append(value)
+    if any(tried.values()):
+        counts = [f"{sum(tried[name])} of {len(tried[name])}" for name in tried]
+        none = f"; without a control: {len(uncontrolled)} ({', '.join(uncontrolled)})" if uncontrolled else ""
+        terminalreporter.write_line(f"attacks: {counts[0]} held; controls: {counts[1]} fired{none}")
 
 
 @pytest.fixture(scope="session", autouse=True)

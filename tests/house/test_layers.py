@@ -21,7 +21,7 @@ LAYERS = (
     ("extraction", "policy", "backends.base", "store"),
     ("backends.namespace",),
     ("backends", "registry"),
-    ("timeline",),
+    ("attacks", "timeline"),
     ("history",),
     ("opened",),
     ("recorder", "session"),
