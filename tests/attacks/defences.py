@@ -17,10 +17,11 @@ from rewindbox.backends.namespace import starting
 DEFENCES = {
     "seccomp": """
 for table in (seccomp._REFUSED, seccomp._ABSENT, seccomp._CHECKED, seccomp._STEPS): table.clear()
-seccomp._LAST_KNOWN = 0x3FFFFFFE
-seccomp._intervals = lambda column, guarded: sorted([(0, "allow"), *(pair for n in sorted(number[column] for number in (seccomp._SIGNALS if guarded else {}).values()) for pair in ((n, "ask"), (n + 1, "allow"))), (1 << 30, "kill")], key=lambda pair: pair[0])
-whole = seccomp._intervals
-seccomp._intervals = lambda column, guarded: [(n, to) for n, to in {n: to for n, to in sorted(whole(column, guarded), key=lambda pair: (pair[0], pair[1] == "ask"))}.items()]
+def intervals(column, guarded):
+    asked = {number for numbers in (seccomp._SIGNALS if guarded else {}).values() if (number := numbers[column]) is not None}
+    starts = {0, (1 << 30) if column == 0 else 0, *asked, *(number + 1 for number in asked)}
+    return [(n, "ask" if n in asked else "kill" if n == 1 << 30 else "allow") for n in sorted(starts)]
+seccomp._intervals = intervals
 """,
     "other architectures": 'seccomp._VERDICTS["kill"] = seccomp._VERDICTS["allow"]',
     "capabilities": "machine.INNER_ID = 0; kernel.empty_bounding_set = lambda: None",

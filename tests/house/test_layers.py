@@ -35,6 +35,7 @@ LAYERS = (
     ("telling",),
     ("call",),
     ("running", "commands", "doctor"),
+    ("siege",),
     ("cli",),
     ("__main__",),
 )

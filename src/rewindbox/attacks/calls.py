@@ -4,17 +4,25 @@ Arguments are such that the call does nothing where it arrives. Which of them th
 to whoever has no capability of the host's is said in the entry.
 """
 
-from rewindbox.attacks.attack import Attack
+from rewindbox.attacks.attack import Attack, Outside
 
 _OF_ROOT = "the kernel refuses it itself to all but root of the host, for whom it would do harm"
 _RELIC = "kernels of today do not have it"
 _OPTIONAL = "kernels may be built without it"
 
 
-def _call(name: str, tries: str, arguments: str = "0, 0, 0, 0, 0", why: str = "") -> Attack:
+def _call(name: str, tries: str, arguments: str = "0, 0, 0, 0, 0", why: str = "", root: bool = False) -> Attack:
     code = f'must_not_arrive("{name}", {arguments})'
-    held_by = ("seccomp",) if not why else ()
-    return Attack(id=f"call-{name.strip('_').replace('_', '-')}", tries=tries, code=code, held_by=held_by, unshown=why)
+    held_by = () if why or root else ("seccomp",)
+    outside: Outside | None = "root" if root else None
+    return Attack(
+        id=f"call-{name.strip('_').replace('_', '-')}",
+        tries=tries,
+        code=code,
+        held_by=held_by,
+        outside=outside,
+        unshown=why,
+    )
 
 
 CALLS = (
@@ -26,7 +34,7 @@ CALLS = (
     _call("io_uring_register", "change such a ring", "-1, 0, 0, 0"),
     _call("userfaultfd", "hold the kernel in the middle of a call", "1"),
     _call("perf_event_open", "measure others", "0, 0, -1, -1, 0"),
-    _call("bpf", "load a program into the kernel", "0, 0, 0", why=_OF_ROOT),
+    _call("bpf", "load a program into the kernel", "0, 0, 0", root=True),
     _call("fanotify_init", "watch a whole file system", "0x200, 0"),
     _call("fanotify_mark", "the same with a watch of others", "-1, 0, 0, 0, 0"),
     _call("name_to_handle_at", "name a file past every folder", '-100, b"/", 0, 0, 0'),
@@ -62,12 +70,12 @@ CALLS = (
     _call("init_module", "put code into the kernel", "0, 0, 0", why=_OF_ROOT),
     _call("finit_module", "the same by file", "-1, 0, 0", why=_OF_ROOT),
     _call("delete_module", "take code out of the kernel", "0, 0", why=_OF_ROOT),
-    _call("reboot", "restart the machine", "0, 0, 0, 0", why=_OF_ROOT),
-    _call("swapon", "swap to a file", "0, 0", why=_OF_ROOT),
-    _call("swapoff", "end swapping", "0", why=_OF_ROOT),
+    _call("reboot", "restart the machine", "0, 0, 0, 0", root=True),
+    _call("swapon", "swap to a file", "0, 0", root=True),
+    _call("swapoff", "end swapping", "0", root=True),
     _call("acct", "have a file written about every process", "0", why=_OF_ROOT),
     _call("vhangup", "hang up the terminal", why=_OF_ROOT),
-    _call("syslog", "read the kernel's log", "10, 0, 0", why=_OF_ROOT),
+    _call("syslog", "read the kernel's log", "10, 0, 0", root=True),
     _call("lookup_dcookie", "find a file's name by the kernel's number", why=_RELIC),
     _call("uselib", "load a library as forty years ago", why=_RELIC),
     _call("_sysctl", "change settings by number", why=_RELIC),

@@ -3,6 +3,8 @@
 
 from rewindbox.attacks.attack import Attack
 
+_FILTER, _BOTH = ("seccomp",), ("seccomp", "capabilities")
+
 NETWORK = (
     Attack(
         id="loopback-of-the-host",
@@ -113,29 +115,33 @@ all_must_raise(**{n: lambda k=k: socket.socket(*k) for n, k in kinds.items()})""
         Attack(
             id=f"socket-of-{name}",
             tries=f"open a socket of {text}",
-            code=f"all_must_raise(open=lambda: socket.socket({family}, {kind}, {protocol}))",
-            held_by=("seccomp",) if shown else (),
+            code=(
+                f"all_must_raise(open=lambda: socket.socket({family}, {kind}, {protocol}))"
+                if family in (2, 16)
+                else f'must_not_arrive("socket", {family}, {kind}, {protocol})'
+            ),
+            held_by=shown,
             unshown="" if shown else "few kernels have it",
         )
         for name, family, kind, protocol, shown, text in (
-            ("audit", 16, 3, 9, True, "the audit log, which knows no namespaces"),
-            ("netfilter", 16, 3, 12, True, "packet filters"),
-            ("generic-netlink", 16, 3, 16, True, "the kernel's other services"),
-            ("device-events", 16, 3, 15, True, "devices that come and go"),
-            ("transforms", 16, 3, 6, False, "encrypted tunnels"),
-            ("crypto-netlink", 16, 3, 21, False, "the kernel's ciphers by name"),
-            ("diagnosis", 16, 3, 4, False, "sockets of others"),
-            ("ciphers", 38, 5, 0, False, "the kernel's ciphers"),
-            ("machines", 40, 1, 0, False, "virtual machines and their host"),
-            ("express-data", 44, 3, 0, False, "the network card's own memory"),
-            ("clusters", 30, 5, 0, False, "clusters"),
-            ("datagram-service", 21, 5, 0, False, "reliable datagrams"),
-            ("cars", 29, 3, 1, False, "the bus of cars"),
-            ("radio", 31, 3, 1, False, "bluetooth"),
-            ("keys", 15, 3, 2, False, "the kernel's keys of tunnels"),
-            ("shared-memory", 43, 1, 0, False, "shared memory over networks"),
-            ("streams", 2, 1, 132, False, "multiplexed streams"),
-            ("many-paths", 2, 1, 262, True, "many paths at once"),
+            ("audit", 16, 3, 9, _FILTER, "the audit log, which knows no namespaces"),
+            ("netfilter", 16, 3, 12, _FILTER, "packet filters"),
+            ("generic-netlink", 16, 3, 16, _FILTER, "the kernel's other services"),
+            ("device-events", 16, 3, 15, _FILTER, "devices that come and go"),
+            ("transforms", 16, 3, 6, (), "encrypted tunnels"),
+            ("crypto-netlink", 16, 3, 21, (), "the kernel's ciphers by name"),
+            ("diagnosis", 16, 3, 4, (), "sockets of others"),
+            ("ciphers", 38, 5, 0, _FILTER, "the kernel's ciphers"),
+            ("machines", 40, 1, 0, _FILTER, "virtual machines and their host"),
+            ("express-data", 44, 3, 0, _BOTH, "the network card's own memory"),
+            ("clusters", 30, 5, 0, _FILTER, "clusters"),
+            ("datagram-service", 21, 5, 0, _FILTER, "reliable datagrams"),
+            ("cars", 29, 3, 1, _FILTER, "the bus of cars"),
+            ("radio", 31, 3, 1, _FILTER, "bluetooth"),
+            ("keys", 15, 3, 2, _BOTH, "the kernel's keys of tunnels"),
+            ("shared-memory", 43, 1, 0, _FILTER, "shared memory over networks"),
+            ("streams", 2, 1, 132, (), "multiplexed streams"),
+            ("many-paths", 2, 1, 262, _FILTER, "many paths at once"),
         )
     ),
     Attack(

@@ -67,19 +67,14 @@ class _Listener:
 
 
 async def attempt(vm: BackendVm, attack: Attack, host: Host, *, session: str | None = None) -> Verdict:
-    """Try it: in an execution of its own, or in this live session, which ends with it."""
+    """Try it: in an execution of its own, or in this live session, which has a checkpoint then, and ends with it."""
+    if session is not None:
+        await vm.execute(_job("python", "pass", session))
     before, listener = _mounts(), _Listener()
-    language = LANGUAGES["python" if session else attack.language]
-    job = Job(
-        id=f"attack_{next(_numbers)}",
-        language=language,
-        code=host.fill_in(source(attack, in_session=session is not None)),
-        limits=Limits(wall_s=60.0),
-        session=session,
-    )
+    code = host.fill_in(source(attack, in_session=session is not None))
 
     async def execute() -> None:
-        await vm.execute(job, listener.hear)
+        await vm.execute(_job("python" if session else attack.language, code, session), listener.hear)
         listener.is_over.set()
 
     async with anyio.create_task_group() as group:
@@ -91,6 +86,11 @@ async def attempt(vm: BackendVm, attack: Attack, host: Host, *, session: str | N
     if host.secret in listener.text.decode(errors="replace"):
         seen.append("it knows a secret of the host")
     return Verdict(told, tuple(seen))
+
+
+def _job(language: str, code: str, session: str | None) -> Job:
+    limits = Limits(wall_s=60.0)
+    return Job(id=f"attack_{next(_numbers)}", language=LANGUAGES[language], code=code, limits=limits, session=session)
 
 
 def complaints() -> list[str]:
@@ -147,7 +147,8 @@ def _inhabitants() -> tuple[list[int], dict[int, dict[str, str]]]:
         if len(numbers) < depth or status.get("State", "Z")[0] in "ZX":
             continue
         if len(numbers) == depth and numbers[-1] == "1":
-            firsts.append(pid)
+            if status.get("Name") == "sleep":  # else it is still putting its mounts together
+                firsts.append(pid)
         else:
             others[pid] = status
     return firsts, others
