@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from rewindbox import backends, languages
+from rewindbox.attacks.host import Host
 from rewindbox.backends.base import Job, Outcome
 from rewindbox.backends.namespace import trees
 from rewindbox.engine import AsyncRewindbox
@@ -185,6 +186,13 @@ def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> It
         for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name)))
         yield
+
+
+@pytest.fixture(scope="module")
+def canaries() -> Iterator[Host]:
+    """Files, servers and memory of the host that no code may come to."""
+    with Host() as made:
+        yield made
 
 
 @pytest.fixture(scope="module", autouse=True)

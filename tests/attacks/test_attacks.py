@@ -34,13 +34,6 @@ NOTICED_ELSEWHERE = {"effective set until exec"}
 INNOCENT = Attack(id="nothing", tries="nothing", code='say("HELD")', unshown="it does nothing")
 
 
-@pytest.fixture(scope="module")
-def canaries():
-    """Files, servers and memory of the host that nobody may come to."""
-    with Host() as made:
-        yield made
-
-
 def look() -> dict[str, object]:
     """What of this machine must not change, whatever the test did."""
     return {
