@@ -8,6 +8,7 @@ the same code breaks through: in a vm that lacks the defence (`defences.py`), or
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,8 +28,17 @@ from rewindbox.backends.namespace import seccomp
 
 pytestmark = pytest.mark.anyio
 
+
+def is_of_this_machine(attack: Attack) -> bool:
+    """Some system calls are of x86-64 only."""
+    call = re.match(r'must_not_arrive\("(\w+)"', attack.code)
+    return call is None or call[1] in seccomp.refused_calls(os.uname().machine)
+
+
 CASES = [(attack, place) for attack in CORPUS for place in ("execution", "session") if getattr(attack, f"in_{place}")]
-CONTROLS = sorted((a for a in CORPUS if a.held_by and can_be_off(a.held_by)), key=lambda attack: attack.held_by)
+CONTROLS = sorted(
+    (a for a in CORPUS if a.held_by and can_be_off(a.held_by) and is_of_this_machine(a)), key=lambda a: a.held_by
+)
 OUTSIDE = [attack for attack in CORPUS if attack.outside == "plain" or (attack.outside == "root" and os.getuid() == 0)]
 NOTICED_ELSEWHERE = {"effective set until exec"}
 INNOCENT = Attack(id="nothing", tries="nothing", code='say("HELD")', unshown="it does nothing")
@@ -105,7 +115,8 @@ class Weakened:
         if names != self.names:
             await self.close()
             with without(names, {"CANARY": host.secret}):
-                self.backend = backends.load("namespace", str(self.folder / f"vms{self.count}"), spare=False)
+                place = "of-root" if "kernel ids" in names else "vms"  # what all vms share is made once
+                self.backend = backends.load("namespace", str(self.folder / place), spare=False)
                 self.backend.warm()
             self.names = names
             self.usual = {*(await attempt(await self.new(), INNOCENT, host)).seen}
