@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 import rewindbox
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, until
+from rewindbox import siege
 from rewindbox.attacks import CORPUS, GROUPS
 from rewindbox.backends.namespace.orders import find_program
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Limits
+from rewindbox.terminal import Stream
 
 COMMAND = (sys.executable, "-W", "error", "-m", "rewindbox")
 
@@ -163,3 +166,36 @@ def test_attacks_need_vms(tmp_path: Path) -> None:
     """Where no vm can be made nothing is said to be held."""
     done = doctor(Path("/proc/nowhere/store"), "--attack")
     assert done.returncode == 4 and "held" not in done.stdout and "REWINDBOX_STORE" in done.stdout
+
+
+def test_attacks_as_a_person_sees_them() -> None:
+    """On a terminal: a table for each group, what broke through with its words made harmless, and the count."""
+    master, slave = os.openpty()
+    tried = [
+        siege.Tried("mounts", "chroot", "leave the root", True, "execution"),
+        siege.Tried("network", "names", "ask for a name", False, "in a session: BROKE \x1b[2J"),
+    ]
+    page = siege._page(Stream(slave, "never"), tried, None, 1.0)
+    os.close(master), os.close(slave)
+    assert "✓ held" in page and "✗ BROKE" in page and "\x1b" not in page and "in a session: BROKE ^[[2J" in page
+    assert page.endswith("\n1 of 2 attacks held, in 1.00 s.\n")
+
+
+def test_attacks_that_are_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C ends the attacks; vms, canaries and stores are gone."""
+    places = {name: tmp_path / name for name in ("store", "temporary")}
+    for place in places.values():
+        place.mkdir()
+    environment = {"REWINDBOX_STORE": str(places["store"] / "store"), "TMPDIR": str(places["temporary"])}
+    process = subprocess.Popen(
+        [*COMMAND, "doctor", "--attack"],
+        env=os.environ | environment | {"PYTHONPATH": str(Path(rewindbox.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: list(places["store"].glob(".rewindbox-doctor-*/vms/vm_session/u*")), "a vm is there")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (130, "") and "interrupted" in err
+    assert [list(place.iterdir()) for place in places.values()] == [[], []]

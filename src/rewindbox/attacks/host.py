@@ -54,7 +54,7 @@ class Host:
         self._servers = {
             "tcp": self._server(socket.AF_INET, ("127.0.0.1", 0)),
             "abstract": self._server(socket.AF_UNIX, f"\0{self._abstract_name}"),
-            "file": self._server(socket.AF_UNIX, self.socket_name),
+            "file": self._server(socket.AF_UNIX, self._short(self.socket_name)),
         }
         os.chmod(self.socket_name, 0o777)
         self._port = self._servers["tcp"].getsockname()[1]
@@ -72,6 +72,12 @@ class Host:
         server.listen()
         server.setblocking(False)
         return server
+
+    def _short(self, path: str) -> str:
+        """Another name of it, for an address may have 108 bytes."""
+        folder = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+        self._stack.callback(os.close, folder)
+        return f"/proc/self/fd/{folder}/{os.path.basename(path)}"
 
     def _segment(self) -> int:
         """The key of a page of shared memory that everybody on the host may read."""

