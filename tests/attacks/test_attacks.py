@@ -39,6 +39,8 @@ CASES = [(attack, place) for attack in CORPUS for place in ("execution", "sessio
 CONTROLS = sorted(
     (a for a in CORPUS if a.held_by and can_be_off(a.held_by) and is_of_this_machine(a)), key=lambda a: a.held_by
 )
+ALONE = [(attack, name) for attack in CONTROLS if len(attack.held_by) > 1 for name in attack.held_by]
+ALONE.sort(key=lambda case: [name for name in case[0].held_by if name != case[1]])
 OUTSIDE = [attack for attack in CORPUS if attack.outside == "plain" or (attack.outside == "root" and os.getuid() == 0)]
 NOTICED_ELSEWHERE = {"effective set until exec"}
 INNOCENT = Attack(id="nothing", tries="nothing", code='say("HELD")', unshown="it does nothing")
@@ -148,6 +150,14 @@ async def test_attack_breaks_through_without(weakened, host, attack, record_prop
     vm = await weakened.vm(attack.held_by, host)
     verdict = await attempt(vm, attack, host, session=None if attack.in_execution else "main")
     assert verdict.said.startswith("BROKE") or set(verdict.seen) - weakened.usual, verdict
+
+
+@pytest.mark.parametrize(("attack", "kept"), ALONE, ids=lambda value: getattr(value, "id", value))
+async def test_each_defence_holds_alone(weakened, host, attack, kept):
+    """Where several defences are said to hold an attack, any one of them does without the others."""
+    vm = await weakened.vm(tuple(name for name in attack.held_by if name != kept), host)
+    verdict = await attempt(vm, attack, host, session=None if attack.in_execution else "main")
+    assert verdict.said.startswith("HELD"), verdict
 
 
 @pytest.mark.parametrize("attack", OUTSIDE, ids=lambda attack: attack.id)

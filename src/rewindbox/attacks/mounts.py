@@ -149,9 +149,9 @@ say("BROKE") if pid > 0 else say("HELD", number)""",
     ),
     Attack(
         id="every-namespace",
-        tries="any other namespace",
+        tries="leave any other namespace",
         code="""
-flags = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000, 0x80)
+flags = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x20000000, 0x40000000, 0x80)
 made = [hex(f) for f in flags if call("unshare", f)[0] >= 0]
 say("BROKE", made) if made else say("HELD")""",
         held_by=_BOTH,

@@ -138,7 +138,7 @@ all_must_raise(**{n: lambda k=k: socket.socket(*k) for n, k in kinds.items()})""
             ("datagram-service", 21, 5, 0, _FILTER, "reliable datagrams"),
             ("cars", 29, 3, 1, _FILTER, "the bus of cars"),
             ("radio", 31, 3, 1, _FILTER, "bluetooth"),
-            ("keys", 15, 3, 2, _BOTH, "the kernel's keys of tunnels"),
+            ("keys", 15, 3, 2, (), "the kernel's keys of tunnels"),
             ("shared-memory", 43, 1, 0, _FILTER, "shared memory over networks"),
             ("streams", 2, 1, 132, (), "multiplexed streams"),
             ("many-paths", 2, 1, 262, _FILTER, "many paths at once"),
