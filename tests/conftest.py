@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from rewindbox import backends, languages
+from rewindbox.attacks.host import Host
 from rewindbox.backends.base import Job, Outcome
 from rewindbox.backends.namespace import trees
 from rewindbox.engine import AsyncRewindbox
@@ -56,7 +57,9 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
         await anyio.sleep(0.002)
 
 
-def job(code: str, language: str = "bash", *, environment=None, stdin=b"", working_dir=None, **limits) -> Job:
+def job(
+    code: str, language: str = "bash", *, environment=None, stdin=b"", working_dir=None, session=None, **limits
+) -> Job:
     """A job with an id of its own; keywords that are left over are limits."""
     return Job(
         id=f"ex_{next(_numbers)}",
@@ -66,6 +69,7 @@ def job(code: str, language: str = "bash", *, environment=None, stdin=b"", worki
         environment=environment or {},
         stdin=stdin,
         working_dir=working_dir,
+        session=session,
     )
 
 
@@ -155,6 +159,23 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many attacks were held, how many of their controls fired, and which have none here."""
+    tried: dict[str, list[bool]] = {"attack": [], "control": []}
+    uncontrolled: list[str] = []
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in getattr(report, "user_properties", ()):
+                if name in tried:
+                    tried[name].append(outcome == "passed")
+                elif name == "uncontrolled":
+                    uncontrolled.append(value)
+    if any(tried.values()):
+        counts = [f"{sum(tried[name])} of {len(tried[name])}" for name in tried]
+        none = f"; without a control: {len(uncontrolled)} ({', '.join(uncontrolled)})" if uncontrolled else ""
+        terminalreporter.write_line(f"attacks: {counts[0]} held; controls: {counts[1]} fired{none}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Neither environment nor configuration file of whoever runs the tests reaches what is tested."""
@@ -165,6 +186,13 @@ def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> It
         for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name)))
         yield
+
+
+@pytest.fixture(scope="module")
+def canaries() -> Iterator[Host]:
+    """Files, servers and memory of the host that no code may come to."""
+    with Host() as made:
+        yield made
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -82,7 +82,8 @@ def _carried_out(words: Sequence[str]) -> int:
     uses_vm = (arguments.command, getattr(arguments, "verb", None)) in _USING_VMS
     if uses_vm and not getattr(arguments, "session", None):  # a session's vm is the keeper's
         _start_ahead(arguments.store)
-    module = import_module(f"rewindbox.{_MODULES.get(arguments.command, 'commands')}")
+    name = "siege" if getattr(arguments, "attack", False) else _MODULES.get(arguments.command, "commands")
+    module = import_module(f"rewindbox.{name}")
     from rewindbox.call import Call  # noqa: PLC0415  what --help does without
 
     code: int = module.main(Call(arguments, out, err))
@@ -233,7 +234,8 @@ def _looking_flags(command: Any) -> None:
     history.add_argument("--offset", type=int, default=0, metavar="N")
     command("show", "show an execution with its code and output").add_argument("execution", metavar="EXECUTION")
     command("verify", "check that nobody changed the history")
-    command("doctor", "try out what this host can do")
+    doctor = command("doctor", "try out what this host can do")
+    doctor.add_argument("--attack", action="store_true", help="attack a vm of this host, in a few hundred ways")
 
 
 def _vm_flags(command: Any, every: _Parser) -> None:

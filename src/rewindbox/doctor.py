@@ -57,7 +57,7 @@ def main(call: Call) -> int:
     findings = list(_host(settings))
     limits: list[dict[str, Any]] = []
     try:
-        with _temporary_store(settings) as store, _box(store) as box:
+        with temporary_store(settings) as store, _box(store) as box:
             for finding in _vm_findings(box, policy.allowed(settings)):
                 findings.append(finding)
             limits = [asdict(report) for report in box.call(backends.load(settings.backend, store).limits)]
@@ -116,7 +116,7 @@ def _file_system(folder: str) -> str:
 
 
 @contextmanager
-def _temporary_store(settings: config.Settings) -> Iterator[str]:
+def temporary_store(settings: config.Settings) -> Iterator[str]:
     """On the file system where the vms will be."""
     parent = _nearest(settings.folder)
     try:

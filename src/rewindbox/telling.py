@@ -198,14 +198,19 @@ class Live:
         past_s = time.monotonic() - self._since_s
         if past_s < _PATIENCE_S:
             return
-        spinner = _SPINNER[int(past_s * 10) % len(_SPINNER)] if self._out.is_unicode else "*"
-        self._out.write(f"\r\x1b[K  {self._out.styled(f'{spinner} {past_s:.1f} s', 'cyan')}")
+        self._out.write(f"\r\x1b[K  {spinner(self._out, past_s)}")
         self._is_drawn = True
 
     def _say(self, line: str) -> None:
         wipe = "\r\x1b[K" if self._is_drawn else ""
         self._is_drawn = False
         self._out.write(f"{wipe}{line}\n")
+
+
+def spinner(out: Stream, past_s: float) -> str:
+    """That time passes."""
+    mark = _SPINNER[int(past_s * 10) % len(_SPINNER)] if out.is_unicode else "*"
+    return out.styled(f"{mark} {past_s:.1f} s", "cyan")
 
 
 def undone(block: Told) -> str | None:

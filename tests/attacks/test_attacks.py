@@ -1,185 +1,202 @@
-"""Every attack of the corpus, inside a real vm; the verdict comes from the host."""
+"""Every attack of the corpus, inside real vms: in an execution of its own, in a live session, and without its defence.
+
+The verdict comes from outside: from the host's canaries and servers, and from what its /proc says of every process of
+the vm while the attack still lives (`rewindbox.attacks.trial`). An attack that is held proves something only where
+the same code breaks through: in a vm that lacks the defence (`defences.py`), or as a program of the host.
+"""
 # ruff: noqa: E501  programs that are run inside stand here as they are
 
 import contextlib
-import hashlib
 import os
-import pwd
-import secrets
-import shutil
+import re
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from corpus import CORPUS, LEFT_BEHIND, PRELUDE
+from corpus import LEFT_BEHIND
+from defences import DEFENCES, can_be_off, without
 
-from conftest import namespace, out, run, survivors
+from conftest import job, namespace, out, remove, run, survivors
+from rewindbox import backends
+from rewindbox.attacks import CORPUS, GROUPS, Attack, source
+from rewindbox.attacks.attack import PRELUDE
+from rewindbox.attacks.host import Host
+from rewindbox.attacks.trial import attempt
 from rewindbox.backends.namespace import seccomp
 
 pytestmark = pytest.mark.anyio
-SECRET = "canary-5d1f0c"
-
-CAGE = """
-import os, sys
-from rewindbox.backends.namespace import kernel
-uid, gid = os.getuid(), os.getgid()
-kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS)
-for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-    with open(f"/proc/self/{name}", "w") as file: file.write(text)
-kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""Runs a program in namespaces of its own, with every capability there."""
 
 
-class Host:
-    """What of the host an attack could reach, and what it looked like before."""
+def is_of_this_machine(attack: Attack) -> bool:
+    """Some system calls are of x86-64 only."""
+    call = re.match(r'must_not_arrive\("(\w+)"', attack.code)
+    return call is None or call[1] in seccomp.refused_calls(os.uname().machine)
 
-    def __init__(self, folder: Path) -> None:
-        self.canary = folder / "canary"
-        self.canary.write_text(SECRET)
-        self.canary.chmod(0o666)
-        folder.chmod(0o755)
-        self.tcp = socket.create_server(("0.0.0.0", 0))
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("0.0.0.0", 0))
-        self.abstract, self.by_file = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-        self.abstract_name = f"rewindbox-{secrets.token_hex(8)}"
-        self.abstract.bind(f"\0{self.abstract_name}")
-        self.short_folder = tempfile.mkdtemp()
-        self.socket_name = os.path.join(self.short_folder, "socket")
-        self.by_file.bind(self.socket_name)
-        for server in (self.tcp, self.abstract, self.by_file):
-            server.listen()
-        for server in (self.tcp, self.udp, self.abstract, self.by_file):
-            server.setblocking(False)
-        self.before = self.look()
 
-    def close(self) -> None:
-        for server in (self.tcp, self.udp, self.abstract, self.by_file):
-            server.close()
-        shutil.rmtree(self.short_folder)
+CASES = [(attack, place) for attack in CORPUS for place in ("execution", "session") if getattr(attack, f"in_{place}")]
+CONTROLS = sorted(
+    (a for a in CORPUS if a.held_by and can_be_off(a.held_by) and is_of_this_machine(a)), key=lambda a: a.held_by
+)
+ALONE = [(attack, name) for attack in CONTROLS if len(attack.held_by) > 1 for name in attack.held_by]
+ALONE.sort(key=lambda case: [name for name in case[0].held_by if name != case[1]])
+OUTSIDE = [attack for attack in CORPUS if attack.outside == "plain" or (attack.outside == "root" and os.getuid() == 0)]
+NOTICED_ELSEWHERE = {"effective set until exec"}
+INNOCENT = Attack(id="nothing", tries="nothing", code='say("HELD")', unshown="it does nothing")
 
-    def look(self) -> dict[str, object]:
-        """What must not change."""
-        settings = ("core_pattern", "hostname", "panic", "overflowuid")
-        return {
-            **{name: Path(f"/proc/sys/kernel/{name}").read_text() for name in settings},
-            "canary": self.canary.read_text(),
-            "beside": sorted(os.listdir(self.canary.parent)),
-            "mounts": Path("/proc/self/mountinfo").read_text(),
-            "programs": sorted(
-                (entry.name, status.st_mode, status.st_size, status.st_mtime_ns)
-                for entry in os.scandir("/usr/bin")
-                if (status := entry.stat(follow_symlinks=False))
-            ),
-            "env": hashlib.sha256(Path("/usr/bin/env").read_bytes()).hexdigest(),
-            "limits": Path("/proc/self/limits").read_text(),
-        }
 
-    def heard(self) -> list[str]:
-        """Who came to our servers since we last asked."""
-        visits = []
-        for name, server in (("tcp", self.tcp), ("abstract", self.abstract), ("file", self.by_file)):
-            try:
-                server.accept()[0].close()
-                visits.append(name)
-            except BlockingIOError:
-                pass
-        try:
-            self.udp.recv(100)
-            visits.append("udp")
-        except BlockingIOError:
-            pass
-        return visits
-
-    def address(self) -> str:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect(("192.0.2.1", 9))
-                return str(probe.getsockname()[0])
-            except OSError:
-                return "127.0.0.2"
-
-    def fill_in(self, code: str) -> str:
-        """The code with the names of this host in it; the secret reversed, so that it is not in the code."""
-        tables = {**seccomp._REFUSED, **seccomp._ABSENT, **seccomp._CHECKED}
-        column = {"x86_64": 0, "aarch64": 1}[os.uname().machine]
-        names = {
-            "NUMBERS": repr({name: numbers[column] for name, numbers in tables.items() if numbers[column] is not None}),
-            "PORT": self.tcp.getsockname()[1],
-            "UDP": self.udp.getsockname()[1],
-            "ADDRESS": self.address(),
-            "ABSTRACT": self.abstract_name,
-            "SOCKET": self.socket_name,
-            "CANARY": self.canary,
-            "SECRET": SECRET[::-1],
-            "PID": os.getpid(),
-            "USER": pwd.getpwuid(os.getuid()).pw_name
-            if os.getuid() in {p.pw_uid for p in pwd.getpwall()}
-            else "nobody-here",
-        }
-        for name, value in names.items():
-            code = code.replace(f"@{name}@", str(value))
-        return code
+def look() -> dict[str, object]:
+    """What of this machine must not change, whatever the test did."""
+    return {
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "limits": Path("/proc/self/limits").read_text(),
+        "programs": sorted(
+            (entry.name, status.st_mode, status.st_size, status.st_mtime_ns)
+            for entry in os.scandir("/usr/bin")
+            if (status := entry.stat(follow_symlinks=False))
+        ),
+    }
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch):
-    """The host, with canaries; whatever the test did, it is as it was."""
-    monkeypatch.setenv("CANARY", SECRET)
-    (tmp_path / "host").mkdir()
-    found = Host(tmp_path / "host")
-    yield found
-    found.close()
-    assert found.look() == found.before
+def host(canaries):
+    """The host; whatever the test did, it is as it was."""
+    before = look()
+    yield canaries
+    assert canaries.touched() == []
+    assert look() == before
 
 
-def outside(host: Host, attack, folder: Path) -> str:
-    """What the same code says where nothing contains it."""
-    file = folder / "attack"
-    file.write_text(host.fill_in((PRELUDE if attack.language == "python" else "") + attack.code))
-    words = [{"python": sys.executable, "bash": "/bin/bash"}[attack.language], str(file)]
-    if attack.control == "caged":
-        words = [sys.executable, "-c", CAGE, *words]
-    place, told = folder / "place", folder / "told"
-    place.mkdir()
-    with told.open("w") as file:
-        process = subprocess.Popen(words, cwd=place, stdout=file, stderr=file, start_new_session=True)
+@pytest.fixture(scope="module")
+async def vms(backend):
+    """A vm for executions and one for sessions, which attacks share; and the pid namespace of the first."""
+    made = {place: await backend.create(f"vm_{place}") for place in ("execution", "session")}
+    return made, await namespace(made["execution"])
+
+
+@pytest.mark.parametrize(("attack", "place"), CASES, ids=lambda value: getattr(value, "id", value))
+async def test_attack_is_held(vms, host, attack, place, record_property):
+    """The attack fails inside, leaves the host as it was, leaves nothing behind, and the vm goes on."""
+    record_property("attack", f"{attack.id} in {place}")
+    vm, inside = vms[0][place], vms[1]
+    if place == "execution":
+        verdict = await attempt(vm, attack, host)
+        assert survivors(inside) == []
+    else:
+        older = await vm.live_checkpoints([])
+        assert await turn(vm, "x = 1; print('fine')") == "fine\n"
+        newest = await vm.live_checkpoints([]) - older
+        verdict = await attempt(vm, attack, host, session="main")
+        assert newest and newest <= await vm.live_checkpoints([]), "what the session goes back to is gone"
+        assert await turn(vm, "print('fine')") == "fine\n"
+    assert verdict.held, verdict
+    assert await out(vm, "echo fine; cat /proc/sys/kernel/hostname") == "fine\nrewindbox\n"
+
+
+async def turn(vm, code: str) -> str:
+    """What a block of the session `main` writes, which must succeed."""
+    outcome = await vm.execute(in_session(code))
+    assert (outcome.ended, outcome.exit_code) == ("exit", 0), outcome
+    return outcome.stdout.decode()
+
+
+def in_session(code: str, **limits):
+    return job(code, "python", session="main", **limits)
+
+
+class Weakened:
+    """Vms without some of their defences. One launcher at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.names, self.backend, self.count = folder, None, None, 0
+        self.usual: set[str] = set()
+
+    async def vm(self, names: tuple[str, ...], host: Host):
+        """A new vm without these, and what the host sees there of a program that does nothing."""
+        if names != self.names:
+            await self.close()
+            with without(names, {"CANARY": host.secret}):
+                place = "of-root" if "kernel ids" in names else "vms"  # what all vms share is made once
+                self.backend = backends.load("namespace", str(self.folder / place), spare=False)
+                self.backend.warm()
+            self.names = names
+            self.usual = {*(await attempt(await self.new(), INNOCENT, host)).seen}
+        return await self.new()
+
+    async def new(self):
+        self.count += 1
+        return await self.backend.create(f"vm_{self.count}")
+
+    async def close(self) -> None:
+        if self.backend is not None:
+            await self.backend.close()
+        self.backend = self.names = None
+
+
+@pytest.fixture(scope="module")
+async def weakened(anyio_backend, tmp_path_factory):
+    """Makes vms without defences."""
+    made = Weakened(tmp_path_factory.mktemp("weakened"))
+    yield made
+    await made.close()
+    remove(made.folder)
+
+
+@pytest.mark.parametrize("attack", CONTROLS, ids=lambda attack: attack.id)
+async def test_attack_breaks_through_without(weakened, host, attack, record_property):
+    """Without the defences that are said to hold it the same code breaks through, or the host sees it."""
+    record_property("control", attack.id)
+    vm = await weakened.vm(attack.held_by, host)
+    verdict = await attempt(vm, attack, host, session=None if attack.in_execution else "main")
+    assert verdict.said.startswith("BROKE") or set(verdict.seen) - weakened.usual, verdict
+
+
+@pytest.mark.parametrize(("attack", "kept"), ALONE, ids=lambda value: getattr(value, "id", value))
+async def test_each_defence_holds_alone(weakened, host, attack, kept):
+    """Where several defences are said to hold an attack, any one of them does without the others."""
+    vm = await weakened.vm(tuple(name for name in attack.held_by if name != kept), host)
+    verdict = await attempt(vm, attack, host, session=None if attack.in_execution else "main")
+    assert verdict.said.startswith("HELD"), verdict
+
+
+@pytest.mark.parametrize("attack", OUTSIDE, ids=lambda attack: attack.id)
+def test_attack_breaks_through_outside(host, attack, tmp_path, record_property):
+    """Where nothing contains it the same code succeeds: the other test proves something."""
+    record_property("control", attack.id)
+    told = outside(host, attack, tmp_path)
+    assert "BROKE" in told and "HELD" not in told, told
+
+
+def outside(host: Host, attack: Attack, folder: Path) -> str:
+    """What the same code says as a program of the host."""
+    file, told = folder / "attack", folder / "told"
+    file.write_text(host.fill_in(source(attack)))
+    with told.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(file)], cwd=folder, stdout=output, stderr=output, start_new_session=True
+        )
         process.wait(60)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what it started may go on
     return told.read_text()
 
 
-@pytest.mark.parametrize("attack", CORPUS, ids=lambda attack: attack.id)
-async def test_attack_fails(vm, host, attack):
-    """The attack fails inside, leaves the host as it was, and the vm goes on."""
-    code = host.fill_in((PRELUDE if attack.language == "python" else "") + attack.code)
-    inside = await namespace(vm)
-    outcome = await run(vm, code, attack.language, **attack.limits)
-    told = outcome.stdout.decode(errors="replace") + outcome.stderr.decode(errors="replace")
-    assert outcome.stdout.decode().splitlines()[-1:] and outcome.stdout.decode().splitlines()[-1].startswith("HELD"), (
-        told
-    )
-    assert SECRET not in told
-    assert host.heard() == []
-    assert survivors(inside) == []
-    assert await out(vm, "echo fine; cat /proc/sys/kernel/hostname") == "fine\nrewindbox\n"
+def test_every_attack_is_shown_to_be_one(record_property):
+    """Each entry names the defences that hold it, or where it succeeds, or why neither can be shown; all are known."""
+    for attack in CORPUS:
+        if attack not in (*CONTROLS, *OUTSIDE):
+            record_property("uncontrolled", attack.id)
+    for attack in CORPUS:
+        assert [bool(attack.held_by), attack.outside is not None, bool(attack.unshown)].count(True) == 1, attack.id
+        assert set(attack.held_by) <= set(DEFENCES), attack.id
+    assert len({attack.id for attack in CORPUS}) == len(CORPUS)
+    assert sum(len(group) for group in GROUPS.values()) == len(CORPUS)
 
 
-@pytest.mark.parametrize("attack", [a for a in CORPUS if a.control], ids=lambda attack: attack.id)
-def test_attack_is_one(host, attack, tmp_path):
-    """Where nothing contains it the same code succeeds: the other test proves something."""
-    if attack.control == "root" and os.getuid() != 0:
-        pytest.skip("only root can show this")
-    told = outside(host, attack, tmp_path)
-    assert "BROKE" in told and "HELD" not in told, told
-    host.heard()
+def test_every_defence_is_attacked():
+    """No defence can be taken away without an attack that notices."""
+    assert set(DEFENCES) - {name for attack in CORPUS for name in attack.held_by} - NOTICED_ELSEWHERE == set()
 
 
 async def test_every_refused_call(vm, host):

@@ -21,7 +21,7 @@ LAYERS = (
     ("extraction", "policy", "backends.base", "store"),
     ("backends.namespace",),
     ("backends", "registry"),
-    ("timeline",),
+    ("attacks", "timeline"),
     ("history",),
     ("opened",),
     ("recorder", "session"),
@@ -36,6 +36,7 @@ LAYERS = (
     ("telling",),
     ("call",),
     ("running", "commands", "doctor"),
+    ("siege",),
     ("cli",),
     ("__main__",),
 )

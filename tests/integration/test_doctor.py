@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 
 import rewindbox
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, until
+from rewindbox import siege
+from rewindbox.attacks import CORPUS, GROUPS
 from rewindbox.backends.namespace.orders import find_program
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Limits
+from rewindbox.terminal import Stream
 
 COMMAND = (sys.executable, "-W", "error", "-m", "rewindbox")
 
@@ -29,7 +33,7 @@ def doctor(store: Path, *words: str, before: tuple[str, ...] = (), **more: str) 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=3 * PATIENCE_S,
         check=False,
     )
 
@@ -115,3 +119,83 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     done = doctor(Path("/proc/nowhere/store"))
     assert done.returncode == 4
     assert "REWINDBOX_STORE" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """What the attacks on this host come to."""
+    folder = tmp_path_factory.mktemp("siege")
+    done = doctor(folder / "store", "--attack")
+    assert list(folder.iterdir()) == [], "it leaves nothing behind"
+    return done
+
+
+def test_attacks_on_this_host_are_held(attacked: subprocess.CompletedProcess[str]) -> None:
+    """Every attack of the corpus is tried, and a line says that it was held and where."""
+    assert (attacked.returncode, attacked.stderr) == (0, ""), attacked
+    lines = [line.split("\t") for line in attacked.stdout.splitlines()]
+    assert [(kind, group, name) for kind, group, name, *_ in lines] == [
+        ("attack", group, attack.id) for group, attacks in GROUPS.items() for attack in attacks
+    ]
+    assert {line[3] for line in lines} == {"held"}
+    assert {line[5] for line in lines} == {"session", "execution and session"}
+
+
+def test_a_broken_defence_is_found(tmp_path: Path) -> None:
+    """Where the filter of system calls is missing: BROKE, with what the attack got and the host saw; exit code 4."""
+    switch = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from defences import without\n"
+        "with without(['seccomp']):\n from rewindbox import cli\n sys.exit(cli.run(sys.argv[1:]))"
+    )
+    tests = str(Path(__file__).parents[1] / "attacks")
+    command = [sys.executable, "-c", switch, tests, "--store", str(tmp_path / "store"), "doctor", "--attack", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(rewindbox.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3 * PATIENCE_S, check=False)
+    value = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, value["ok"]) == (4, "", False)
+    broke = {entry["name"]: entry["text"] for entry in value["attacks"] if not entry["held"]}
+    alone = {attack.id for attack in CORPUS if attack.held_by == ("seccomp",)}
+    others = {
+        attack.id for attack in CORPUS if "seccomp" not in attack.held_by and not attack.unshown and not attack.outside
+    }
+    assert alone <= set(broke) and not set(broke) & others
+    assert "in a session: " in broke["user-namespace"] and "left the vm's namespaces" in broke["user-namespace"]
+
+
+def test_attacks_need_vms(tmp_path: Path) -> None:
+    """Where no vm can be made nothing is said to be held."""
+    done = doctor(Path("/proc/nowhere/store"), "--attack")
+    assert done.returncode == 4 and "held" not in done.stdout and "REWINDBOX_STORE" in done.stdout
+
+
+def test_attacks_as_a_person_sees_them() -> None:
+    """On a terminal: a table for each group, what broke through with its words made harmless, and the count."""
+    master, slave = os.openpty()
+    tried = [
+        siege.Tried("mounts", "chroot", "leave the root", True, "execution"),
+        siege.Tried("network", "names", "ask for a name", False, "in a session: BROKE \x1b[2J"),
+    ]
+    page = siege._page(Stream(slave, "never"), tried, None, 1.0)
+    os.close(master), os.close(slave)
+    assert "✓ held" in page and "✗ BROKE" in page and "\x1b" not in page and "in a session: BROKE ^[[2J" in page
+    assert page.endswith("\n1 of 2 attacks held, in 1.00 s.\n")
+
+
+def test_attacks_that_are_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C ends the attacks; vms, canaries and stores are gone."""
+    places = {name: tmp_path / name for name in ("store", "temporary")}
+    for place in places.values():
+        place.mkdir()
+    environment = {"REWINDBOX_STORE": str(places["store"] / "store"), "TMPDIR": str(places["temporary"])}
+    process = subprocess.Popen(
+        [*COMMAND, "doctor", "--attack"],
+        env=os.environ | environment | {"PYTHONPATH": str(Path(rewindbox.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: list(places["store"].glob(".rewindbox-doctor-*/vms/vm_session/u*")), "a vm is there")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (130, "") and "interrupted" in err
+    assert [list(place.iterdir()) for place in places.values()] == [[], []]

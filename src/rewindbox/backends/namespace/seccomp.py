@@ -251,6 +251,12 @@ def signal_calls(machine: str) -> dict[int, str]:
     return {number: name for name, numbers in _SIGNALS.items() if (number := numbers[_MACHINES[machine]]) is not None}
 
 
+def refused_calls(machine: str) -> dict[str, int]:
+    """Name -> number of the calls that are refused, absent, or checked by their arguments."""
+    column, tables = _MACHINES[machine], {**_REFUSED, **_ABSENT, **_CHECKED}
+    return {name: number for name, numbers in tables.items() if (number := numbers[column]) is not None}
+
+
 def install(machine: str, *, guarded: bool = False) -> int:
     """Put the filter on the calling thread, and on whatever it starts from now on; there is no way back.
 

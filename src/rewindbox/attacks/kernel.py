@@ -1,0 +1,170 @@
+"""Attacks on the kernel itself: its settings, its devices, its other doors."""
+# ruff: noqa: E501  programs that are run inside stand here as they are
+
+from rewindbox.attacks.attack import Attack
+
+KERNEL = (
+    Attack(
+        id="settings-of-the-kernel",
+        tries="open any file below /proc/sys for writing, such as core_pattern",
+        code="""
+found = []
+for folder, _, names in os.walk("/proc/sys"):
+    for name in names:
+        try:
+            opened = os.open(os.path.join(folder, name), os.O_WRONLY)
+            if os.fstat(opened).st_rdev != os.makedev(1, 3): found.append(name)  # a mask is /dev/null
+            os.close(opened)
+        except OSError: pass
+say("BROKE", len(found), found[:20]) if found else say("HELD")""",
+        held_by=("masks of /proc",),
+    ),
+    Attack(
+        id="settings-of-root",
+        tries="open the settings that only root of the host may change: core_pattern, modprobe, panic, sysctl of memory",
+        code="""
+names = ("kernel/core_pattern", "kernel/modprobe", "kernel/panic", "kernel/hotplug", "vm/overcommit_memory", "vm/drop_caches", "fs/file-max", "fs/binfmt_misc/register")
+all_must_raise(**{n: lambda n=n: os.open("/proc/sys/" + n, os.O_WRONLY) for n in names})""",
+        held_by=("masks of /proc", "kernel ids"),
+    ),
+    Attack(
+        id="magic-keys",
+        tries="write to sysrq-trigger",
+        code='all_must_raise(open=lambda: os.open("/proc/sysrq-trigger", os.O_WRONLY))',
+        unshown="many kernels have no such file",
+    ),
+    Attack(
+        id="labels-of-the-process",
+        tries="change the label that a security module gives",
+        code='all_must_raise(**{n: lambda n=n: os.write(os.open(f"/proc/self/attr/{n}", os.O_WRONLY), b"unconfined") for n in ("current", "exec", "fscreate", "keycreate", "sockcreate")})',
+        unshown="it depends on the security module of the host",
+    ),
+    Attack(
+        id="out-of-memory-score",
+        tries="be the last to be killed when memory ends",
+        code='all_must_raise(write=lambda: os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), b"-1000"))',
+        unshown="root of a container may not do it either",
+    ),
+    Attack(
+        id="control-groups",
+        tries="find a control group's file system and its release_agent",
+        code="""
+seen = [l for l in open("/proc/self/mountinfo") if " cgroup" in l] + [r for r in roots() if os.path.exists(r + "/sys/fs/cgroup")]
+say("BROKE", seen) if seen else say("HELD")""",
+        held_by=("own root",),
+    ),
+    Attack(
+        id="kernel-log",
+        tries="read the kernel's log",
+        code="""
+def log():
+    result, number = call("syslog", 10, 0, 0)
+    if result < 0: raise OSError(number)
+all_must_raise(call=log, device=lambda: os.open("/dev/kmsg", os.O_RDONLY), proc=lambda: open("/proc/kmsg").read(1) or 1 / 0 if not INSIDE else os.read(os.open("/proc/kmsg", 0), 1) or int("empty"))""",
+        outside="root",
+    ),
+    Attack(
+        id="device-node",
+        tries="make a node of the host's memory and disk and open them",
+        code="""
+import stat
+def node(kind, major, minor):
+    os.mknod("node", kind | 0o666, os.makedev(major, minor))
+    try: return os.path.exists("node")
+    finally: os.unlink("node")
+all_must_raise(mem=lambda: node(stat.S_IFCHR, 1, 1), disk=lambda: node(stat.S_IFBLK, 254, 0), kvm=lambda: node(stat.S_IFCHR, 10, 232))""",
+        outside="root",
+    ),
+    Attack(
+        id="whiteout-by-hand",
+        tries="make the device that hides a file in an overlay",
+        code="""
+import stat
+def node(folder):
+    os.mknod(folder + "/hidden", stat.S_IFCHR | 0o666, 0)
+    os.unlink(folder + "/hidden")
+    return True
+all_must_raise(**{f: lambda f=f: node(f) for f in (".", "/dev/shm", "/run")})""",
+        held_by=("seccomp",),
+    ),
+    Attack(
+        id="devices-that-are-listed",
+        tries="find a device besides the harmless ones",
+        code="""
+known = {"fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"}
+others = set(os.listdir("/dev")) - known
+say("BROKE", sorted(others)[:20]) if others else say("HELD")""",
+        held_by=("own devices",),
+    ),
+    Attack(
+        id="devices-by-name",
+        tries="open a dangerous device",
+        code="""
+names = ("mem", "kmem", "port", "kvm", "fuse", "net/tun", "loop-control", "loop0", "vda", "sda", "kmsg", "uinput", "userfaultfd", "vhost-net", "console")
+all_must_raise(**{n: lambda n=n: os.open("/dev/" + n, os.O_RDONLY | os.O_NONBLOCK) for n in names})""",
+        outside="root",
+    ),
+    Attack(
+        id="other-door-32-bit",
+        tries="make 32-bit calls, whose numbers mean other calls",
+        code=r"""
+import mmap
+if platform.machine() != "x86_64": say("HELD")
+pid = os.fork()
+if pid == 0:
+    page = mmap.mmap(-1, 4096, prot=7)
+    page.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")
+    ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+say("HELD", status) if os.WIFSIGNALED(status) else say("BROKE", status)""",
+        held_by=("other architectures",),
+    ),
+    Attack(
+        id="other-door-x32",
+        tries="make x32 calls, and live on",
+        code=r"""
+if platform.machine() != "x86_64": say("HELD")
+pid = os.fork()
+if pid == 0:
+    libc.syscall(ctypes.c_long(0x40000000 | 39))
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+say("HELD", status) if os.WIFSIGNALED(status) else say("BROKE", status)""",
+        held_by=("other architectures",),
+    ),
+    Attack(
+        id="unknown-call",
+        tries="make a call that is newer than the filter",
+        code="""
+result, number = call(5000)
+say("HELD") if (result, number) == (-1, errno.ENOSYS) else say("BROKE", result, number)""",
+        unshown="no kernel has such a call",
+    ),
+    Attack(
+        id="set-the-clock",
+        tries="change the host's time",
+        code="all_must_raise(time=lambda: time.clock_settime(time.CLOCK_REALTIME, time.time()))",
+        unshown="where it succeeds it changes the time of the host",
+    ),
+    Attack(
+        id="same-addresses-always",
+        tries="take the randomness out of a program's addresses",
+        code="""
+result, number = call("personality", 0x40000)
+say("BROKE") if result >= 0 else say("HELD", errno.errorcode[number])""",
+        held_by=("seccomp",),
+    ),
+    Attack(
+        id="strange-attributes",
+        tries="set attributes by which an overlay would show other files",
+        code="""
+open("f", "w").close()
+def hidden(name, value):
+    os.setxattr("f", name, value)
+    return os.getxattr("f", name) if not os.path.exists("f") else int("it is only text")
+names = {"user.overlay.opaque": b"y", "user.overlay.redirect": b"/usr", "user.overlay.metacopy": b"", "user.overlay.whiteout": b""}
+all_must_raise(**{n: lambda n=n, v=v: hidden(n, v) for n, v in names.items()})""",
+        unshown="the kernel itself keeps an overlay's own attributes apart",
+    ),
+)
