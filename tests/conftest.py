@@ -56,7 +56,9 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
         await anyio.sleep(0.002)
 
 
-def job(code: str, language: str = "bash", *, environment=None, stdin=b"", working_dir=None, **limits) -> Job:
+def job(
+    code: str, language: str = "bash", *, environment=None, stdin=b"", working_dir=None, session=None, **limits
+) -> Job:
     """A job with an id of its own; keywords that are left over are limits."""
     return Job(
         id=f"ex_{next(_numbers)}",
@@ -66,6 +68,7 @@ def job(code: str, language: str = "bash", *, environment=None, stdin=b"", worki
         environment=environment or {},
         stdin=stdin,
         working_dir=working_dir,
+        session=session,
     )
 
 

@@ -39,7 +39,20 @@ LAYERS = (
     ("__main__",),
 )
 INSIDE = (
-    *("kernel", "paths", "trees", "files", "seccomp", "rootfs", "machine", "layers", "processes", "memory", "watch"),
+    *(
+        "kernel",
+        "paths",
+        "trees",
+        "files",
+        "seccomp",
+        "rootfs",
+        "machine",
+        "layers",
+        "processes",
+        "memory",
+        "parked",
+        "watch",
+    ),
     *(
         "guard",
         "forks",
