@@ -10,7 +10,7 @@ import sys
 import tempfile
 from typing import Any
 
-from bench import bare, extraction, host, memory, peers, report, runner, sessions, work
+from bench import bare, deadline, extraction, host, memory, peers, report, runner, sessions, work
 from rewindbox import Rewindbox
 
 LAST = os.path.join(os.path.dirname(__file__), "results.json")
@@ -41,6 +41,7 @@ def run(given: argparse.Namespace) -> Any:
             peers.eryx(given.eryx),
             memory.IdleVms(box, min(50, max(given.samples, 2))),
             memory.Checkpoints(box, min(4, given.samples)),
+            deadline.Deadline(box, min(20, given.samples)),
             extraction.RealAnswers(),
             extraction.Growth(),
         ]

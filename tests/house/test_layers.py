@@ -41,7 +41,20 @@ LAYERS = (
     ("__main__",),
 )
 INSIDE = (
-    *("kernel", "trees", "files", "seccomp", "rootfs", "machine", "layers", "processes", "memory", "watch"),
+    *(
+        "kernel",
+        "paths",
+        "trees",
+        "files",
+        "seccomp",
+        "rootfs",
+        "machine",
+        "layers",
+        "processes",
+        "memory",
+        "parked",
+        "watch",
+    ),
     *(
         "guard",
         "forks",

@@ -1,14 +1,14 @@
 """Files of a vm for its holder: opened and listed by the supervisor, resolved inside the vm's root at every step."""
 
+import itertools
 import os
 import stat
 from typing import Any
 
-from rewindbox.backends.namespace import kernel
+from rewindbox.backends.namespace import paths
 
 HOME = "/home/agent"
-_INSIDE = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
-_OWN_FILES = _INSIDE | kernel.RESOLVE_NO_XDEV
+_OWN_FILES = paths.IN_ROOT | paths.SAME_MOUNT
 _LIST_MAX = 100_000
 
 
@@ -20,7 +20,7 @@ def working_folder(root: int, folder: str | None) -> str:
     """An absolute path to a folder in the vm; where the code deleted its home, the root."""
     path = os.path.join(HOME, folder or "")
     try:
-        os.close(kernel.openat2(root, path, os.O_PATH | os.O_DIRECTORY, 0, _INSIDE))
+        os.close(paths.open_in(root, path, os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
         if folder is None:
             return "/"
@@ -36,7 +36,7 @@ def open_file(root: int, path: str, *, write: bool, mode: int) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY | os.O_NONBLOCK
     else:
         flags = os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK
-    descriptor = kernel.openat2(root, path, flags, mode if write else 0, _OWN_FILES)
+    descriptor = paths.open_in(root, path, flags, mode if write else 0, _OWN_FILES)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise BadPath("it is not a regular file")
@@ -51,10 +51,10 @@ def _make_folders(root: int, path: str) -> None:
     for count in range(1, len(parts) + 1):
         folder = "/".join(parts[:count])
         try:
-            os.close(kernel.openat2(root, folder, os.O_PATH | os.O_DIRECTORY, 0, _OWN_FILES))
+            os.close(paths.open_in(root, folder, os.O_PATH | os.O_DIRECTORY, 0, _OWN_FILES))
         except FileNotFoundError:
             above = "/".join(parts[: count - 1]) or "."
-            parent = kernel.openat2(root, above, os.O_PATH | os.O_DIRECTORY, 0, _OWN_FILES)
+            parent = paths.open_in(root, above, os.O_PATH | os.O_DIRECTORY, 0, _OWN_FILES)
             try:
                 os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
             finally:
@@ -62,18 +62,22 @@ def _make_folders(root: int, path: str) -> None:
 
 
 def list_folder(root: int, path: str) -> list[list[Any]]:
-    """Name, kind, size and time of change of each entry, by name."""
-    folder = kernel.openat2(root, os.path.join(HOME, path), os.O_RDONLY | os.O_DIRECTORY, 0, _OWN_FILES)
+    """Name, kind, size and time of change of each entry, by name; without those that go meanwhile."""
+    folder = paths.open_in(root, os.path.join(HOME, path), os.O_RDONLY | os.O_DIRECTORY, 0, _OWN_FILES)
     try:
-        names = os.listdir(folder)
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, _LIST_MAX + 1)]
         if len(names) > _LIST_MAX:
-            raise BadPath(f"it has {len(names)} entries; at most {_LIST_MAX} are listed")
-        return [_entry(folder, name) for name in sorted(names)]
+            raise BadPath(f"it has more than {_LIST_MAX} entries; at most so many are listed")
+        return [entry for name in sorted(names) if (entry := _entry(folder, name)) is not None]
     finally:
         os.close(folder)
 
 
-def _entry(folder: int, name: str) -> list[Any]:
-    status = os.lstat(name, dir_fd=folder)
+def _entry(folder: int, name: str) -> list[Any] | None:
+    try:
+        status = os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return None
     kind = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
     return [name, kind.get(stat.S_IFMT(status.st_mode), "other"), status.st_size, status.st_mtime]

@@ -106,7 +106,11 @@ class Layers:
         except StepFailed as failure:
             if failure.cause.errno != errno.EBUSY:
                 raise
-            return self._copy(self._seen(1 << 31, 1 << 62, changing))
+            try:
+                found = self._seen(1 << 31, 1 << 62, changing)
+            except trees.TooBig:  # nested too deep for paths: there is no other way
+                raise failure from None
+            return self._copy(found)
         self._remember({"layers": self.layers, "copy": None})
         return self._taken("freeze", 0)
 

@@ -1,20 +1,20 @@
 """How much memory a job uses, counted from outside, for a host where the kernel does not count it for us.
 
-Cheap first: the resident sets added up, and by how much the host's shared memory has grown since the job began.
-Both are too high (processes share libraries; others use shared memory, too), so only when their sum passes the
-limit is it counted exactly.
-
-Not seen: what is parked in sockets and pipes, which the kernel bounds by itself.
+Cheap first: the resident sets added up, by how much the host's shared memory, page tables and other memory of the
+kernel have grown since the job began, and what its sockets could hold. All are too high (processes share libraries;
+others use the host, too), so only when their sum passes the limit is it counted exactly.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import kernel
+from rewindbox.backends.namespace import kernel, parked
 from rewindbox.backends.namespace.machine import MEMORY
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_MEMFD = "/memfd:"
+_MEMFD, _SOCKET = "/memfd:", "socket:"
+_SHARED, _TABLES, _KERNEL = b"Shmem:", b"PageTables:", b"SUnreclaim:"
 
 
 class Memory:
@@ -23,13 +23,13 @@ class Memory:
     def __init__(self, proc: int, ipc_ns: Callable[[], int]) -> None:
         """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace."""
         self._proc, self._ipc_ns = proc, ipc_ns
-        self._shared_before = _host_shared_bytes()
+        self._host_before = parked.host_bytes(_SHARED, _TABLES, _KERNEL)
 
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
-        shared = max(0, _host_shared_bytes() - self._shared_before)
         estimate = resident_pages * _PAGE
-        if estimate + shared <= limit_bytes:
+        elsewhere = sum(parked.host_grown_bytes(self._host_before).values()) + parked.most_in_sockets_bytes()
+        if estimate + elsewhere <= limit_bytes:
             return estimate
         return self.exact_bytes(pids)
 
@@ -41,29 +41,27 @@ class Memory:
             mapped += sizes.get(b"Pss_Shmem:", 0)
             private += sizes.get(b"Pss:", 0) - sizes.get(b"Pss_Shmem:", 0)
         # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
-        return private * 1024 + max(mapped * 1024, self._unmapped_bytes(pids))
+        unmapped = max(mapped * 1024, self._unmapped_bytes(pids))
+        return private * 1024 + unmapped + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
 
     def _unmapped_bytes(self, pids: list[int]) -> int:
-        """Memory files, the vm's /run and /dev/shm, and System V segments, whoever has them mapped."""
+        """Memory files, the vm's /run and /dev/shm, System V segments and messages, whoever has them mapped."""
         scratch = os.statvfs(MEMORY)
         files: dict[int, int] = {}
+        is_parked = False
         for pid in pids:
-            files.update(_memory_files(self._proc, pid))
+            found, parks = _memory_files(self._proc, pid)
+            files.update(found)
+            is_parked = is_parked or parks
         used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize
-        return used + sum(files.values()) + _segments_bytes(self._ipc_ns())
+        counted = used + sum(files.values()) + _segments_bytes(self._ipc_ns())
+        # Files that lie in a socket cannot be seen: then what the host has more of than before is taken to be theirs.
+        return max(counted, parked.host_grown_bytes(self._host_before)[_SHARED]) if is_parked else counted
 
 
 def proportional_bytes(proc: int, pid: int) -> int:
     """What a process has in memory; what it shares counts as its share."""
     return _proportional_kib(proc, pid).get(b"Pss:", 0) * 1024
-
-
-def _host_shared_bytes() -> int:
-    with open("/proc/meminfo", "rb") as file:
-        for line in file:
-            if line.startswith(b"Shmem:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def _proportional_kib(proc: int, pid: int) -> dict[bytes, int]:
@@ -76,35 +74,36 @@ def _proportional_kib(proc: int, pid: int) -> dict[bytes, int]:
     return {parts[0]: int(parts[1]) for line in lines if len(parts := line.split()) == 3 and parts[2] == b"kB"}
 
 
-def _memory_files(proc: int, pid: int) -> dict[int, int]:
-    """Inode and size of the memfds that a process has open."""
-    found = {}
+def _memory_files(proc: int, pid: int) -> tuple[dict[int, int], bool]:
+    """Inode and size of the memfds that a process has open, and whether it has descriptors parked in a socket."""
+    found, parks = {}, False
     try:
         folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
     except OSError:
-        return {}
+        return {}, False
     try:
         for name in os.listdir(folder):
-            try:
-                if os.readlink(name, dir_fd=folder).startswith(_MEMFD):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                target = os.readlink(name, dir_fd=folder)
+                if target.startswith(_MEMFD):
                     status = os.stat(name, dir_fd=folder)
                     found[status.st_ino] = status.st_blocks * 512
-            except OSError:
-                continue
-    except OSError:
+                elif target.startswith(_SOCKET):
+                    parks = parks or parked.is_parking(proc, pid, name)
+    except OSError:  # it ended meanwhile
         pass
     finally:
         os.close(folder)
-    return found
+    return found, parks
 
 
 def _segments_bytes(ipc_ns: int) -> int:
-    """Resident bytes of the job's System V segments: a column of a file that shows the reader's ipc namespace."""
+    """Resident bytes of the job's System V segments, and its messages: files that show the reader's ipc namespace."""
     try:
         kernel.setns(ipc_ns, kernel.NEWIPC)  # we use none ourselves
         with open("/proc/sysvipc/shm", "rb") as file:
             head, *rows = file.read().splitlines()
         column = head.split().index(b"rss")
-        return sum(int(row.split()[column]) for row in rows)
+        return sum(int(row.split()[column]) for row in rows) + parked.messages_bytes()
     except (OSError, ValueError, IndexError):
         return 0

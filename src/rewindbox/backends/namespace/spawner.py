@@ -116,8 +116,11 @@ class Spawner:
         deadline = time.monotonic() + _HELD_S
         children = f"{PROC}/self/task/{self._thread.native_id}/children"
         while not self._is_over and time.monotonic() < deadline:
-            with open(children, "rb", buffering=0) as file:
-                pids = file.read(64).split()
+            try:
+                with open(children, "rb", buffering=0) as file:
+                    pids = file.read(64).split()
+            except OSError:  # no descriptor is left: it ends at the gate, and the streams are our thread's to close
+                return False
             if pids:
                 _bound(int(pids[0]), limits, beside)
                 return True

@@ -84,9 +84,9 @@ def usage(root: str) -> Usage:
 
 def _measure(anchors: list[int], path: str, total: Usage) -> list[tuple[int, str]]:
     """Add up one folder; returns its folders. A path that gets long goes on from a descriptor of its own."""
-    from rewindbox.backends.namespace import kernel  # noqa: PLC0415  ctypes, which the holder's side does without
+    from rewindbox.backends.namespace import paths  # noqa: PLC0415  ctypes, which the holder's side does without
 
-    folder = kernel.openat2(anchors[-1], path, _FOLDER, 0, kernel.RESOLVE_NO_SYMLINKS)
+    folder = paths.open_in(anchors[-1], path, _FOLDER, 0, paths.NO_LINKS)
     if len(path) > _LONG_PATH:
         anchors.append(folder)
         path = "."

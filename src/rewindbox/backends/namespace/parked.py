@@ -1,0 +1,107 @@
+"""Memory that code leaves with the kernel, where it is in no process's resident set: page tables, messages, sockets.
+
+Runs in the supervisor, which shares the vm's network namespace. Not seen, and bounded by the kernel for all of a
+user's or all of the host's processes: pipes (64 MiB, then 8 KiB for each) and TCP (net.ipv4.tcp_mem).
+"""
+
+import os
+import socket
+import struct
+from functools import cache
+
+from rewindbox.backends.namespace.processes import read
+
+_NETLINK_SOCK_DIAG = 4
+_HEADER, _DIAG, _ATTRIBUTE = struct.Struct("IHHII"), struct.Struct("BBHIIIII"), struct.Struct("HH")
+_BY_FAMILY, _REQUEST_DUMP, _DONE, _ERROR = 20, 0x301, 3, 2
+_SHOW_MEMORY, _MEMORY = 0x20, 5
+_MESSAGE_BYTES = 16
+_ANSWER_BYTES = 1 << 16
+
+
+def tables_bytes(proc: int, pids: list[int]) -> int:
+    """What the page tables of processes take: touching a page in every 2 MiB costs as much again as nothing shows."""
+    total = 0
+    for pid in pids:
+        _, found, rest = read(proc, f"{pid}/status").partition(b"VmPTE:")
+        total += int(rest.split(None, 1)[0]) * 1024 if found else 0
+    return total
+
+
+def messages_bytes() -> int:
+    """What lies in System V message queues of our own ipc namespace."""
+    with open("/proc/sysvipc/msg", "rb") as file:
+        head, *rows = file.read().splitlines()
+    column = head.split().index(b"cbytes")
+    return sum(int(row.split()[column]) for row in rows)
+
+
+def most_in_sockets_bytes() -> int:
+    """More than all sockets of our network namespace can hold: their number, which is cheap to ask, times the most."""
+    with open("/proc/self/net/sockstat", "rb") as file:
+        count = int(file.readline().split()[2])
+    return count * _most_in_one_bytes()
+
+
+@cache
+def _most_in_one_bytes() -> int:
+    """A sender is stopped when it is over its buffer, which is as large as it may ask for: one more fits in before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)
+        return 2 * probe.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def sockets_bytes() -> int:
+    """What was written to Unix sockets of our network namespace and not read, wherever those sockets are.
+
+    Asked by sock_diag(7); a kernel without it says nothing, which counts as nothing.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as link:
+        question = _DIAG.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_MEMORY, 0, 0)
+        link.send(_HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _REQUEST_DUMP, 1, 0) + question)
+        total = 0
+        while True:
+            answer = link.recv(_ANSWER_BYTES)
+            while answer:
+                size, kind, *_ = _HEADER.unpack_from(answer)
+                if kind in (_DONE, _ERROR):
+                    return total
+                total += _held_bytes(answer[_HEADER.size + _MESSAGE_BYTES : size])
+                answer = answer[_aligned(size) :]
+
+
+def _held_bytes(attributes: bytes) -> int:
+    """What a socket has sent that nobody has read: the third of the numbers about its memory."""
+    while attributes:
+        size, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _MEMORY:
+            return int(struct.unpack_from("I", attributes, _ATTRIBUTE.size + 2 * 4)[0])
+        attributes = attributes[_aligned(size) :]
+    return 0
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) & ~3
+
+
+def is_parking(proc: int, pid: int, name: str) -> bool:
+    """Whether in this socket of a process lie descriptors that nobody has taken out yet."""
+    _, found, rest = read(proc, f"{pid}/fdinfo/{name}").partition(b"scm_fds:")
+    return bool(found) and int(rest.split(None, 1)[0]) > 0
+
+
+def host_grown_bytes(before: dict[bytes, int]) -> dict[bytes, int]:
+    """By how much each of some lines of the host's /proc/meminfo has grown."""
+    now = host_bytes(*before)
+    return {name: max(0, now[name] - size) for name, size in before.items()}
+
+
+def host_bytes(*names: bytes) -> dict[bytes, int]:
+    """Lines of the host's /proc/meminfo."""
+    descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.read(descriptor, 8192).splitlines()
+    finally:
+        os.close(descriptor)
+    told = {parts[0]: int(parts[1]) * 1024 for line in lines if len(parts := line.split()) > 1}
+    return {name: told.get(name, 0) for name in names}
