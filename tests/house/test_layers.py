@@ -39,7 +39,7 @@ LAYERS = (
     ("__main__",),
 )
 INSIDE = (
-    *("kernel", "trees", "files", "seccomp", "rootfs", "machine", "layers", "processes", "memory", "watch"),
+    *("kernel", "groups", "trees", "files", "seccomp", "rootfs", "machine", "layers", "processes", "memory", "watch"),
     *(
         "guard",
         "forks",

@@ -155,6 +155,14 @@ class Sessions:
         self._ipc = os.fstat(self._spawner.ipc_ns).st_ino
         return self._template
 
+    def restrict(self, memory_bytes: int) -> None:
+        """An execution may add so much to what sessions and checkpoints have in memory together.
+
+        Not less: what it writes to is no longer shared with a checkpoint, and counts twice then.
+        """
+        group = self.machine.groups.sessions
+        group.restrict(group.used_bytes() + memory_bytes, int(self.limits["processes"]) + template.BESIDE)
+
     def checkpoint(self, session: Session) -> None:
         """Fork what the head is now; where that fails, its point has files only. Then keep to the budget."""
         assert self.guard is not None
