@@ -117,6 +117,41 @@ async def test_a_session_has_room_for_what_it_adds(store, is_hard):
         assert (await session.execute("x[0]")).result == "5"
 
 
+async def test_checkpoints_outlive_the_code(store, is_hard):
+    """When memory ends the code goes, however many it is and small, not what it can go back to, however big."""
+    from rewindbox import AsyncRewindbox, Limits
+
+    children = "import os, time\nfor n in range(12):\n    if os.fork() == 0:\n        y = bytearray(b'y' * (60 << 20)); time.sleep(1000)\ntime.sleep(1000)"
+    async with AsyncRewindbox(store, limits=Limits(memory_mib=300, wall_s=PATIENCE_S)) as box:
+        session = await (await box.vm("v")).session()
+        big = await session.execute("x = b'x' * (150 << 20)")
+        assert big.success and (await session.execute("del x")).success
+        assert (await session.execute(children)).ended == "memory"
+        await session.vm.rollback(str(big.after))
+        assert (await session.execute("len(x) >> 20, x[-1]")).result == "(150, 120)"
+
+
+async def test_code_goes_first_when_memory_ends(alone):
+    """Its score is the highest that there is, from its first instruction on, and cannot be put below ours."""
+    _, vm = await alone()
+    code = "cat /proc/self/oom_score_adj; echo -1 > /proc/self/oom_score_adj; sh -c 'cat /proc/self/oom_score_adj'"
+    assert (await run(vm, code)).stdout == b"1000\n1000\n"
+
+
+async def test_code_of_a_session_goes_first(store):
+    """Also what a session runs, from its first execution on and after going back; its checkpoints go last."""
+    from rewindbox import AsyncRewindbox
+
+    look = "import os, subprocess; subprocess.getoutput('cat /proc/self/oom_score_adj /proc/%d/oom_score_adj' % os.getppid())"
+    async with AsyncRewindbox(store) as box:
+        session = await (await box.vm("v")).session()
+        first = await session.execute(look)
+        again = await session.execute(look)
+        await session.vm.rollback(str(first.after))
+        found = [execution.result for execution in (first, again, await session.execute(look))]
+        assert [result.split("\\n")[0].strip("'") for result in found] == ["1000"] * 3
+
+
 async def test_processes_are_bounded_twice(alone, is_hard):
     """What a user namespace counts has some threads of ours in it; a group lets exactly as many run as the limit says."""
     backend, vm = await alone()

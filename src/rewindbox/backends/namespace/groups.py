@@ -97,8 +97,8 @@ class Ground:
         """The groups of a vm, for its supervisor."""
         if not self.version:
             return Groups(Nowhere(self.why_not), Nowhere(self.why_not))
-        jobs, sessions = (Group(self.version, self._descriptors(f"{number}-{name}")) for name in NAMES)
-        return Groups(jobs, sessions)
+        jobs, sessions = (self._descriptors(f"{number}-{name}") for name in NAMES)
+        return Groups(Group(self.version, jobs, ends_together=True), Group(self.version, sessions))
 
     def _descriptors(self, name: str) -> dict[str, int]:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -147,11 +147,15 @@ class Nowhere:
 class Group(Nowhere):
     """One control group of a vm. Raises OSError: the kernel refused."""
 
-    def __init__(self, version: int, folders: dict[str, int]) -> None:
-        """`folders`: controller -> descriptor of the group's folder."""
+    def __init__(self, version: int, folders: dict[str, int], *, ends_together: bool = False) -> None:
+        """`folders`: controller -> descriptor of the group's folder.
+
+        `ends_together`: where one must be ended for want of memory all may be; not so where checkpoints are.
+        """
         super().__init__("")
         self.version, self.threads = version, int(version == 1)
         self._folders, self._files = folders, _FILES[version]
+        self._ends_together = ends_together
         self._limits = (0, 0)
         self._events = os.open(self._files.events, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folders["memory"])
         self._births: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
@@ -206,7 +210,7 @@ class Group(Nowhere):
         memory, files, before = self._folders["memory"], self._files, self._limits[0]
         if self.version == 2:
             _write_where_there(files.swap, b"0", memory)
-            _write_where_there("memory.oom.group", b"1", memory)
+            _write_where_there("memory.oom.group", b"%d" % self._ends_together, memory)
             _write(files.limit, b"%d" % memory_bytes, memory)
         else:
             both = [(_write, files.limit), (_write_where_there, files.swap)]  # the first may not pass the second

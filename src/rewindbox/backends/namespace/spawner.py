@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from io import FileIO
 from typing import Any
 
 from rewindbox.backends.namespace import kernel, landlock, seccomp
@@ -28,8 +29,8 @@ OWN_THREADS = 6
 """What RLIMIT_NPROC counts besides the job: pid 1, and our threads (same user, same user namespace)."""
 _DEFAULT_SLACK_NS = 50_000
 """The kernel's own; the supervisor, which waits for a gate, has less."""
-_FIRST_TO_GO = 1000
-"""Where the host itself runs out of memory, code goes before anything else does."""
+FIRST_TO_GO = b"1000"
+"""Where memory ends, the host's or that of its group, code goes before anything else does."""
 _HELD_S = 5.0
 """A child that is not at the gate by then never will be."""
 
@@ -161,6 +162,7 @@ class Spawner:
             _bound(pid, limits, beside + self._machine.groups.threads)
             if self._is_for_job:  # a session's process lives through many executions
                 kernel.set_limit(pid, resource.RLIMIT_CPU, int(limits["cpu_s"]) + 2)
+                score_for_end(pid, FIRST_TO_GO)
         except OSError:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -180,8 +182,17 @@ def _bound(pid: int, limits: dict[str, float], beside: int) -> None:
         (resource.RLIMIT_NPROC, int(limits["processes"]) + OWN_THREADS + beside),
     ):
         kernel.set_limit(pid, kind, value)
-    with open(f"{PROC}/{pid}/oom_score_adj", "wb", buffering=0) as file:
-        file.write(b"%d" % _FIRST_TO_GO)
+
+
+def open_score(pid: int) -> FileIO:
+    """Where it is said whom the kernel ends first when memory ends. Raises OSError: gone, or undumpable, so root's."""
+    return open(f"{PROC}/{pid}/oom_score_adj", "wb", buffering=0)
+
+
+def score_for_end(pid: int, score: bytes) -> None:
+    """See `open_score`."""
+    with open_score(pid) as file:
+        file.write(score)
 
 
 def _let_through(is_over: Any) -> None:
