@@ -6,7 +6,7 @@ import pytest
 
 from conftest import out, remove
 from rewindbox import AsyncRewindbox, backends
-from rewindbox.errors import HostUnsupported
+from rewindbox.errors import BadRequest, HostUnsupported
 from rewindbox.limits import BARRIERS
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +41,20 @@ async def test_what_is_not_there_stops_everything(store, monkeypatch):
     monkeypatch.delenv("REWINDBOX_REQUIRE")
     async with AsyncRewindbox(store) as box:
         assert (await (await box.vm("v")).execute("bash", "ls /tmp/ran")).exit_code == 2
+
+
+async def test_a_session_does_not_undo_what_is_required(store, monkeypatch):
+    """Live sessions do not wear Landlock: where it is required they are refused, and jobs go on."""
+    async with AsyncRewindbox(store) as box:
+        stands = {barrier.name: barrier.stands for barrier in await box._opened().backend.barriers()}
+    if not stands["landlock"]:
+        pytest.skip("this kernel has no Landlock")
+    monkeypatch.setenv("REWINDBOX_REQUIRE", "landlock")
+    async with AsyncRewindbox(store) as box:
+        vm = await box.vm("v")
+        with pytest.raises(BadRequest, match="landlock is required"):
+            await (await vm.session()).execute("1")
+        assert (await vm.execute("bash", "echo fine")).stdout == "fine\n"
 
 
 async def test_hard_memory_may_be_required_where_it_is(store, monkeypatch):

@@ -40,9 +40,8 @@ def barriers(status: dict[str, str], level: int) -> dict[str, tuple[bool, str]]:
 def _landlock(level: int) -> str:
     if level >= landlock.LEVEL_MIN:
         ioctls = ", nor device ioctls outside of /dev" if level >= landlock.IOCTL_LEVEL else ""
-        return (
-            f"level {level}: jobs reach no file outside their root, make no device nodes{ioctls}; not for live sessions"
-        )
+        stops = f"jobs reach no file outside their root, make no device nodes{ioctls}"
+        return f"level {level}: {stops}; not in a vm with live sessions"
     if level:
         return f"level {level}, which cannot allow renaming across folders, so not used"
     return "not in this kernel, or not switched on"

@@ -29,8 +29,8 @@ def limit_reports(found: dict[str, tuple[Enforcement, str]]) -> Sequence[LimitRe
 def unmet(required: Sequence[str], text: str) -> HostUnsupported:
     """Something that is required does not hold here."""
     remedies = [_REMEDIES[name] for name in required if name in _REMEDIES and name.partition("=")[0] in text]
-    remedies.append(f"or take it out of `require` ({', '.join(required)})")
-    return HostUnsupported(f"required, and not so on this host: {text}", remedy="; ".join(remedies))
+    remedies.append(f"take it out of `require` ({', '.join(required)})")
+    return HostUnsupported(f"required, and not so on this host: {text}", remedy=", or ".join(remedies))
 
 
 def launcher_died(launcher: "subprocess.Popen[bytes] | None") -> HostUnsupported:

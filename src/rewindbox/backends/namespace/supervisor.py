@@ -52,6 +52,7 @@ class Supervisor:
     def __init__(self, link: socket.socket, machine: Machine, request: Request) -> None:
         self.link = link
         self.machine = machine
+        self._required: list[str] = request["require"]
         live = request["live"]
         self.layers = Layers(machine, live, request["point"])
         self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
@@ -173,6 +174,8 @@ class Supervisor:
 
     def _begin(self, request: Request) -> Reply:
         """Have a session of that name."""
+        if "landlock" in self._required:
+            raise BadPath("landlock is required, and live sessions do not wear it")
         if self._spawner is not None and self.sessions.guard is None:
             self._spawner.dismiss()  # its job could signal what it must not
             self._spawner = None
