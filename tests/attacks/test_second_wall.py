@@ -5,11 +5,12 @@ Each is tried with the defence and, by a boot code that leaves it out, without.
 # ruff: noqa: E501  programs that are run inside stand here as they are
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from conftest import PATIENCE_S, eventually, job, out, remove, run
+from conftest import PATIENCE_S, eventually, job, members, namespace, out, remove, run, status_of
 from rewindbox import backends
 from rewindbox.backends.namespace import groups, landlock, link, starting
 from rewindbox.backends.namespace import vm as namespace_vm
@@ -170,11 +171,16 @@ async def test_nothing_of_it_is_seen_inside(alone):
     assert set(told.split()) <= {"/"}
 
 
-async def test_groups_go_with_their_vm(alone, is_hard):
-    """When a vm ends its groups are removed, and with its holder the folder that they were in."""
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+async def test_groups_go_with_their_vm(alone, is_hard, is_killed):
+    """When a vm ends, by whatever, its groups are removed, and with its holder the folder that they were in."""
     backend, vm = await alone()
     place = folder_of(backend, "jobs").parent if is_hard else None
-    await vm.stop()
+    if is_killed:
+        (holds_it_together,) = members(await namespace(vm))
+        os.kill(int(status_of(holds_it_together)["PPid"]), signal.SIGKILL)
+    else:
+        await vm.stop()
     if place is not None:
         await eventually(lambda: not list(place.glob("*-*")), "the groups are gone")
     await backend.close()
