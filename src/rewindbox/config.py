@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rewindbox.errors import ConfigError
-from rewindbox.limits import Limits
+from rewindbox.limits import REQUIREMENTS, Limits
 
 PREFIX = "REWINDBOX_"
 _ENVIRONMENT = "the environment"
@@ -41,6 +41,8 @@ class Settings:
     backend: str = "namespace"
     agent_id: str = "local"
     """Who runs, where a call does not say."""
+    require: list[str] = field(default_factory=list)
+    """Barriers and hard limits (`limits.REQUIREMENTS`) without which no vm starts."""
     max_text_chars: int = 20_000_000
     """Longest answer in which we look for code."""
     session_idle_s: float = 900.0
@@ -124,7 +126,15 @@ def _checked(value: Any, old: Any, key: str, origin: str) -> Any:
     right = type(value) is type(old) and (not isinstance(old, list) or all(isinstance(entry, str) for entry in value))
     if not right or (isinstance(old, (int, float)) and not isinstance(old, bool) and value < 0):
         raise ConfigError(f"{origin} has {key} = {value!r}", remedy=f"give {_EXPECTED[type(old)]}")
+    if key == "require":
+        _check_requirements(value, origin)
     return value
+
+
+def _check_requirements(names: list[str], origin: str) -> None:
+    for name in names:
+        if name not in REQUIREMENTS:
+            raise ConfigError(f"{origin} has require = {name!r}", remedy=f"choose from {', '.join(REQUIREMENTS)}")
 
 
 _EXPECTED: dict[type, str] = {

@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from rewindbox.call import Call
 from rewindbox.door import Rewindbox, Vm
 from rewindbox.errors import HostUnsupported, RewindboxError
 from rewindbox.languages import LANGUAGES
-from rewindbox.limits import Limits
+from rewindbox.limits import Barrier, LimitReport, Limits
 from rewindbox.models import HistoryConfig, VmExecutionConfig
 from rewindbox.terminal import Stream
 
@@ -58,15 +58,40 @@ def main(call: Call) -> int:
     limits: list[dict[str, Any]] = []
     try:
         with temporary_store(settings) as store, _box(store) as box:
+            barriers, reports = box.call(_held, settings, store)
+            limits = [asdict(report) for report in reports]
+            findings += _required(settings.require, barriers, reports)
             for finding in _vm_findings(box, policy.allowed(settings)):
                 findings.append(finding)
-            limits = [asdict(report) for report in box.call(backends.load(settings.backend, store).limits)]
+            findings += [_second_wall(barrier) for barrier in barriers if barrier.name == "landlock"]
     except RewindboxError as error:
         findings.append(_broken(error))
     works = all(finding.verdict != "bad" for finding in findings)
     value = {"ok": works, "findings": [asdict(finding) for finding in findings], "limits": limits}
     call.emit(value, lambda: _page(call.out, findings, limits, works))
     return 0 if works else 4
+
+
+async def _held(settings: config.Settings, store: str) -> tuple[Sequence[Barrier], Sequence[LimitReport]]:
+    """What stands and holds on a machine that is made to be looked at; no code runs in it."""
+    backend = backends.load(settings.backend, os.path.join(store, "vms"), spare=False)
+    try:
+        return await backend.barriers(), await backend.limits()
+    finally:
+        await backend.close()
+
+
+def _required(names: list[str], barriers: Sequence[Barrier], reports: Sequence[LimitReport]) -> Iterator[Finding]:
+    """What the configuration requires and this host does not have."""
+    there = {barrier.name for barrier in barriers if barrier.stands}
+    there |= {f"{report.limit}=hard" for report in reports if report.enforcement == "hard"}
+    for name in names:
+        if name not in there:
+            yield Finding("require", "bad", f"{name} does not hold here", "no vm starts; take it out of `require`")
+
+
+def _second_wall(barrier: Barrier) -> Finding:
+    return Finding(barrier.name, "good" if barrier.stands else "missing", barrier.text)
 
 
 def _box(store: str) -> Rewindbox:

@@ -58,6 +58,23 @@ def with_wall(limits: Limits, wall_s: float) -> Limits:
     return replace(limits, wall_s=wall_s)
 
 
+BARRIERS = ("kernel_ids", "capabilities", "no_new_privs", "seccomp", "landlock")
+"""What stands around a vm besides the machine that it is made of, which it could be started without."""
+REQUIREMENTS = (*BARRIERS, *(f"{limit}=hard" for limit in _LIMITS))
+"""What a configuration can require: the vocabulary of `require`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Barrier:
+    """Whether one barrier stands on this host."""
+
+    name: str
+    """One of `BARRIERS`."""
+    stands: bool
+    text: str
+    """What was seen."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LimitReport:
     """How this host holds one limit."""

@@ -21,6 +21,7 @@ class Opened:
             os.path.join(folder, "vms"),
             spare=settings.vm_pool_size > 0,
             checkpoints=(settings.session_checkpoints, settings.session_checkpoints_mib),
+            require=settings.require,
         )
         _make_folder(folder)
         self.store = Store(None if in_memory else os.path.join(folder, "history.db"))

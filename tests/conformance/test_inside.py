@@ -144,3 +144,9 @@ async def test_odd_strings_come_through(vm):
     assert told.stdout.decode() == "\n".join(strings)
     literal = await out(vm, "import json\nprint(json.dumps([\n" + ",\n".join(map(repr, strings)) + "]))", "python")
     assert json.loads(literal) == strings
+
+
+async def test_streams_have_names(vm):
+    """/dev/stdout and /dev/stderr can be opened and written to, as scripts do."""
+    outcome = await run(vm, "echo said > /dev/stdout; echo told > /dev/stderr; echo more | tee /dev/stderr")
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, b"said\nmore\n", b"told\nmore\n")

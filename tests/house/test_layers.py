@@ -43,6 +43,7 @@ LAYERS = (
 INSIDE = (
     *(
         "kernel",
+        "groups",
         "paths",
         "trees",
         "files",

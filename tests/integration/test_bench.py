@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 ANSWERS = "llm-wildbench/with_fence.jsonl.gz"
 ALWAYS = {
     *("bare python", "bare true", "bare bash", "vm python", "vm true", "vm plain true"),
+    *("undefended true", "defences"),
     *("new vm", "new vm after another", "stop", "remove", "point", "snapshot", "rollback"),
     *(f"{verb}, {size} MiB in the vm" for verb in ("point", "snapshot", "rollback") for size in (1, 4)),
     *("session execute", "session execute at once", "new session", "new session used", "first session"),
@@ -62,7 +63,7 @@ def test_every_case_is_in_the_report(quick: tuple[dict[str, Any], str]) -> None:
     assert set(rows) == expected
     for name, row in rows.items():
         if row["missing"] is None:
-            assert row["samples"] >= 1 and row["median"] > 0, row
+            assert row["samples"] >= 1 and (row["median"] > 0 or name == "defences"), row  # that is a difference
         else:
             assert name in MAY_BE_ABSENT | ONLY_FOR_ROOT and ("install" in row["missing"] or "set " in row["missing"])
 

@@ -82,6 +82,28 @@ def test_every_limit_is_reported(found: dict) -> None:
     assert all(report["by"] for report in found["limits"])
 
 
+def test_the_second_wall_is_reported(found: dict) -> None:
+    """Landlock is never absent without a word: its level and what it stops, or that it is not there."""
+    entry = finding(found, "landlock")
+    assert entry["text"].startswith("level ") if entry["verdict"] == "good" else entry["verdict"] == "missing"
+
+
+def test_hard_means_that_the_kernel_refuses(found: dict) -> None:
+    """Memory is said to be hard where a control group holds it, and is watched where none does."""
+    (memory,) = [report for report in found["limits"] if report["limit"] == "memory_mib"]
+    assert ("control group v" in memory["by"]) == (memory["enforcement"] == "hard")
+    assert os.getuid() == 0 or memory["enforcement"] == "watched" or "v2" in memory["by"]
+
+
+def test_what_is_required_and_cannot_hold_is_named(tmp_path: Path) -> None:
+    """Before anything runs: exit code 4, the requirement by its name, and what to do."""
+    done = doctor(tmp_path / "store", "--json", REWINDBOX_REQUIRE="seccomp,output_bytes=hard")
+    value = json.loads(done.stdout)
+    assert (done.returncode, value["ok"]) == (4, False)
+    assert "output_bytes=hard" in finding(value, "require")["text"]
+    assert {report["limit"] for report in value["limits"]} == set(Limits().as_dict())
+
+
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_every_language_is_tried(found: dict, name: str) -> None:
     """A toolchain that is there has run a program; of one that is not, the package is named."""

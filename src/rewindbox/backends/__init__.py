@@ -1,5 +1,6 @@
 """What makes vms: chosen by name from one table, loaded only when chosen."""
 
+from collections.abc import Sequence
 from importlib import import_module
 
 from rewindbox.backends.base import CHECKPOINTS, Backend
@@ -17,19 +18,29 @@ def ahead(name: str, folder: str) -> None:
         import_module(_AHEAD[name]).ahead(folder)
 
 
-def load(name: str, folder: str, *, spare: bool = True, checkpoints: tuple[int, int] = CHECKPOINTS) -> Backend:
+def load(
+    name: str,
+    folder: str,
+    *,
+    spare: bool = True,
+    checkpoints: tuple[int, int] = CHECKPOINTS,
+    require: Sequence[str] = (),
+) -> Backend:
     """The backend called `name`, keeping its vms in `folder`. Raises ConfigError: no such backend.
 
     `spare`: keep the makings of one more vm ready, so that a new one is there at once.
     `checkpoints`: of live sessions, see `base.CHECKPOINTS`.
+    `require`: what must hold for a vm to start, see `limits.REQUIREMENTS`.
     """
     try:
         module, _, attribute = _TABLE[name].partition(":")
     except KeyError:
         known = ", ".join(sorted(_TABLE))
         raise ConfigError(f"no backend named {name!r}", remedy=f"choose one of {known}") from None
-    backend: Backend = getattr(import_module(module), attribute)(folder, spare=spare, checkpoints=checkpoints)
-    return backend
+    made: Backend = getattr(import_module(module), attribute)(
+        folder, spare=spare, checkpoints=checkpoints, require=require
+    )
+    return made
 
 
 def delete(folder: str) -> None:

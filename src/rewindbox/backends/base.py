@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from rewindbox.execution import Display, Ended
 from rewindbox.languages import Language
-from rewindbox.limits import LimitReport, Limits
+from rewindbox.limits import Barrier, LimitReport, Limits
 
 State = dict[str, Any]
 Stream = Literal["stdout", "stderr"]
@@ -180,7 +180,7 @@ class Backend(Protocol):
         `point`: the state that `live` is known to be exactly, if there is one.
 
         Raises:
-            HostUnsupported: this host cannot; the text is the cause and the remedy.
+            HostUnsupported: this host cannot, or something required does not hold; the text is cause and remedy.
             VmDamaged: files that `live` names are gone.
         """
 
@@ -192,6 +192,9 @@ class Backend(Protocol):
 
     async def limits(self) -> Sequence[LimitReport]:
         """How this host holds each field of `Limits`; probed by doing."""
+
+    async def barriers(self) -> Sequence[Barrier]:
+        """What stands around a vm here besides the machine itself; probed by doing."""
 
     async def close(self) -> None:
         """Stop every vm. Idempotent."""

@@ -4,16 +4,17 @@ import os
 import socket
 import subprocess
 from collections.abc import Sequence
+from typing import Any
 
 import anyio.to_thread
 
 from rewindbox.backends.base import CHECKPOINTS, State
-from rewindbox.backends.namespace import hosts, link, starting, trees
+from rewindbox.backends.namespace import groups, hosts, link, starting, trees
 from rewindbox.backends.namespace.orders import find_program
 from rewindbox.backends.namespace.vm import NamespaceVm
 from rewindbox.errors import VmDamaged
 from rewindbox.languages import LANGUAGES
-from rewindbox.limits import LimitReport
+from rewindbox.limits import Barrier, LimitReport
 
 
 class NamespaceBackend:
@@ -21,13 +22,21 @@ class NamespaceBackend:
 
     name = "namespace"
 
-    def __init__(self, folder: str, *, spare: bool = True, checkpoints: tuple[int, int] = CHECKPOINTS) -> None:
+    def __init__(
+        self,
+        folder: str,
+        *,
+        spare: bool = True,
+        checkpoints: tuple[int, int] = CHECKPOINTS,
+        require: Sequence[str] = (),
+    ) -> None:
         """`folder` holds the files of all vms. Made when missing; nothing is started yet.
 
         `spare`: keep a machine ready after each that was used, so that the next vm is there at once.
         `checkpoints`: how many a vm keeps of those that nobody has named, and MiB that all may take.
+        `require`: barriers and hard limits without which no vm is started, see `limits.REQUIREMENTS`.
         """
-        self.folder, self._checkpoints = folder, checkpoints
+        self.folder, self._checkpoints, self._require = folder, checkpoints, list(require)
         self._spare = spare
         self._launcher: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
@@ -41,23 +50,28 @@ class NamespaceBackend:
 
     async def create(self, vm_id: str, live: State | None = None, point: State | None = None) -> NamespaceVm:
         """See `Backend.create`. `point`: the state that `live` is known to be exactly."""
+        request = {"vm": vm_id, "live": live, "point": point, "checkpoints": self._checkpoints}
+        answer, ours = await self._machine({**request, "require": self._require})
+        vm = NamespaceVm(vm_id, ours, answer["live"], self._forget)
+        self._vms[vm_id] = vm
+        return vm
+
+    async def _machine(self, request: dict[str, Any]) -> tuple[dict[str, Any], socket.socket]:
+        """What the supervisor of a new machine answers, and the socket by which it is held."""
         self.warm()
         assert self._link is not None
         ours, theirs = link.pair()
-        request = {"vm": vm_id, "live": live, "point": point, "checkpoints": self._checkpoints}
         try:
             with theirs:
                 answer, _ = await link.ask(self._link, request, [theirs.fileno()])
         except BaseException as error:
             ours.close()
             if isinstance(error, link.Failed):
-                raise _not_started(vm_id, error) from error
+                raise self._not_started(str(request["vm"]), error) from error
             if isinstance(error, link.LinkBroken):
                 raise hosts.launcher_died(self._launcher) from error
             raise
-        vm = NamespaceVm(vm_id, ours, answer["live"], self._forget)
-        self._vms[vm_id] = vm
-        return vm
+        return answer, ours
 
     async def destroy(self, vm_id: str) -> None:
         """See `Backend.destroy`."""
@@ -72,7 +86,18 @@ class NamespaceBackend:
 
     async def limits(self) -> Sequence[LimitReport]:
         """See `Backend.limits`."""
-        return hosts.limit_reports()
+        return hosts.limit_reports((await self._defences())["limits"])
+
+    async def barriers(self) -> Sequence[Barrier]:
+        """See `Backend.barriers`."""
+        found = (await self._defences())["barriers"]
+        return [Barrier(name=name, stands=stands, text=text) for name, (stands, text) in found.items()]
+
+    async def _defences(self) -> dict[str, Any]:
+        """What a machine of this host holds, tried on one that is made for it."""
+        answer, ours = await self._machine({"vm": None})
+        ours.close()
+        return answer
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -82,13 +107,15 @@ class NamespaceBackend:
             self._link.close()
         if self._launcher is not None:
             await anyio.to_thread.run_sync(self._launcher.wait)
+            await anyio.to_thread.run_sync(groups.sweep)
         self._launcher = self._link = None
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)
 
-
-def _not_started(vm_id: str, failure: link.Failed) -> Exception:
-    if failure.kind == "damaged":
-        return VmDamaged(f"{vm_id}: {failure}", remedy="roll it back to a kept point, or remove it")
-    return hosts.explain(failure.answer)
+    def _not_started(self, vm_id: str, failure: link.Failed) -> Exception:
+        if failure.kind == "damaged":
+            return VmDamaged(f"{vm_id}: {failure}", remedy="roll it back to a kept point, or remove it")
+        if failure.kind == "unmet":
+            return hosts.unmet(self._require, str(failure))
+        return hosts.explain(failure.answer)

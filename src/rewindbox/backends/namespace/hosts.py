@@ -7,27 +7,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from rewindbox.errors import HostUnsupported
-from rewindbox.limits import LimitReport
+from rewindbox.limits import Enforcement, LimitReport
 
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _CLONE = "/proc/sys/kernel/unprivileged_userns_clone"
 _MAX = "/proc/sys/user/max_user_namespaces"
 
 
-def limit_reports() -> Sequence[LimitReport]:
-    """How each field of `Limits` is held here."""
-    watch = "supervisor, every 2 to 50 ms"
-    return [
-        LimitReport(limit="wall_s", enforcement="watched", by="supervisor's clock, then SIGKILL to all"),
-        LimitReport(limit="cpu_s", enforcement="watched", by=watch),
-        LimitReport(limit="memory_mib", enforcement="watched", by=f"{watch}: memory of all processes"),
-        LimitReport(limit="processes", enforcement="hard", by="RLIMIT_NPROC in the vm's user namespace"),
-        LimitReport(limit="output_bytes", enforcement="watched", by="the reader of the pipe"),
-        LimitReport(limit="file_mib", enforcement="hard", by="RLIMIT_FSIZE"),
-        LimitReport(limit="open_files", enforcement="hard", by="RLIMIT_NOFILE"),
-        LimitReport(limit="disk_mib", enforcement="watched", by="supervisor, when free space falls"),
-        LimitReport(limit="inodes", enforcement="watched", by="supervisor, when free inodes fall"),
-    ]
+_REMEDIES = {
+    "memory_mib=hard": "memory is limited by the kernel for root, or in a control group of one's own: "
+    "`systemd-run --user --scope -p Delegate=yes`",
+    "landlock": "Landlock needs Linux 5.19 or later with `landlock` among the security modules (`lsm=` at boot)",
+}
+
+
+def limit_reports(found: dict[str, tuple[Enforcement, str]]) -> Sequence[LimitReport]:
+    """How each field of `Limits` is held here, as a supervisor has found."""
+    return [LimitReport(limit=limit, enforcement=how, by=by) for limit, (how, by) in found.items()]
+
+
+def unmet(required: Sequence[str], text: str) -> HostUnsupported:
+    """Something that is required does not hold here."""
+    remedies = [_REMEDIES[name] for name in required if name in _REMEDIES and name.partition("=")[0] in text]
+    remedies.append(f"take it out of `require` ({', '.join(required)})")
+    return HostUnsupported(f"required, and not so on this host: {text}", remedy=", or ".join(remedies))
 
 
 def launcher_died(launcher: "subprocess.Popen[bytes] | None") -> HostUnsupported:

@@ -18,7 +18,7 @@ class Job(Watched):
         self, machine: Machine, disk: Disk, limits: dict[str, float], spawner: Spawner, spare: Spare | None
     ) -> None:
         """`spawner` has been told to start it; `spare`: who is none of its processes, None: nobody."""
-        super().__init__(machine, disk, limits, lambda: spawner.ipc_ns)
+        super().__init__(machine, disk, limits, machine.groups.jobs, lambda: spawner.ipc_ns)
         self.spawner, self._spare = spawner, spare
         self._cpu_before = _children_cpu()
 
@@ -37,13 +37,14 @@ class Job(Watched):
         _, status, usage = os.wait4(self.spawner.pid, 0)
         wall_s = self.elapsed_s()
         kill_all(self.machine.proc, self._spare)
+        self.ran_out_of_memory()
         self.spawner.close()
         return {
             "status": status,
             "why": self.why,
             "wall_s": wall_s,
             "cpu_s": _children_cpu() - self._cpu_before,
-            "memory_peak_bytes": max(self.peak_bytes, usage.ru_maxrss * 1024),
+            "memory_peak_bytes": self.counted_bytes(usage.ru_maxrss * 1024),
         }
 
     def kill(self) -> None:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
-NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
+NEWUSER, NEWPID, NEWNET, NEWCGROUP = 0x10000000, 0x20000000, 0x40000000, 0x02000000
 CLONE_FS = 0x00000200
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -50,6 +50,11 @@ def _check(result: int, what: str) -> int:
 
 def _syscall(what: str, number: int, *arguments: object) -> int:
     return _check(_libc.syscall(ctypes.c_long(number), *arguments), what)
+
+
+def call(what: str, number: int, *arguments: object) -> int:
+    """A system call that only one place makes. Raises OSError with `what` in it."""
+    return _syscall(what, number, *arguments)
 
 
 def unshare(flags: int) -> None:

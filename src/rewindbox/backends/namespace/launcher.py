@@ -8,11 +8,15 @@ import contextlib
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 
-from rewindbox.backends.namespace import kernel, machine, replies, rootfs, supervisor
+from rewindbox.backends.namespace import groups, kernel, machine, replies, rootfs, supervisor
+
+_BURY_MS = 2
+"""A process closes what it has open a moment before it leaves its control groups."""
 
 
 def main() -> None:
@@ -23,6 +27,7 @@ def main() -> None:
     """
     link = socket.socket(fileno=int(sys.argv[2]))
     link.set_inheritable(False)
+    ground = groups.claim(os.stat("."))
     _drop_privileges()
     os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -32,29 +37,73 @@ def main() -> None:
     _bound_ourselves()
     gc.collect()
     gc.freeze()
-    spare: socket.socket | None = _spare(link, skeleton)
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(link, replies.MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
-        if len(descriptors) != 2:
-            os._exit(0)
-        spare = spare or _spare(link, skeleton)
-        with contextlib.suppress(OSError):  # it ended: whoever asked sees the end of the answering socket
-            socket.send_fds(spare, [message], descriptors)
-        spare.close()
-        for number in descriptors:
-            os.close(number)
-        spare = _spare(link, skeleton) if sys.argv[3] == "1" else None
+    Launcher(link, skeleton, ground).serve(keep_spare=sys.argv[3] == "1")
+    os._exit(0)
 
 
-def _spare(link: socket.socket, skeleton: str) -> socket.socket:
-    """A machine that waits for its order on the socket returned."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() == 0:
-        link.close()
-        ours.close()
-        _become_supervisor(theirs, skeleton)
-    theirs.close()
-    return ours
+class Launcher:
+    """Forks supervisors, and removes their control groups when they are gone."""
+
+    def __init__(self, link: socket.socket, skeleton: str, ground: groups.Ground) -> None:
+        self._link, self._skeleton, self._ground = link, skeleton, ground
+        self._lives: dict[int, int] = {}
+        """The end of a pipe whose other one a supervisor has -> the number of its groups."""
+        self._emptying: set[int] = set()
+        self._last = 0
+        self._poll = select.poll()
+        self._poll.register(link, select.POLLIN)
+
+    def serve(self, *, keep_spare: bool) -> None:
+        """Until nobody can ask any more."""
+        spare: socket.socket | None = self._spare()
+        while self._is_asked():
+            message, descriptors, _, _ = socket.recv_fds(self._link, replies.MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+            if len(descriptors) != 2:
+                break
+            spare = spare or self._spare()
+            with contextlib.suppress(OSError):  # it ended: whoever asked sees the end of the answering socket
+                socket.send_fds(spare, [message], descriptors)
+            spare.close()
+            for number in descriptors:
+                os.close(number)
+            spare = self._spare() if keep_spare else None
+        if spare is not None:
+            spare.close()
+        self._ground.close({*self._lives.values(), *self._emptying})
+
+    def _is_asked(self) -> bool:
+        """Wait for a request, or for the end of the link; bury meanwhile."""
+        while True:
+            ready = [descriptor for descriptor, _ in self._poll.poll(_BURY_MS if self._emptying else None)]
+            for descriptor in ready:
+                if descriptor in self._lives:
+                    self._poll.unregister(descriptor)
+                    os.close(descriptor)
+                    self._emptying.add(self._lives.pop(descriptor))
+            self._emptying = {number for number in self._emptying if not self._ground.remove(number)}
+            if self._link.fileno() in ready:
+                return True
+
+    def _spare(self) -> socket.socket:
+        """A machine that waits for its order on the socket returned."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._last += 1
+        ground = self._ground.with_groups(self._last)
+        life, living = os.pipe2(os.O_CLOEXEC)
+        if os.fork() == 0:
+            self._link.close()
+            ours.close()
+            for descriptor in (life, *self._lives):
+                os.close(descriptor)
+            _become_supervisor(theirs, self._skeleton, ground.open(self._last))
+        theirs.close()
+        os.close(living)
+        if ground.version:
+            self._lives[life] = self._last
+            self._poll.register(life, 0)
+        else:
+            os.close(life)
+        return ours
 
 
 def _drop_privileges() -> None:
@@ -92,13 +141,13 @@ def _skeleton() -> str:
     return name
 
 
-def _become_supervisor(orders: socket.socket, skeleton: str) -> None:
+def _become_supervisor(orders: socket.socket, skeleton: str, home: groups.Groups) -> None:
     """Two forks: the first leaves the host's namespaces, its child is the first process of a new one."""
     try:
         refused = _leave_host()
         if refused is None and os.fork() != 0:
             os._exit(0)
-        supervisor.serve(orders, refused or skeleton)
+        supervisor.serve(orders, refused or skeleton, home)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from rewindbox.backends.namespace import kernel
+from rewindbox.backends.namespace.groups import Groups
 
 LAYER_NAME = re.compile(r"[ucf][0-9]{1,9}")
 HOSTNAME = "rewindbox"
@@ -103,11 +104,13 @@ class Machine:
     It is made before it is known whose files it will have: pid 1 runs on the bare skeleton, until `move_onto`.
     """
 
-    def __init__(self, skeleton: str) -> None:
+    def __init__(self, skeleton: str, groups: Groups) -> None:
         """Make it; call in the first process of a fresh pid namespace. `skeleton`: a folder, see rootfs.py."""
-        self.skeleton = skeleton
+        self.skeleton, self.groups = skeleton, groups
         self.mount_ns = self.pid_ns = self.proc = self.root = -1
         self._last = 0
+        self.moves = 0
+        """How often the vm has moved onto other files."""
         with step("namespaces"):
             kernel.unshare(kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS)
         socket.sethostname(HOSTNAME)
@@ -117,6 +120,7 @@ class Machine:
         with step("tmpfs"):
             _make_scratch()
         self._start_pid_1()
+        groups.jobs.open_up()
 
     def enter_folder(self, path: str) -> None:
         """Make the vm's folder, beside that of the skeleton, the working directory."""
@@ -226,6 +230,7 @@ class Machine:
             os.close(tree)
 
     def _move_to(self, tree: int) -> None:
+        self.moves += 1
         with step("move root"):
             kernel.setns(self.mount_ns, kernel.NEWNS)
             kernel.move_mount(tree, "/")

@@ -104,6 +104,8 @@ def _ending(job: Job, answer: dict[str, Any], output: Output) -> tuple[Ended, in
     cpu_text = f"CPU time limit of {limits.cpu_s:g} s used up"
     if output.truncated:
         return "output", EXIT_KILLED, f"output limit of {limits.output_bytes} bytes reached"
+    if answer["why"] == "oom":
+        return "memory", EXIT_KILLED, f"memory limit of {limits.memory_mib} MiB reached"
     if code == -signal.SIGKILL and answer["why"]:
         table: dict[str, tuple[Ended, int, str]] = {
             "wall": ("timeout", EXIT_TIMEOUT, f"Execution timeout after {round(limits.wall_s * 1000)}ms"),

@@ -40,6 +40,8 @@ class Output:
     def __enter__(self) -> "Output":
         for stream in self.streams:
             reader, writer = os.pipe2(os.O_CLOEXEC)
+            if os.getuid() == 0:  # who runs inside is somebody else, and opens /dev/stdout like anybody
+                os.fchmod(writer, 0o666)
             os.set_blocking(reader, False)
             self._readers[reader] = stream
             self.writers.append(writer)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from rewindbox.backends.namespace.defences import Unmet
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
 from rewindbox.backends.namespace.machine import Damaged, StepFailed
@@ -15,6 +16,8 @@ MESSAGE_BYTES = 96 * 1024
 DESCRIPTORS_MAX = 8
 _WORD_S = 30.0
 """A holder waits 5 s for its database at most."""
+
+_KINDS: dict[type[Exception], str] = {BadPath: "bad", Lost: "lost", Damaged: "damaged", Unmet: "unmet"}
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -60,12 +63,8 @@ def say(link: socket.socket, result: Callable[[], Reply]) -> bool:
         reply = result()
         if "descriptor" in reply:
             descriptors.append(reply.pop("descriptor"))
-    except BadPath as error:
-        reply = {"error": "bad", "text": str(error)}
-    except Lost as error:
-        reply = {"error": "lost", "text": str(error)}
-    except Damaged as error:
-        reply = {"error": "damaged", "text": str(error)}
+    except (BadPath, Lost, Damaged, Unmet) as error:
+        reply = {"error": _KINDS[type(error)], "text": str(error)}
     except StepFailed as error:
         reply = {"error": "step", "text": str(error), "step": error.step, "errno": error.cause.errno}
     except OSError as error:

@@ -41,7 +41,7 @@ from rewindbox.backends.namespace.processes import (
     signal_each,
     stat_fields,
 )
-from rewindbox.backends.namespace.spawner import Spawner
+from rewindbox.backends.namespace.spawner import FIRST_TO_GO, Spawner, open_score, score_for_end
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MEASURE_S = 1.0
@@ -140,6 +140,7 @@ class Sessions:
             head = fork_of(template)
             self.live[name] = Session(name, _MARK_BYTES - self._last, head, template)
             resource.prlimit(head.outer, resource.RLIMIT_MSGQUEUE, (self.live[name].mark,) * 2)
+            _first_to_go(head)
         return self.live[name]
 
     def _ready_template(self, order: dict[str, Any]) -> Process:
@@ -155,11 +156,19 @@ class Sessions:
         self._ipc = os.fstat(self._spawner.ipc_ns).st_ino
         return self._template
 
+    def restrict(self, memory_bytes: int) -> None:
+        """An execution may add so much to what sessions and checkpoints have in memory together.
+
+        Not less: what it writes to is no longer shared with a checkpoint, and counts twice then.
+        """
+        group = self.machine.groups.sessions
+        group.restrict(group.used_bytes() + memory_bytes, int(self.limits["processes"]) + template.BESIDE)
+
     def checkpoint(self, session: Session) -> None:
         """Fork what the head is now; where that fails, its point has files only. Then keep to the budget."""
         assert self.guard is not None
         try:
-            with self.guard.births:
+            with self.guard.births, _spared(session.head):
                 process = fork_of(session.head, b"C")
                 self.guard.protected.add(process.pid)
         except Lost:
@@ -245,6 +254,7 @@ class Sessions:
             with contextlib.suppress(Lost):
                 head = born(control, found.process)
                 self.live[name] = Session(name, found.mark, head, found.process, tip, found.count, found.may_map)
+                _first_to_go(head)
                 names.append(name)
             found.process.signal(signal.SIGSTOP)
         return names
@@ -372,6 +382,30 @@ class Sessions:
         for session in self.live.values():
             with contextlib.suppress(Lost):
                 session.head.tell(b"D", [])
+
+
+def _first_to_go(head: Process) -> None:
+    with contextlib.suppress(OSError):  # ended meanwhile: that is found out elsewhere
+        score_for_end(head.outer, FIRST_TO_GO)
+
+
+@contextlib.contextmanager
+def _spared(head: Process) -> Iterator[None]:
+    """What a head forks meanwhile is ended after all code when memory ends: it goes on with the score of its parent.
+
+    A head that has made itself undumpable, or is gone, gets no such child.
+    """
+    with contextlib.ExitStack() as opened:
+        score = None
+        with contextlib.suppress(OSError):
+            score = opened.enter_context(open_score(head.outer))
+            score.write(b"0")
+        try:
+            yield
+        finally:
+            if score is not None:
+                with contextlib.suppress(OSError):
+                    score.write(FIRST_TO_GO)
 
 
 def _mark_of(proc: int, pid: int) -> int:

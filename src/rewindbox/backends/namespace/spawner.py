@@ -9,15 +9,19 @@ fast fork, and a program that sets them and then becomes the job costs 0.8 ms. S
 before its exec and sleeps there until we, having set its limits, open the other end.
 """
 
+import contextlib
 import os
 import platform
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable
+from io import FileIO
 from typing import Any
 
-from rewindbox.backends.namespace import kernel, seccomp
+from rewindbox.backends.namespace import kernel, landlock, seccomp
+from rewindbox.backends.namespace.groups import Nowhere
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import GATE, GATE_INSIDE, PROC, Machine
 
@@ -25,6 +29,8 @@ OWN_THREADS = 6
 """What RLIMIT_NPROC counts besides the job: pid 1, and our threads (same user, same user namespace)."""
 _DEFAULT_SLACK_NS = 50_000
 """The kernel's own; the supervisor, which waits for a gate, has less."""
+FIRST_TO_GO = b"1000"
+"""Where memory ends, the host's or that of its group, code goes before anything else does."""
 _HELD_S = 5.0
 """A child that is not at the gate by then never will be."""
 
@@ -32,22 +38,28 @@ _HELD_S = 5.0
 class Spawner:
     """Starts one job."""
 
-    def __init__(self, machine: Machine, wake: int, guard: Guard | None = None) -> None:
+    def __init__(
+        self, machine: Machine, wake: int, group: Nowhere, guard: Guard | None = None, *, is_for_job: bool = True
+    ) -> None:
         """Get ready. `wake` is written to when the start is over, well (`pid`) or badly (`failure`).
 
-        `guard`: is asked before anything that it starts signals another process.
+        `group`: what it starts is in it. `guard`: is asked before anything that it starts signals another process.
+        `is_for_job`: what it starts ends before the vm moves onto other files, and with its own limits.
         """
         self.pid: int | None = None
         self.failure: OSError | None = None
         self.ipc_ns = -1
         """Open until `close`."""
-        self._machine, self._wake, self._guard = machine, wake, guard
+        self._machine, self._wake, self._group, self._guard = machine, wake, group, guard
+        self._is_for_job, self._root = is_for_job, machine.moves
         self._spawn: Callable[[], int] | None = None
         self._streams: list[int] = []
         self._ordered = threading.Semaphore(0)
-        self._is_over = False
+        self.is_over = False
+        """The start is over, well or badly."""
+        self._begun, self._is_dressed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        group.start(self._thread)
 
     def start(self, order: dict[str, Any], streams: list[int], beside: int = 0) -> bool:
         """Start this job, up to the gate; False: its limits could not be set, so it must not go on.
@@ -67,12 +79,25 @@ class Spawner:
     def let_go(self) -> None:
         """Open the gate."""
         deadline = time.monotonic() + _HELD_S
-        _let_through(lambda: self._is_over or time.monotonic() > deadline)
+        _let_through(lambda: self.is_over or time.monotonic() > deadline)
+
+    def dressed(self) -> int:
+        """Its thread's id, as soon as that wears what a job wears. Raises OSError: it cannot."""
+        while not self._is_dressed.wait(0.001):
+            if self.failure is not None:
+                raise self.failure
+        return self._thread.native_id or 0
+
+    @property
+    def is_stale(self) -> bool:
+        """The vm has moved onto other files since: what it starts would have none."""
+        return self._root != self._machine.moves
 
     def dismiss(self) -> None:
         """There will be no job for it."""
         self._spawn = _nothing
         self._ordered.release()
+        self._begun.wait()
         self._thread.join()
         self.close()
 
@@ -83,8 +108,10 @@ class Spawner:
             self.ipc_ns = -1
 
     def _run(self) -> None:
+        self._begun.set()
         try:
             self._put_on_sandbox()
+            self._is_dressed.set()
             self._ordered.acquire()
             assert self._spawn is not None
             self.pid = self._spawn()
@@ -93,7 +120,7 @@ class Spawner:
             if not self._streams:
                 self._ordered.acquire()
         finally:
-            self._is_over = True
+            self.is_over = True
             for stream in self._streams:
                 os.close(stream)
             os.write(self._wake, b"!")
@@ -101,12 +128,16 @@ class Spawner:
     def _put_on_sandbox(self) -> None:
         """The job gets an ipc namespace of its own: its segments and queues go when it goes."""
         kernel.unshare(kernel.CLONE_FS | kernel.NEWIPC)
+        if os.path.exists("/proc/self/ns/cgroup"):
+            kernel.unshare(kernel.NEWCGROUP)  # /proc/self/cgroup would tell what the host calls its own
         kernel.set_timer_slack(_DEFAULT_SLACK_NS)
         self.ipc_ns = os.open("/proc/thread-self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
         kernel.setns(self._machine.pid_ns, kernel.NEWPID)
         kernel.setns(self._machine.mount_ns, kernel.NEWNS)
         kernel.empty_bounding_set()
         kernel.no_new_privileges()
+        if self._is_for_job and self._guard is None:  # who wears it sees no process of a session any more
+            landlock.put_on()
         listener = seccomp.install(platform.machine(), guarded=self._guard is not None)
         if self._guard is not None:
             self._guard.watch(listener)
@@ -114,18 +145,32 @@ class Spawner:
     def _bound_at_gate(self, limits: dict[str, float], beside: int) -> bool:
         """Wait for the child and set its limits."""
         deadline = time.monotonic() + _HELD_S
+        self._begun.wait(_HELD_S)
         children = f"{PROC}/self/task/{self._thread.native_id}/children"
-        while not self._is_over and time.monotonic() < deadline:
+        while not self.is_over and time.monotonic() < deadline:
             try:
                 with open(children, "rb", buffering=0) as file:
                     pids = file.read(64).split()
             except OSError:  # no descriptor is left: it ends at the gate, and the streams are our thread's to close
                 return False
             if pids:
-                _bound(int(pids[0]), limits, beside)
-                return True
+                return self._is_bound(int(pids[0]), limits, beside)
             time.sleep(0.00002)
         return False
+
+    def _is_bound(self, pid: int, limits: dict[str, float], beside: int) -> bool:
+        """Set its limits; where one is refused it ends here, and nobody who comes to the gate later lets it through."""
+        try:
+            self._group.enter(pid)
+            _bound(pid, limits, beside + self._machine.groups.threads)
+            if self._is_for_job:  # a session's process lives through many executions
+                kernel.set_limit(pid, resource.RLIMIT_CPU, int(limits["cpu_s"]) + 2)
+                score_for_end(pid, FIRST_TO_GO)
+        except OSError:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            return False
+        return True
 
 
 def _nothing() -> int:
@@ -140,6 +185,17 @@ def _bound(pid: int, limits: dict[str, float], beside: int) -> None:
         (resource.RLIMIT_NPROC, int(limits["processes"]) + OWN_THREADS + beside),
     ):
         kernel.set_limit(pid, kind, value)
+
+
+def open_score(pid: int) -> FileIO:
+    """Where it is said whom the kernel ends first when memory ends. Raises OSError: gone, or undumpable, so root's."""
+    return open(f"{PROC}/{pid}/oom_score_adj", "wb", buffering=0)
+
+
+def score_for_end(pid: int, score: bytes) -> None:
+    """See `open_score`."""
+    with open_score(pid) as file:
+        file.write(score)
 
 
 def _let_through(is_over: Any) -> None:

@@ -16,9 +16,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import files, kernel, trees
+from rewindbox.backends.namespace import defences, files, kernel, trees
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
+from rewindbox.backends.namespace.groups import Groups
 from rewindbox.backends.namespace.jobs import Job
 from rewindbox.backends.namespace.layers import Layers
 from rewindbox.backends.namespace.machine import GATE, MEMORY, Machine, StepFailed
@@ -52,6 +53,7 @@ class Supervisor:
     def __init__(self, link: socket.socket, machine: Machine, request: Request) -> None:
         self.link = link
         self.machine = machine
+        self._required: list[str] = request["require"]
         live = request["live"]
         self.layers = Layers(machine, live, request["point"])
         self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
@@ -104,7 +106,7 @@ class Supervisor:
         if self.job is None:
             measure_at = self.sessions.measure_at
             later = None if measure_at is None else max((measure_at - time.monotonic()) * 1000, _IDLE_MS)
-            return _IDLE_MS if self._spawner is None else later
+            return _IDLE_MS if self._spawner is None or self._spawner.is_stale else later
         if self.job.why is None:
             pause_s = self.job.look_when_due()
             if self.job.why is None:
@@ -142,12 +144,14 @@ class Supervisor:
         _write_code(request["code"], request["file"])
         stdin = streams.pop() if len(streams) > 2 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._job_answer = answer
+        self.machine.groups.jobs.restrict(_memory_bytes(request), int(request["limits"]["processes"]))
         spawner = self._ready_spawner()
         self._spawner = None
         is_ready = spawner.start(request, [stdin, *streams], beside=self.sessions.processes)
         spare = self.sessions.owns if self.sessions.guard is not None else None
         self.job = Job(self.machine, self.disk, request["limits"], spawner, spare)
-        if is_ready and told_to_go(answer) is not None:
+        may_go = told_to_go(answer) is not None  # also when it must not: an unread word would cost the answer
+        if is_ready and may_go:
             spawner.let_go()
             self.job.begin()
         else:
@@ -158,6 +162,7 @@ class Supervisor:
         code = _bytes(request["code"])
         self._begin(request)
         session = self.sessions.live[request["session"]]
+        self.sessions.restrict(_memory_bytes(request))
         turn = Turn(self.machine, self.disk, request["limits"], self.sessions, session)
         self.job, self._job_answer = turn, answer
         self._job_handle = session.head.handle
@@ -177,6 +182,8 @@ class Supervisor:
 
     def _begin(self, request: Request) -> Reply:
         """Have a session of that name."""
+        if "landlock" in self._required:
+            raise BadPath("landlock is required, and live sessions do not wear it")
         if self._spawner is not None and self.sessions.guard is None:
             self._spawner.dismiss()  # its job could signal what it must not
             self._spawner = None
@@ -201,13 +208,16 @@ class Supervisor:
         return {"live": [key[1] for key in self.sessions.checkpoints if self.sessions.is_kept(*key)]}
 
     def _ready_spawner(self) -> Spawner:
+        if self._spawner is not None and self._spawner.is_stale:
+            self._spawner.dismiss()
+            self._spawner = None
         if self._spawner is None:
-            self._spawner = Spawner(self.machine, self._wake, self.sessions.guard)
+            self._spawner = Spawner(self.machine, self._wake, self.machine.groups.jobs, self.sessions.guard)
         return self._spawner
 
     def _job_started(self) -> None:
-        if not isinstance(self.job, Job):  # a spawner that was dismissed
-            return
+        if not isinstance(self.job, Job) or not self.job.spawner.is_over or self._job_handle >= 0:
+            return  # it was a spawner that was dismissed
         spawner = self.job.spawner
         if spawner.failure is not None:
             failure, self.job = spawner.failure, None
@@ -326,6 +336,10 @@ def _turn_away(why: Exception, streams: list[int], answer: socket.socket) -> Non
     answer_with(answer, lambda: refuse(why))
 
 
+def _memory_bytes(request: Request) -> int:
+    return int(request["limits"]["memory_mib"]) << 20
+
+
 def _bytes(text: str) -> bytes:
     """Code as it was given: bytes that are no UTF-8 came as lone surrogates."""
     return text.encode("utf-8", "surrogateescape")
@@ -355,7 +369,7 @@ def _delete(names: list[str]) -> None:
             trees.delete(name)
 
 
-def serve(orders: socket.socket, skeleton: str | StepFailed) -> None:
+def serve(orders: socket.socket, skeleton: str | StepFailed, groups: Groups) -> None:
     """Be the supervisor of one vm; never returns. `skeleton`: its folder, or why there can be no vm.
 
     The machine is made at once. Whose it is comes later on `orders`, as one request with two descriptors: the
@@ -365,7 +379,7 @@ def serve(orders: socket.socket, skeleton: str | StepFailed) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # we wait for our children; the launcher does not
     made: Machine | StepFailed
     try:
-        made = Machine(skeleton) if isinstance(skeleton, str) else skeleton
+        made = Machine(skeleton, groups) if isinstance(skeleton, str) else skeleton
     except StepFailed as failure:
         made = failure
     message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
@@ -382,6 +396,9 @@ def _take_over(made: Machine | StepFailed, link: socket.socket, answer: socket.s
     def start() -> Reply:
         if isinstance(made, StepFailed):
             raise made
+        if request["vm"] is None:
+            return {**defences.found(made)}
+        defences.check(made, request["require"])
         made.enter_folder(request["vm"])
         started.append(Supervisor(link, made, request))
         return {"live": started[0].layers.live}

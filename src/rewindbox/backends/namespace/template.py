@@ -10,7 +10,7 @@ from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import MEMORY, Machine
 from rewindbox.backends.namespace.spawner import Spawner
 
-_BESIDE = 128
+BESIDE = 128
 """Heads and checkpoints that the limit of processes leaves room for."""
 PLACE = f"{MEMORY}/code/.session"
 _SOURCES: dict[str, bytes] = {}
@@ -53,9 +53,9 @@ def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: soc
     woken, wake = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        spawner = Spawner(machine, wake, guard)
+        spawner = Spawner(machine, wake, machine.groups.sessions, guard, is_for_job=False)
         streams = [control.detach(), os.dup(null), os.dup(null)]
-        if spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=_BESIDE):
+        if spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE):
             spawner.let_go()
         os.read(woken, 1)
         return spawner

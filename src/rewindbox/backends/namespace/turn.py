@@ -34,7 +34,7 @@ class Turn(Watched):
     def __init__(
         self, machine: Machine, disk: Disk, limits: dict[str, float], sessions: Sessions, session: Session
     ) -> None:
-        super().__init__(machine, disk, limits, lambda: sessions.ipc_ns)
+        super().__init__(machine, disk, limits, machine.groups.sessions, lambda: sessions.ipc_ns)
         self.session, self._sessions = session, sessions
         self.result, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._clock = ~session.head.outer << 3 | 2  # CPU time of that process, see clock_getcpuclockid(3)
@@ -90,6 +90,7 @@ class Turn(Watched):
         """Call when there is a result, or the head has ended: say how it was. A session without a head is ended."""
         wall_s = self.elapsed_s()
         is_alive = self.session.head.is_alive
+        self.ran_out_of_memory()
         status = self._said() if is_alive and self.why is None else None
         fields = stat_fields(self.machine.proc, self.session.head.pid)
         ticks = int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0

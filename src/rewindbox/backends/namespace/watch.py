@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace.groups import Nowhere
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import Memory
 from rewindbox.backends.namespace.processes import is_stopped, living, processes, signal_each, stat_fields
@@ -20,13 +21,16 @@ _LOOK_S = (0.002, 0.05)
 class Watched:
     """Something that runs in the vm, and its limits."""
 
-    def __init__(self, machine: Machine, disk: "Disk", limits: dict[str, float], ipc_ns: Callable[[], int]) -> None:
-        """`ipc_ns`: gives a descriptor of the ipc namespace whose segments count."""
+    def __init__(
+        self, machine: Machine, disk: "Disk", limits: dict[str, float], group: Nowhere, ipc_ns: Callable[[], int]
+    ) -> None:
+        """`group`: where it runs. `ipc_ns`: gives a descriptor of the ipc namespace whose segments count."""
         self.machine, self.limits, self._disk = machine, limits, disk
         self.why: str | None = None
         """The limit that was passed, or another reason to end it."""
         self.peak_bytes = 0
         self._memory = Memory(machine.proc, ipc_ns)
+        self._group, self._kills_before = group, group.kills()
         self.begin()
 
     def begin(self, at: float | None = None) -> None:
@@ -60,6 +64,8 @@ class Watched:
         if now >= self.deadline:
             self.why = "wall"
             return 0.0
+        if self.ran_out_of_memory():
+            return 0.0
         used_bytes, cpu_s = self._consumption()
         self.peak_bytes = max(self.peak_bytes, used_bytes)
         limit_bytes = int(self.limits["memory_mib"]) << 20
@@ -71,6 +77,21 @@ class Watched:
             self.why = "disk"
         pause = (limit_bytes - used_bytes) / _FASTEST_GROWTH
         return float(min(max(pause, _LOOK_S[0]), _LOOK_S[1], self.deadline - now))
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel has ended one of its processes for want of memory: then the rest goes, too."""
+        if self.why is None and self._group.kills() > self._kills_before:
+            self.why = "oom"
+            self.peak_bytes = int(self.limits["memory_mib"]) << 20
+        return self.why == "oom"
+
+    def counted_bytes(self, seen_bytes: int) -> int:
+        """The most that counted against the limit, as far as was seen.
+
+        Pages of files that somebody else read first are theirs, where the kernel counts: it lets nobody pass.
+        """
+        peak = max(self.peak_bytes, seen_bytes)
+        return min(peak, int(self.limits["memory_mib"]) << 20) if self._group.holds() else peak
 
     def _is_over_when_stopped(self, limit_bytes: int) -> bool:
         """Count again while nobody forks; those that were running go on where the count was wrong."""
