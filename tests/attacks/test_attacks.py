@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from corpus import LEFT_BEHIND
-from defences import DEFENCES, can_be_off, without
 
 from conftest import job, namespace, out, remove, run, survivors
+from defences import DEFENCES, can_be_off, without
 from rewindbox import backends
 from rewindbox.attacks import CORPUS, GROUPS, Attack, source
 from rewindbox.attacks.attack import PRELUDE

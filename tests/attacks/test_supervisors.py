@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
-from defences import without
 
 from conftest import job, members, namespace, out, remove, run, status_of, until
+from defences import without
 from rewindbox import backends
 from rewindbox.attacks.sessions import SESSIONS
 from rewindbox.attacks.trial import attempt
