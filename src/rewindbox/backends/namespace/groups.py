@@ -27,8 +27,8 @@ _PREFIX = "rewindbox-"
 _CALLER = f"{_PREFIX}caller"
 _OURS = re.compile(rf"{_PREFIX}(\d+)")
 _ENDING_S = 2.0
-_SPAWNING = 3
-"""So many there must be room for: the thread that joined it, the one that starts a job, and the job."""
+_SPAWNING = 4
+"""So many there must be room for: the thread that joined it, one that starts a job, one that was to, and the job."""
 _OOM_KILLS = re.compile(rb"^oom_kill (\d+)", re.MULTILINE)
 
 

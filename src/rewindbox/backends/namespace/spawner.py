@@ -57,6 +57,7 @@ class Spawner:
         self._ordered = threading.Semaphore(0)
         self.is_over = False
         """The start is over, well or badly."""
+        self._is_dismissed = False
         self._begun, self._is_dressed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         group.start(self._thread)
@@ -94,12 +95,9 @@ class Spawner:
         return self._root != self._machine.moves
 
     def dismiss(self) -> None:
-        """There will be no job for it."""
-        self._spawn = _nothing
+        """There will be no job for it; its thread ends soon, and tells nobody."""
+        self._is_dismissed = True
         self._ordered.release()
-        self._begun.wait()
-        self._thread.join()
-        self.close()
 
     def close(self) -> None:
         """The job is over."""
@@ -113,8 +111,8 @@ class Spawner:
             self._put_on_sandbox()
             self._is_dressed.set()
             self._ordered.acquire()
-            assert self._spawn is not None
-            self.pid = self._spawn()
+            if self._spawn is not None:
+                self.pid = self._spawn()
         except OSError as error:
             self.failure = error
             if not self._streams:
@@ -123,7 +121,10 @@ class Spawner:
             self.is_over = True
             for stream in self._streams:
                 os.close(stream)
-            os.write(self._wake, b"!")
+            if self._is_dismissed:
+                self.close()
+            else:
+                os.write(self._wake, b"!")
 
     def _put_on_sandbox(self) -> None:
         """The job gets an ipc namespace of its own: its segments and queues go when it goes."""
@@ -171,10 +172,6 @@ class Spawner:
                 os.kill(pid, signal.SIGKILL)
             return False
         return True
-
-
-def _nothing() -> int:
-    return 0
 
 
 def _bound(pid: int, limits: dict[str, float], beside: int) -> None:

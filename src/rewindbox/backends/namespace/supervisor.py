@@ -216,8 +216,7 @@ class Supervisor:
         return self._spawner
 
     def _job_started(self) -> None:
-        if not isinstance(self.job, Job) or not self.job.spawner.is_over or self._job_handle >= 0:
-            return  # it was a spawner that was dismissed
+        assert isinstance(self.job, Job)
         spawner = self.job.spawner
         if spawner.failure is not None:
             failure, self.job = spawner.failure, None
