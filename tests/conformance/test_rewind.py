@@ -1,6 +1,7 @@
 """Every backend goes back: to any point, exactly, as often as one likes."""
 # ruff: noqa: E501  programs that are run inside stand here as they are
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import shutil
 import anyio
 import pytest
 
-from conftest import FULL, eventually, out, run
+from conftest import FULL, eventually, members, namespace, out, run, status_of
 from rewindbox.errors import RollbackFailed, SnapshotFailed, VmDamaged
 
 pytestmark = pytest.mark.anyio
@@ -403,3 +404,32 @@ async def test_destroy(backend, vm, vms_folder):
     await backend.destroy(vm.id)
     await backend.destroy(vm.id)
     assert vm.id not in os.listdir(vms_folder)
+
+
+async def test_sweeps_at_once(vm, vms_folder):
+    """Sweeps that are asked for faster than they are done delete all that is to go, and keep nothing of it open."""
+    inside = await namespace(vm)
+    kept = (await vm.take_point()).state
+    for number in range(6):
+        await out(vm, f"mkdir -p deep/{{1..60}}/x{number}; echo {number} > f; chmod 0 deep/7")
+        await vm.take_point()
+    await vm.go_to(kept)
+    for _ in range(20):
+        vm.sweep([kept])
+    needed = {name for name in os.listdir(vms_folder / vm.id) if json.dumps(name) in json.dumps([kept, vm.live])}
+    scratch = f"w{vm.live['upper'][1:]}-"
+    await eventually(
+        lambda: all(n in needed or n.startswith(scratch) for n in os.listdir(vms_folder / vm.id)), "the rest is deleted"
+    )
+    first = next(pid for pid in members(inside) if status_of(pid)["NSpid"].split()[-1] == "1")
+    supervisor = int(status_of(first)["PPid"])
+    await eventually(lambda: not [name for name in open_files(supervisor) if "deleted" in name], "nothing is open")
+
+
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process are of, as the host sees it."""
+    found = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found

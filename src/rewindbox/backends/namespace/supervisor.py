@@ -59,6 +59,8 @@ class Supervisor:
         self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
         self.disk = Disk(self.layers.usage, is_new=live is None)
         self.job: Job | Turn | None = None
+        self._going: set[str] = set()
+        """What earlier sweeps are deleting: two at one tree would be in each other's way."""
         self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
         self._job_handle = -1
@@ -315,8 +317,9 @@ class Supervisor:
 
     def _sweep(self, request: Request) -> Reply:
         """What goes is decided now; deleting it may take long, and nothing will ask for these names again."""
-        unneeded = self.layers.unneeded(set(request["keep"]))
-        threading.Thread(target=_delete, args=(unneeded,), daemon=True).start()
+        unneeded = set(self.layers.unneeded(set(request["keep"]))) - self._going
+        self._going |= unneeded
+        threading.Thread(target=_delete, args=(unneeded, self._going), daemon=True).start()
         return {}
 
     def _open(self, request: Request) -> Reply:
@@ -362,10 +365,11 @@ def _clear_memory(*, all_of_it: bool = True) -> None:
                 trees.delete(f"{MEMORY}/{folder}/{name}")
 
 
-def _delete(names: list[str]) -> None:
+def _delete(names: set[str], going: set[str]) -> None:
     for name in names:
         with contextlib.suppress(OSError):  # the next sweep tries again
             trees.delete(name)
+        going.discard(name)
 
 
 def serve(orders: socket.socket, skeleton: str | StepFailed, groups: Groups) -> None:

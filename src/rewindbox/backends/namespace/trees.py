@@ -336,12 +336,14 @@ def _empty(top: int) -> None:
     while waiting:
         name = waiting.pop()
         folder = _open_writable(name, top)
-        for child in _unlink_files(folder):
-            moved = f"{prefix}{next(count)}"
-            os.chmod(child, 0o700, dir_fd=folder)  # moving a folder writes to it
-            os.rename(child, moved, src_dir_fd=folder, dst_dir_fd=top)
-            waiting.append(moved)
-        os.close(folder)
+        try:
+            for child in _unlink_files(folder):
+                moved = f"{prefix}{next(count)}"
+                os.chmod(child, 0o700, dir_fd=folder)  # moving a folder writes to it
+                os.rename(child, moved, src_dir_fd=folder, dst_dir_fd=top)
+                waiting.append(moved)
+        finally:
+            os.close(folder)
         os.rmdir(name, dir_fd=top)
 
 
