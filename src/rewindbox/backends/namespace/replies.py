@@ -14,6 +14,7 @@ from rewindbox.backends.namespace.machine import Damaged, StepFailed
 
 MESSAGE_BYTES = 96 * 1024
 DESCRIPTORS_MAX = 8
+_WORD_BYTES = 32
 _WORD_S = 30.0
 """A holder waits 5 s for its database at most."""
 
@@ -30,12 +31,21 @@ def told_to_go(answer: socket.socket) -> float | None:
     """
     answer.settimeout(_WORD_S)
     try:
-        word, _, at_ns = answer.recv(32).partition(b" ")
-        return int(at_ns) / 1e9 if word == b"go" else None
-    except (OSError, ValueError):
+        return _word(answer.recv(_WORD_BYTES))
+    except OSError:
         return None
     finally:
         answer.settimeout(None)
+
+
+def told_meanwhile(answer: socket.socket) -> float | None:
+    """The same, at once. Raises BlockingIOError: nothing was said yet."""
+    return _word(answer.recv(_WORD_BYTES, socket.MSG_DONTWAIT))
+
+
+def _word(said: bytes) -> float | None:
+    word, _, at_ns = said.partition(b" ")
+    return int(at_ns) / 1e9 if word == b"go" else None
 
 
 def body(message: bytes, descriptors: list[int]) -> bytes:

@@ -33,9 +33,10 @@ from rewindbox.backends.namespace.replies import (
     body,
     refuse,
     say,
+    told_meanwhile,
     told_to_go,
 )
-from rewindbox.backends.namespace.sessions import Budget, Sessions
+from rewindbox.backends.namespace.sessions import Budget, Session, Sessions
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.template import PLACE
 from rewindbox.backends.namespace.turn import Turn
@@ -43,6 +44,9 @@ from rewindbox.backends.namespace.watch import Disk
 
 _FIXED = ("file_mib", "open_files", "processes")
 """Limits that the kernel counts for each process and nobody can raise again."""
+_REST_MS = 1.5
+"""So long after its turn a session's checkpoint waits, if nothing is asked of us: whoever has the answer needs the
+processor to write it down."""
 _IDLE_MS = 2.0
 """So long after a job its point has been taken, too: then there is time to get ready for the next."""
 
@@ -64,6 +68,9 @@ class Supervisor:
         self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
         self._job_handle = -1
+        self._resting: Session | None = None
+        """Of this one a checkpoint is due."""
+        self._rests_since = 0.0
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -85,7 +92,9 @@ class Supervisor:
         while True:
             pause_s = self._watch()
             ready = {descriptor for descriptor, _ in self._poll.poll(pause_s)}
-            if not ready and self.job is None:  # nobody waits
+            if not ready and self._resting is not None:
+                self._checkpoint()
+            elif not ready and self.job is None:  # nobody waits
                 self.layers.settle()
                 self._ready_spawner()
                 if self.sessions.measure_at is not None and self.sessions.measure_at <= time.monotonic():
@@ -94,9 +103,7 @@ class Supervisor:
                 os.read(self._woken, 64)
                 self._job_started()
             if isinstance(self.job, Turn):
-                if self.job.told is None:
-                    self._hear(self.job, ready)
-                elif {self._job_handle, self.job.result.fileno()} & ready:
+                if {self._job_handle, self.job.result.fileno()} & ready:
                     self._finish_turn(self.job)
             elif self._job_handle in ready:
                 self._finish_job()
@@ -105,10 +112,15 @@ class Supervisor:
 
     def _watch(self) -> float | None:
         """Look at the running job; milliseconds until the next look, None for ever."""
+        if self._resting is not None:
+            return max(_REST_MS - (time.monotonic() - self._rests_since) * 1000, 0.0)
         if self.job is None:
             measure_at = self.sessions.measure_at
             later = None if measure_at is None else max((measure_at - time.monotonic()) * 1000, _IDLE_MS)
             return _IDLE_MS if self._spawner is None or self._spawner.is_stale else later
+        if isinstance(self.job, Turn) and (answer := self._job_answer) is not None:
+            with contextlib.suppress(BlockingIOError):
+                self.job.hear(lambda: told_meanwhile(answer))
         if self.job.why is None:
             pause_s = self.job.look_when_due()
             if self.job.why is None:
@@ -121,6 +133,7 @@ class Supervisor:
         message, descriptors, _, _ = socket.recv_fds(self.link, MESSAGE_BYTES, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         if not message or not descriptors:
             return False
+        self._checkpoint()
         self.layers.settle()
         answer = socket.socket(fileno=descriptors[0])
         request = json.loads(body(message, descriptors))
@@ -168,17 +181,8 @@ class Supervisor:
         turn = Turn(self.machine, self.disk, request["limits"], self.sessions, session)
         self.job, self._job_answer = turn, answer
         self._job_handle = session.head.handle
-        self._poll.register(answer, select.POLLIN)
         with contextlib.suppress(Lost):  # its end says so
             turn.start(code, streams)
-
-    def _hear(self, turn: Turn, ready: set[int]) -> None:
-        """What the head says before the holder's word is not listened to until then."""
-        assert self._job_answer is not None
-        if self._job_answer.fileno() not in ready:
-            return
-        self._poll.unregister(self._job_answer)
-        turn.hear(told_to_go(self._job_answer))
         for descriptor in (self._job_handle, turn.result.fileno()):
             self._poll.register(descriptor, select.POLLIN)
 
@@ -238,6 +242,9 @@ class Supervisor:
 
     def _finish_turn(self, turn: Turn) -> None:
         """The caller has its answer, and the point of files, before the checkpoint is taken."""
+        assert self._job_answer is not None
+        answer = self._job_answer
+        turn.hear(lambda: told_to_go(answer))  # a head that did not wait for it must wait now
         for descriptor in (self._job_handle, turn.result.fileno()):
             self._poll.unregister(descriptor)
         self._job_handle = -1
@@ -249,7 +256,16 @@ class Supervisor:
         self._end_job(turn.reap)
         turn.close()
         if turn.session.name in self.sessions.live:
-            self.sessions.checkpoint(turn.session)
+            self._resting = turn.session
+            self._rests_since = time.monotonic()
+            if turn.session.threads:  # they go on meanwhile
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Of the session whose turn was the last, before anything else happens to it."""
+        if self._resting is not None:
+            session, self._resting = self._resting, None
+            self.sessions.checkpoint(session)
 
     def _end_job(self, result: Callable[[], Reply]) -> None:
         """No process of the job is left when its answer goes out; its code and shared memory go before all else.

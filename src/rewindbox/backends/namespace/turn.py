@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rewindbox.backends.namespace.forks import ENDING_S, readable
@@ -59,10 +60,12 @@ class Turn(Watched):
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def hear(self, said_at: float | None) -> None:
-        """The holder's word has come."""
-        self.told = said_at is not None
-        self.begin(said_at)
+    def hear(self, word: Callable[[], float | None]) -> None:
+        """Take the holder's word, unless it is known. The head has it by itself, so it need not wake us."""
+        if self.told is None:
+            said_at = word()
+            self.told = said_at is not None
+            self.begin(said_at)
 
     def members(self) -> list[int]:
         """See `Watched.members`."""

@@ -255,9 +255,10 @@ class NamespaceVm:
 
 
 def _say(answering: socket.socket, text: bytes, word: int | None, event: int) -> None:
+    """To the supervisor first, which looks for it when the head is ready at the latest."""
+    answering.send(text)
     if word is not None:
         os.eventfd_write(word, event)
-    answering.send(text)
 
 
 def _not_run(failure: link.Failed) -> Exception:
