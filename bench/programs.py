@@ -183,7 +183,7 @@ def _run_bare(
         os.chown(folder, NOBODY, NOBODY)
         who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     with subprocess.Popen(
-        ["prlimit", f"--cpu={cpu_s:.0f}", "--", *command],
+        ["setpriv", "--pdeathsig=KILL", "prlimit", f"--cpu={cpu_s:.0f}", "--", *command],  # it does not outlive us
         cwd=folder,
         env=dict(variables),
         stdin=subprocess.DEVNULL,
