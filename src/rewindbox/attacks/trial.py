@@ -19,9 +19,9 @@ from rewindbox.backends.base import BackendVm, Job, Stream
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Limits
 
-_SPACES = ("user", "mnt", "pid", "net", "uts", "cgroup", "time")
-"""Shared with pid 1 of the vm. Only ipc is each execution's own."""
-_OWN = ("user", "mnt", "pid", "net", "uts", "ipc")
+_SPACES = ("user", "mnt", "pid", "net", "uts", "time")
+"""Shared with pid 1 of the vm. Only ipc and cgroup are each execution's own."""
+_OWN = ("user", "mnt", "pid", "net", "uts", "ipc", "cgroup")
 """Never the host's."""
 _CAPABILITIES = ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")
 _VERDICTS = (b"HELD", b"BROKE")
