@@ -114,7 +114,7 @@ def members(namespace: str) -> list[int]:
     return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and namespace_of(pid) == namespace]
 
 
-def status_of(pid: int) -> dict[str, str]:
+def status_of(pid: int | str) -> dict[str, str]:
     """/proc/PID/status as the host sees it; empty when it is gone."""
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:

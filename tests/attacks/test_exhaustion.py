@@ -22,7 +22,8 @@ class Host:
 
     def is_ready(self) -> bool:
         """The supervisor has the thread that will start the next program."""
-        return status_of(self.supervisor)["Threads"] == "2"
+        threads = os.listdir(f"/proc/{self.supervisor}/task")
+        return any(status_of(f"{self.supervisor}/task/{thread}").get("Seccomp") == "2" for thread in threads)
 
     def look(self) -> dict[str, object]:
         """What must be the same before and after."""
