@@ -124,6 +124,12 @@ def status_of(pid: int | str) -> dict[str, str]:
         return {}
 
 
+def has_ready_thread(supervisor: int) -> bool:
+    """Whether a supervisor has a thread that wears what the next job will."""
+    threads = os.listdir(f"/proc/{supervisor}/task")
+    return any(status_of(f"{supervisor}/task/{thread}").get("Seccomp") == "2" for thread in threads)
+
+
 def survivors(namespace: str) -> list[int]:
     """What lives in a vm besides the pid 1 that holds it together."""
     found = [(pid, status_of(pid).get("NSpid", "1").split()[-1]) for pid in members(namespace)]

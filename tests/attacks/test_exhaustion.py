@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from exhaustion import GREEDY, Greedy
 
-from conftest import eventually, job, members, namespace, needs, out, status_of, survivors
+from conftest import eventually, has_ready_thread, job, members, namespace, needs, out, status_of, survivors
 from rewindbox.backends.base import Job, Outcome
 
 pytestmark = pytest.mark.anyio
@@ -22,8 +22,7 @@ class Host:
 
     def is_ready(self) -> bool:
         """The supervisor has the thread that will start the next program."""
-        threads = os.listdir(f"/proc/{self.supervisor}/task")
-        return any(status_of(f"{self.supervisor}/task/{thread}").get("Seccomp") == "2" for thread in threads)
+        return has_ready_thread(self.supervisor)
 
     def look(self) -> dict[str, object]:
         """What must be the same before and after."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from corpus import LEFT_BEHIND
 
-from conftest import FULL, SOAK, eventually, job, members, namespace, out, run, status_of, survivors
+from conftest import FULL, SOAK, eventually, has_ready_thread, job, members, namespace, out, run, status_of, survivors
 from rewindbox.backends.namespace import trees
 
 pytestmark = pytest.mark.anyio
@@ -73,7 +73,7 @@ class Footprint:
     def is_at_rest(self) -> bool:
         """Every supervisor has, besides itself, the thread that will start the next program, which is ready."""
         descriptors = {len(os.listdir(f"/proc/{pid}/fd")) for pid in self.supervisors}
-        return {status_of(pid)["Threads"] for pid in self.supervisors} == {"2"} and len(descriptors) == 1
+        return all(has_ready_thread(pid) for pid in self.supervisors) and len(descriptors) == 1
 
     def resident_kib(self) -> list[int]:
         return [int(status_of(pid)["VmRSS"].split()[0]) for pid in (self.launcher, *self.supervisors)]

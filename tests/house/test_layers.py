@@ -67,6 +67,7 @@ INSIDE = (
         "turn",
         "head",
         "notebook",
+        "scratch",
         "supervisor",
         "launcher",
     ),

@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import defences, files, kernel, trees
+from rewindbox.backends.namespace import defences, files, kernel, scratch, trees
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
 from rewindbox.backends.namespace.groups import Groups
 from rewindbox.backends.namespace.jobs import Job
 from rewindbox.backends.namespace.layers import Layers
-from rewindbox.backends.namespace.machine import GATE, MEMORY, Machine, StepFailed
+from rewindbox.backends.namespace.machine import Machine, StepFailed
 from rewindbox.backends.namespace.processes import StillAlive, kill_all
 from rewindbox.backends.namespace.replies import (
     DESCRIPTORS_MAX,
@@ -38,7 +38,6 @@ from rewindbox.backends.namespace.replies import (
 )
 from rewindbox.backends.namespace.sessions import Budget, Session, Sessions
 from rewindbox.backends.namespace.spawner import Spawner
-from rewindbox.backends.namespace.template import PLACE
 from rewindbox.backends.namespace.turn import Turn
 from rewindbox.backends.namespace.watch import Disk
 
@@ -156,7 +155,7 @@ class Supervisor:
 
     def _start_job(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         request["folder"] = files.working_folder(self.machine.root, request["folder"])
-        _write_code(request["code"], request["file"])
+        scratch.write_code(request["code"], request["file"])
         stdin = streams.pop() if len(streams) > 2 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._job_answer = answer
         self.machine.groups.jobs.restrict(_memory_bytes(request), int(request["limits"]["processes"]))
@@ -174,7 +173,7 @@ class Supervisor:
 
     def _start_turn(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         """The head is told what to run; the holder, who writes down that it begins, tells it when."""
-        code = _bytes(request["code"])
+        code = scratch.code_bytes(request["code"])
         self._begin(request)
         session = self.sessions.live[request["session"]]
         self.sessions.restrict(_memory_bytes(request))
@@ -279,7 +278,7 @@ class Supervisor:
                     say(answer, self._take_point)
             except StillAlive:
                 os._exit(1)
-        _clear_memory(all_of_it=not self.sessions.live)
+        scratch.clear(all_of_it=not self.sessions.live)
 
     def _cancel(self, request: Request) -> Reply:
         if self.job is not None and self.job.why is None:
@@ -328,7 +327,7 @@ class Supervisor:
         came = self.sessions.arrive()
         self.sessions.gone()
         self.sessions.kill_strays()
-        _clear_memory()
+        scratch.clear()
         return came
 
     def _sweep(self, request: Request) -> Reply:
@@ -356,29 +355,6 @@ def _turn_away(why: Exception, streams: list[int], answer: socket.socket) -> Non
 
 def _memory_bytes(request: Request) -> int:
     return int(request["limits"]["memory_mib"]) << 20
-
-
-def _bytes(text: str) -> bytes:
-    """Code as it was given: bytes that are no UTF-8 came as lone surrogates."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _write_code(code: str, name: str) -> None:
-    """Into memory that the vm sees read-only: what was decided on is what runs."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(f"{MEMORY}/code/{name}", flags, 0o644), "wb") as file:
-        file.write(_bytes(code))
-
-
-def _clear_memory(*, all_of_it: bool = True) -> None:
-    """Empty /run/code and, where no session goes on, /run and /dev/shm: they are an execution's, not the vm's."""
-    for name in os.listdir(f"{MEMORY}/code"):
-        if f"{MEMORY}/code/{name}" not in (GATE, PLACE):
-            os.unlink(f"{MEMORY}/code/{name}")
-    for folder in ("run", "shm") if all_of_it else ():
-        for name in os.listdir(f"{MEMORY}/{folder}"):
-            if (folder, name) != ("run", "code"):
-                trees.delete(f"{MEMORY}/{folder}/{name}")
 
 
 def _delete(names: set[str], going: set[str]) -> None:
