@@ -1,5 +1,6 @@
 """Programs that want all there is get what their limits give, end, and leave the host as it was; told from the host."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,8 +22,8 @@ class Host:
         self.supervisor = int(status_of(first)["PPid"])
 
     def is_ready(self) -> bool:
-        """The supervisor has the thread that will start the next program."""
-        return status_of(self.supervisor)["Threads"] == "2"
+        """The supervisor has the thread that will start the next program, which has its namespace."""
+        return status_of(self.supervisor)["Threads"] == "2" and has_ipc_namespace(self.supervisor)
 
     def look(self) -> dict[str, object]:
         """What must be the same before and after."""
@@ -36,6 +37,13 @@ class Host:
 
     def resident_kib(self) -> int:
         return int(status_of(self.supervisor)["VmRSS"].split()[0])
+
+
+def has_ipc_namespace(pid: int) -> bool:
+    """Whether a process has a descriptor of one."""
+    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        return any(os.readlink(f"/proc/{pid}/fd/{name}").startswith("ipc:") for name in os.listdir(f"/proc/{pid}/fd"))
+    return False
 
 
 async def settled(vm) -> None:
