@@ -119,11 +119,11 @@ class Spawner:
             try:
                 with open(children, "rb", buffering=0) as file:
                     pids = file.read(64).split()
-            except OSError:  # no descriptor is left: it ends at the gate, and the streams are our thread's to close
+                if pids:
+                    _bound(int(pids[0]), limits, beside)
+                    return True
+            except OSError:  # no descriptor is left, or the child is gone
                 return False
-            if pids:
-                _bound(int(pids[0]), limits, beside)
-                return True
             time.sleep(0.00002)
         return False
 
