@@ -152,7 +152,7 @@ class Spawner:
             try:
                 with open(children, "rb", buffering=0) as file:
                     pids = file.read(64).split()
-            except OSError:  # no descriptor is left: it ends at the gate, and the streams are our thread's to close
+            except OSError:  # no descriptor is left, or the child is gone
                 return False
             if pids:
                 return self._is_bound(int(pids[0]), limits, beside)

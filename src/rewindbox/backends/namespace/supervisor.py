@@ -156,14 +156,15 @@ class Supervisor:
     def _start_job(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         request["folder"] = files.working_folder(self.machine.root, request["folder"])
         scratch.write_code(request["code"], request["file"])
-        stdin = streams.pop() if len(streams) > 2 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._job_answer = answer
+        streams.insert(0, streams.pop() if len(streams) > 2 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         self.machine.groups.jobs.restrict(_memory_bytes(request), int(request["limits"]["processes"]))
         spawner = self._ready_spawner()
-        self._spawner = None
-        is_ready = spawner.start(request, [stdin, *streams], beside=self.sessions.processes)
         spare = self.sessions.owns if self.sessions.guard is not None else None
-        self.job = Job(self.machine, self.disk, request["limits"], spawner, spare)
+        job = Job(self.machine, self.disk, request["limits"], spawner, spare)
+        # From here on nothing may fail: a program that waits at the gate must have a job that ends it, and the
+        # streams are the spawner's to close.
+        self._spawner, self.job, self._job_answer = None, job, answer
+        is_ready = spawner.start(request, streams, beside=self.sessions.processes)
         may_go = told_to_go(answer) is not None  # also when it must not: an unread word would cost the answer
         if is_ready and may_go:
             spawner.let_go()
@@ -180,8 +181,12 @@ class Supervisor:
         turn = Turn(self.machine, self.disk, request["limits"], self.sessions, session)
         self.job, self._job_answer = turn, answer
         self._job_handle = session.head.handle
-        with contextlib.suppress(Lost):  # its end says so
+        try:
             turn.start(code, streams)
+        except Lost:  # its end says so
+            pass
+        except OSError:  # the head was not told
+            turn.why = "cancel"
         for descriptor in (self._job_handle, turn.result.fileno()):
             self._poll.register(descriptor, select.POLLIN)
 
@@ -213,7 +218,7 @@ class Supervisor:
         return {"live": [key[1] for key in self.sessions.checkpoints if self.sessions.is_kept(*key)]}
 
     def _ready_spawner(self) -> Spawner:
-        if self._spawner is not None and self._spawner.is_stale:
+        if self._spawner is not None and (self._spawner.is_stale or self._spawner.failure is not None):
             self._spawner.dismiss()
             self._spawner = None
         if self._spawner is None:
@@ -221,8 +226,11 @@ class Supervisor:
         return self._spawner
 
     def _job_started(self) -> None:
-        assert isinstance(self.job, Job)
+        if not isinstance(self.job, Job) or self._job_handle >= 0:  # a spawner that was dismissed
+            return
         spawner = self.job.spawner
+        if spawner.pid is None and spawner.failure is None:  # so was this one's predecessor
+            return
         if spawner.failure is not None:
             failure, self.job = spawner.failure, None
             spawner.close()
