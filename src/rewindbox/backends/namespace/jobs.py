@@ -2,11 +2,10 @@
 
 import os
 import resource
-import signal
 from typing import Any
 
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.processes import Spare, kill_all, processes, signal_each
+from rewindbox.backends.namespace.processes import Spare, kill_all, processes, strike
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.watch import TICK, Disk, Watched
 
@@ -20,6 +19,7 @@ class Job(Watched):
         """`spawner` has been told to start it; `spare`: who is none of its processes, None: nobody."""
         super().__init__(machine, disk, limits, machine.groups.jobs, lambda: spawner.ipc_ns)
         self.spawner, self._spare = spawner, spare
+        self._is_struck = False
         self._cpu_before = _children_cpu()
 
     def members(self) -> list[int]:
@@ -48,11 +48,10 @@ class Job(Watched):
         }
 
     def kill(self) -> None:
-        """SIGKILL to the first process; `reap` does the rest. While it is being started: to all there are."""
-        if self.spawner.pid is not None:
-            os.kill(self.spawner.pid, signal.SIGKILL)
-        else:
-            signal_each(self.machine.proc, self.members(), signal.SIGKILL)
+        """SIGKILL to all there are: five hundred that go on leave nobody else much time. `reap` does the rest."""
+        if not self._is_struck:
+            strike(self.machine.proc, self._spare)
+            self._is_struck = self.spawner.pid is not None
 
 
 def _children_cpu() -> float:
