@@ -157,7 +157,10 @@ class Group(Nowhere):
         self._folders, self._files = folders, _FILES[version]
         self._ends_together = ends_together
         self._limits = (0, 0)
-        self._events = os.open(self._files.events, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folders["memory"])
+        self._events, self._used = (
+            os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folders["memory"])
+            for name in (self._files.events, self._files.used)
+        )
         self._births: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
         self._joined = threading.Event()
         self._has_mother = False
@@ -222,11 +225,7 @@ class Group(Nowhere):
 
     def used_bytes(self) -> int:
         """See `Nowhere.used_bytes`."""
-        descriptor = os.open(self._files.used, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folders["memory"])
-        try:
-            return int(os.read(descriptor, 64))
-        finally:
-            os.close(descriptor)
+        return int(os.pread(self._used, 64, 0))
 
     def kills(self) -> int:
         """See `Nowhere.kills`."""
