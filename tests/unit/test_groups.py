@@ -130,8 +130,11 @@ def test_no_groups_no_ground(tmp_path):
     assert not found.open(1).jobs.holds()
 
 
+_USED = {1: "memory.usage_in_bytes", 2: "memory.current"}
+
+
 def a_group(folder: Path, version: int, *names: str) -> Group:
-    for name in names:
+    for name in (_USED[version], *names):
         (folder / name).write_text("")
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     return Group(version, {"memory": descriptor, "pids": descriptor})
@@ -141,7 +144,7 @@ def test_limits_of_version_2(tmp_path):
     """Memory without swap, and exactly so many processes; all are ended together only where that was asked for."""
     group = a_group(tmp_path, 2, "memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "pids.max")
     group.restrict(64 << 20, 10)
-    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    written = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != _USED[2]}
     assert written == {
         "memory.max": str(64 << 20),
         "memory.swap.max": "0",
@@ -180,6 +183,14 @@ def test_kills_are_counted(tmp_path, version, name, text, kills):
     group = a_group(tmp_path, version, name, "memory.swap.max", "memory.memsw.limit_in_bytes")
     (tmp_path / name).write_text(text)
     assert group.kills() == kills
+
+
+def test_what_is_used_is_read_anew(tmp_path):
+    """Each time it is what the kernel says then."""
+    group = a_group(tmp_path, 2, "memory.swap.max", "memory.events")
+    for used in (4096, 12288):
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+        assert group.used_bytes() == used
 
 
 def test_what_is_refused_is_not_believed(tmp_path):
