@@ -561,6 +561,15 @@ async def test_a_damaged_vm_goes_back_to_a_point(box):
     assert (await vm.history()).total == 3
 
 
+async def test_a_store_is_removed_like_any_folder(store):
+    """Whoever made it can delete it by `rm -r`: nothing in it is closed to its owner that the code did not close."""
+    async with AsyncRewindbox(store) as box:
+        vm = await box.vm("one")
+        await vm.execute("bash", "mkdir a; echo one > a/f")
+        await vm.rollback((await vm.execute("bash", "rm -r a")).before)
+    subprocess.run(["rm", "-r", str(store)], check=True, stdin=subprocess.DEVNULL)
+
+
 async def test_writes_alone_do_not_pile_up(box):
     """The points between two writes go; the last one stays."""
     vm = await box.vm("one")

@@ -194,6 +194,9 @@ class Machine:
         with step("overlay"):
             data = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
             kernel.mount("vm", _ROOT, "overlay", kernel.MS_NODEV | kernel.MS_NOSUID, data)
+        for folder in ("work", "work/incompat", "work/incompat/volatile"):
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(f"{work}/{folder}", 0o700)  # the kernel's have no rights: `rm -r` of a store would stop there
 
     def move_onto(
         self,
