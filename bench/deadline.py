@@ -69,3 +69,66 @@ class Deadline(Case):
         if self._vm is not None:
             self._vm.remove()
             self._vm = None
+
+
+_GREEDY: dict[str, tuple[str, Limits, frozenset[str]]] = {
+    "memory": ("x = bytearray(b'x') * (2 << 30)", Limits(memory_mib=300), frozenset({"memory"})),
+    "processes": (
+        "import os\nwhile True:\n try: os.fork()\n except OSError: pass",
+        Limits(wall_s=1, processes=256),
+        frozenset({"timeout"}),
+    ),
+    "output": ("while True: print('x' * 1000)", Limits(output_bytes=1 << 20), frozenset({"output"})),
+    "disk": (
+        "with open('f', 'wb') as f:\n while True: f.write(b'x' * (1 << 20))",
+        Limits(disk_mib=64),
+        frozenset({"killed"}),
+    ),
+    "shared memory": (
+        "with open('/dev/shm/f', 'wb') as f:\n for _ in range(240): f.write(b'x' * (1 << 20))\n"
+        "import time; time.sleep(5)",
+        Limits(memory_mib=150),
+        frozenset({"memory"}),
+    ),
+    "processor": ("import os\nos.fork(); os.fork()\nwhile True: pass", Limits(cpu_s=1), frozenset({"timeout"})),
+}
+"""What wants all there is, the limit that ends it, and the ways in which that may be told."""
+
+
+class Recovery(Case):
+    """How long a vm whose program was ended at a limit keeps the next one waiting, from answer to answer."""
+
+    rows = (
+        Row(
+            name="recovery",
+            work=f"`exec /bin/true` after a program that was ended at a limit, the worst of {len(_GREEDY)} kinds",
+            at_most=1000.0,
+        ),
+    )
+    is_sampled_once = True
+
+    def __init__(self, box: Rewindbox, count: int = 5) -> None:
+        """`count`: how often each."""
+        self._box, self._count = box, count
+        self._vm: Vm | None = None
+
+    def sample(self) -> Mapping[str, float]:
+        self._vm = self._box.vm()
+        return {"recovery": max(self._once(self._vm, kind) for _ in range(self._count) for kind in _GREEDY)}
+
+    def _once(self, vm: Vm, kind: str) -> float:
+        code, limits, endings = _GREEDY[kind]
+        execution = vm.execute("python", code, limits=limits)
+        if execution.ended not in endings:
+            raise Missing(f"{kind}: {execution.ended}, {execution.stderr[-200:]}")
+        started = time.perf_counter()
+        if not vm.execute("bash", "exec /bin/true").success:
+            raise Missing(f"nothing runs after {kind}")
+        took_s = time.perf_counter() - started
+        vm.rollback(str(execution.before))
+        return took_s
+
+    def close(self) -> None:
+        if self._vm is not None:
+            self._vm.remove()
+            self._vm = None

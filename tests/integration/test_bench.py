@@ -26,7 +26,7 @@ ALWAYS = {
         for held in ("", ", 3 MB in arrays", ", 3 MB in small objects")
     ),
     *("checkpoint", "checkpoint private", "session memory"),
-    *("shell", "memory", "memory new", "memory once", "extraction growth", "deadline", "deadline p99"),
+    *("shell", "memory", "memory new", "memory once", "extraction growth", "deadline", "deadline p99", "recovery"),
 }
 MAY_BE_ABSENT = {"bubblewrap", "sandlock", "ipykernel", "eryx", "eryx snapshot", "extraction", "library parse"}
 ONLY_FOR_ROOT = {"bare setpriv", "bubblewrap setpriv"}
