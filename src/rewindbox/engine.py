@@ -6,12 +6,13 @@ Async throughout; `door.py` is the same without `await`.
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from rewindbox import backends, config, languages, policy
 from rewindbox.backends.base import OnOutput
-from rewindbox.errors import InvalidArgument, UnknownVm
+from rewindbox.errors import BadRequest, InvalidArgument, UnknownVm
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.kept import KeptVm, held, holds
@@ -172,6 +173,8 @@ class AsyncRewindbox:
     ) -> AsyncGenerator[Execution, None]:
         """Run the code blocks of a model's answer in one vm, in document order; each execution as it ends.
 
+        Blocks that are the content of a file are written to it, in their turn (`policy.decide`).
+
         Args:
             vm: Where; None: a new one.
             on_failure: `stop`: no block after the first that fails. `continue`: all of them.
@@ -191,13 +194,15 @@ class AsyncRewindbox:
         if vm is None or isinstance(vm, str):
             vm = await self.vm(vm, kept=self._ask_keeper and name is not None)
         for number, decision in enumerate(decisions, 1):
+            if decision.path is not None:
+                decision = await _written(vm, decision.path, decision)
             if on_decision is not None:
                 on_decision(number, decision)
             if decision.skipped is not None:
                 continue
             execution = await vm.execute(
                 decision.block.language,
-                decision.block.code,
+                decision.code,
                 agent_id=agent_id,
                 limits=limits,
                 on_output=on_output,
@@ -244,6 +249,15 @@ class AsyncRewindbox:
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)
+
+
+async def _written(vm: "AnyVm", path: str, decision: Decision) -> Decision:
+    """Write a block to its file; what came of it."""
+    try:
+        await vm.write(path, decision.block.code.encode())
+    except (BadRequest, UnicodeEncodeError) as error:
+        return replace(decision, skipped=f"not written to {path}: {error}", path=None)
+    return decision
 
 
 def _settings(

@@ -1,8 +1,9 @@
-"""A model's text -> its fenced code blocks, in document order.
+"""A model's text -> its code blocks, in document order.
 
 Read `blocks` first. What a fence is, and which lines belong to it, is decided by CommonMark (markdown-it-py,
 its block rules only); so a fence inside an HTML block, such as `<details>` without a blank line after it, is
-no block. Inline code, indented code and shell lines in prose are not blocks either.
+no block. Between fences there may be code in tags and commands on lines of their own (`elements.py`), and
+indented code whose language leaves no doubt (`guess.py`).
 
 Pure: no I/O, no clock. Nothing here decides whether a block may run, or whether it can: code with NUL
 characters or lone surrogates is handed on as it is, for whoever runs it to refuse.
@@ -17,9 +18,14 @@ from markdown_it.common.utils import unescapeAll
 from markdown_it.rules_block import StateBlock, blockquote, list_block
 from markdown_it.token import Token
 
+from rewindbox import intent
+from rewindbox.elements import elements
 from rewindbox.errors import ValidationFailed
+from rewindbox.guess import guess
 from rewindbox.languages import canonical
 from rewindbox.models import CodeBlock
+from rewindbox.naming import named
+from rewindbox.transcripts import typed
 
 MAX_CHARS = 20_000_000
 
@@ -30,6 +36,13 @@ _DEEPEST = 40
 _FIRST_GUESS = 4
 """How many lines of a quote are looked at before more are."""
 
+_INDENTED = re.compile(r"^(?: {4}|\t)", re.MULTILINE)
+_DIFF = re.compile(
+    r"\s*(?:diff --git |<{5,9} ?(?:SEARCH|HEAD|ORIGINAL)|--- \S[^\n]*\n\+\+\+ |@@ -\d"
+    r"|\*\*\* Begin Patch|[^\n]{1,200}\n<{5,9} ?SEARCH)"
+)
+"""What is to be applied to a file, whatever its info string says."""
+
 _LINE_END = re.compile(r"\r\n?|\n")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)?")
 
@@ -39,6 +52,7 @@ _BASE = {"python": 0.4, "javascript": 0.4, "bash": 0.4, "rust": 0.3, "go": 0.3, 
 _BASE |= {"text": 0.1, "plaintext": 0.1}
 _VERBS = ("run", "execute", "try")
 _ASKING = (*_VERBS, "test", "check", "verify", "what", "does", "will")
+_DENYING = ("not", "n't", "n’t", "never", "avoid", "without", "instead", "rather", "stop")
 _DEFINING = ("def", "function", "fn")
 _IMPORTING = ("import", "use", "require(")
 _VERB = re.compile(r"\b(?:run|execute|try)\b")
@@ -61,7 +75,10 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS) -> list[CodeBlock]:
     `start_pos` is the first character of the opening fence (not of the line: a quote or list marker may come
     before it); `end_pos` is one past the closing fence, or, for a block that nothing closes, the end of its
     last line. Both count characters of `text` as given.
-    `metadata` is `{"info": ...}` with all that stands after the opening fence, None where nothing does.
+    `metadata` has what is known besides: `info`, all that stands after the opening fence; `guessed`, a language that
+    nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
+    it is, and `write` where the text says to write it; `kind`, where it is no fence: `indented`, `tag`, `inline`.
+    None where there is nothing.
     Time is linear in the length of `text`. Any `str` is acceptable, malformed Unicode included.
 
     Raises:
@@ -72,9 +89,8 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS) -> list[CodeBlock]:
             f"a text of {len(text)} characters, where {max_chars} are allowed",
             remedy="split it, or pass a larger max_chars",
         )
-    if "```" not in text and "~~~" not in text:
-        return []
-    return [_block(fence, nearby) for fence, nearby in _with_prose(text, _fences(text))]
+    fences = _fences(text) if "```" in text or "~~~" in text or _INDENTED.search(text) else []
+    return [_block(piece, nearby, before) for piece, nearby, before in _with_prose(text, _with_others(text, fences))]
 
 
 def language(info: str) -> str:
@@ -95,17 +111,23 @@ def confidence(language: str, code: str, nearby: str) -> float:
 
     A sum of fixed weights, not a probability: what the language is (0.1 to 0.4), whether the code has 2 to 49
     lines (0.2), defines a function (0.1), imports (0.1), and whether the prose `nearby` asks to run it (0.2)
-    or has the words run, execute or try (0.1). Negation is not understood. The words of the code never count
-    as a request, and no part of a longer word does (`entry`, `runtime`).
+    or has the words run, execute or try (0.1). Prose that forbids it takes 0.3 away instead (`intent.words`). The words
+    of the code never count as a request, and no part of a longer word does (`entry`, `runtime`).
     """
     score = _BASE.get(language, 0.2)
     score += 0.2 * (1 < code.rstrip("\n").count("\n") + 1 < 50)
     score += 0.1 * _says(code, _DEFINING, _DEFINITION)
     score += 0.1 * _says(code, _IMPORTING, _IMPORT)
+    return min(1.0, max(0.0, round(score + _wish(nearby), 2)))
+
+
+def _wish(nearby: str) -> float:
+    """What prose adds, or takes away."""
     prose = nearby.lower()
-    score += 0.2 * _says(prose, _ASKING, _ASKED)
-    score += 0.1 * _says(prose, _VERBS, _VERB)
-    return min(1.0, round(score, 2))
+    names_it = _says(prose, _VERBS, _VERB)
+    if any(word in prose for word in _DENYING) and intent.forbids(nearby):
+        return -0.3
+    return 0.2 * _says(prose, _ASKING, _ASKED) + 0.1 * names_it
 
 
 def _says(text: str, words: tuple[str, ...], pattern: re.Pattern[str]) -> bool:
@@ -114,42 +136,69 @@ def _says(text: str, words: tuple[str, ...], pattern: re.Pattern[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fence:
+class _Piece:
+    """A fence, or another element."""
+
+    kind: str
     info: str
     code: str
     start: int
     end: int
 
 
-def _block(fence: _Fence, nearby: str) -> CodeBlock:
-    name = language(fence.info)
+def _block(piece: _Piece, nearby: str, before: str) -> CodeBlock:
+    guessed = guess(piece.code) if not piece.info else None
+    name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info)
+    console = typed(name, piece.code)
+    name = console.language if console is not None else name
+    file = named(piece.info, piece.code, before)
+    known = {
+        "kind": piece.kind if piece.kind != "fence" else None,
+        "info": piece.info if piece.kind == "fence" else None,
+        "guessed": guessed,
+        "commands": console.code if console is not None else None,
+        "path": file.path if file is not None else None,
+        "write": file is not None and file.is_to_be_written,
+    }
     # Unvalidated, because pydantic refuses lone surrogates, and they are what undecodable bytes become.
     return CodeBlock.model_construct(
         language=name,
-        code=fence.code,
-        execution_confidence=confidence(name, fence.code, nearby),
-        start_pos=fence.start,
-        end_pos=fence.end,
-        metadata={"info": fence.info} if fence.info else None,
+        code=piece.code,
+        execution_confidence=confidence(name, piece.code, nearby),
+        start_pos=piece.start,
+        end_pos=piece.end,
+        metadata={key: value for key, value in known.items() if value} or None,
     )
 
 
-def _with_prose(text: str, fences: list[_Fence]) -> list[tuple[_Fence, str]]:
-    """Each fence with up to 200 characters before and after it, short of its neighbours."""
-    ends = [0, *(fence.end for fence in fences)]
-    starts = [*(fence.start for fence in fences[1:]), len(text)]
-    return [
-        (
-            fence,
-            text[max(previous_end, fence.start - _NEARBY_CHARS) : fence.start]
-            + "\n"
-            + text[fence.end : min(next_start, fence.end + _NEARBY_CHARS)],
-        )
-        for fence, previous_end, next_start in zip(fences, ends, starts, strict=False)
-    ]
+def _with_others(text: str, fences: list[_Piece]) -> list[_Piece]:
+    """Fences, and what is between them; indented code only where nobody can doubt what it is."""
+    pieces: list[_Piece] = []
+    last = 0
+    for piece in [*fences, None]:
+        if piece is not None and piece.kind == "indented" and guess(piece.code) is None:
+            continue
+        end = len(text) if piece is None else piece.start
+        pieces += (_Piece(e.kind, e.language, e.code, e.start, e.end) for e in elements(text, last, end))
+        if piece is not None:
+            pieces.append(piece)
+            last = piece.end
+    return pieces
 
 
-def _fences(text: str) -> list[_Fence]:
+def _with_prose(text: str, pieces: list[_Piece]) -> list[tuple[_Piece, str, str]]:
+    """Each with up to 200 characters before and after it, short of its neighbours; and those before it alone."""
+    ends = [0, *(piece.end for piece in pieces)]
+    starts = [*(piece.start for piece in pieces[1:]), len(text)]
+    found = []
+    for piece, previous_end, next_start in zip(pieces, ends, starts, strict=False):
+        before = text[max(previous_end, piece.start - _NEARBY_CHARS) : piece.start]
+        after = text[piece.end : min(next_start, piece.end + _NEARBY_CHARS)]
+        found.append((piece, f"{before}\n{after}", before))
+    return found
+
+
+def _fences(text: str) -> list[_Piece]:
     tokens = _parse(text)
     if not tokens:
         return []
@@ -158,12 +207,17 @@ def _fences(text: str) -> list[_Fence]:
     return [_fence(text, token, lines, starts) for token in tokens]
 
 
-def _fence(text: str, token: Token, lines: list[str], starts: list[int]) -> _Fence:
-    assert token.map is not None  # for mypy: the fence rule always sets it
+def _fence(text: str, token: Token, lines: list[str], starts: list[int]) -> _Piece:
+    assert token.map is not None  # for mypy: both rules always set it
     first, last = token.map[0], token.map[1] - 1
+    if token.type == "code_block":
+        start, end = starts[first], starts[last] + len(lines[last].rstrip())
+        start += next(n for n, character in enumerate(text[start:end]) if character not in " \t>")
+        return _Piece("indented", "", token.content, start, end)
     has_closing_line = last - first > token.content.count("\n")
     last_line = lines[last].rstrip(" \t\r\n" if has_closing_line else "\r\n")
-    return _Fence(
+    return _Piece(
+        kind="fence",
         info=unescapeAll(token.info).strip(),
         code=token.content,
         # Only spaces and the markers of quotes and lists can stand before a fence.
@@ -173,13 +227,13 @@ def _fence(text: str, token: Token, lines: list[str], starts: list[int]) -> _Fen
 
 
 def _parse(text: str) -> list[Token]:
-    """The fence tokens of `text`. Not `MarkdownIt.parse`, which would replace NULs and parse inlines."""
+    """The tokens of fences and of indented code. Not `MarkdownIt.parse`, which would replace NULs and parse inlines."""
     source = _LINE_END.sub("\n", text) if "\r" in text else text
     if not source.endswith("\n"):
         source += "\n"
     tokens: list[Token] = []
     _PARSER.block.parse(source, _PARSER, {}, tokens)
-    return [token for token in tokens if token.type == "fence"]
+    return [token for token in tokens if token.type in ("fence", "code_block")]
 
 
 def _list(state: StateBlock, start: int, end: int, silent: bool) -> bool:

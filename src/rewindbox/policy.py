@@ -3,6 +3,7 @@
 Not a security boundary: it saves time and says why. The vm is the boundary.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from rewindbox.errors import InvalidArgument, LanguageRefused, ValidationFailed
 if TYPE_CHECKING:
     from rewindbox.models import CodeBlock
 
+_FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
+_IMPORTED = re.compile(r"^\s*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -21,6 +25,13 @@ class Decision:
 
     block: "CodeBlock"
     skipped: str | None
+    path: str | None = None
+    """The file of the vm that it is written to, instead of being run."""
+
+    @property
+    def code(self) -> str:
+        """What is run: of a transcript what was typed, else the block."""
+        return str((self.block.metadata or {}).get("commands") or self.block.code)
 
 
 def decide(
@@ -31,15 +42,60 @@ def decide(
     Asking to run is the intent: every block in an allowed language runs whose confidence is at least
     `threshold`. `programs` says for each language where the vm has its program, or None.
 
+    A block that is the content of a named file is written instead, where the text says so, where a later block names
+    the file or imports it, or where nothing runs its language. A command between the lines of prose runs only if
+    a block of the text was written to a file that it names.
+
     Raises ValidationFailed: `threshold` is not between 0 and 1, or a block that would run is not acceptable.
     """
     if not 0 <= threshold <= 1:
         raise InvalidArgument(f"threshold {threshold}", remedy="give a number from 0 to 1")
+    blocks = list(blocks)
     decisions = [Decision(block, _reason(block, settings, programs, threshold)) for block in blocks]
+    decisions = _with_files(decisions)
     for number, decision in enumerate(decisions, 1):
         if decision.skipped is None:
-            check(decision.block.language, decision.block.code, settings, what=f"block {number}")
+            check(decision.block.language, decision.code, settings, what=f"block {number}")
     return decisions
+
+
+def _with_files(decisions: list[Decision]) -> list[Decision]:
+    """The same, with what is written instead. From the last one, so that each is known by what comes after it."""
+    mentioned: set[str] = set()
+    found: list[Decision] = []
+    for decision in reversed(decisions):
+        path = (decision.block.metadata or {}).get("path")
+        if path is not None and _is_written(decision, path, mentioned):
+            decision = Decision(decision.block, f"written to {path}", path)
+        mentioned |= _names(decision.code)
+        found.append(decision)
+    return _without_idle_commands(found[::-1])
+
+
+def _is_written(decision: Decision, path: str, mentioned: set[str]) -> bool:
+    name = path.rpartition("/")[2]
+    asked = bool((decision.block.metadata or {}).get("write"))
+    return asked or decision.skipped is not None or name in mentioned or f"import {name.partition('.')[0]}" in mentioned
+
+
+def _names(code: str) -> set[str]:
+    """The names of files in a piece of code, and `import x` for what it imports."""
+    files = {match[0].rpartition("/")[2] for match in _FILE.finditer(code)}
+    modules = (match[1].split(".") for match in _IMPORTED.finditer(code))
+    return files | {f"import {part}" for parts in modules for part in parts}
+
+
+def _without_idle_commands(decisions: list[Decision]) -> list[Decision]:
+    written: set[str] = set()
+    found = []
+    for decision in decisions:
+        if decision.path is not None:
+            written.add(decision.path.rpartition("/")[2])
+        is_inline = (decision.block.metadata or {}).get("kind") == "inline"
+        if is_inline and decision.skipped is None and not written & _names(decision.code):
+            decision = Decision(decision.block, "a command in prose, on no file of this text")
+        found.append(decision)
+    return found
 
 
 def _reason(block: "CodeBlock", settings: Settings, programs: Mapping[str, str | None], threshold: float) -> str | None:

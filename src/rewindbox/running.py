@@ -74,8 +74,8 @@ def _run_blocks(call: Call, box: Rewindbox, text: str, blocks: list[Told]) -> No
 
 
 def _unrun(decision: Any, reason: str) -> Any:
-    """A decision on a block that would have run."""
-    return decision if decision.skipped else replace(decision, skipped=reason)
+    """A decision on a block that would have run, or been written."""
+    return decision if decision.skipped and decision.path is None else replace(decision, skipped=reason, path=None)
 
 
 def _timed(box: Rewindbox, timeout_s: float | None) -> Limits | None:

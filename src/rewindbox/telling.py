@@ -35,17 +35,21 @@ class Told:
     code: str
     skipped: str | None
     """Why it did not run."""
+    path: str | None = None
+    """The file of the vm that it was written to instead."""
     execution: Execution | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The documented JSON shape of a block."""
-        return {"number": self.number, "language": self.language, "skipped": self.skipped}
+        return {"number": self.number, "language": self.language, "skipped": self.skipped, "path": self.path}
 
 
 def told(number: int, decision: "Decision") -> Told:
     """A block that was decided on."""
     block = decision.block
-    return Told(number=number, language=block.language, code=block.code, skipped=decision.skipped)
+    return Told(
+        number=number, language=block.language, code=decision.code, skipped=decision.skipped, path=decision.path
+    )
 
 
 class Teller(Protocol):
@@ -115,7 +119,8 @@ class Plain:
     def decided(self, block: Told) -> None:
         """See `Teller`."""
         self._number = block.number
-        self._line(f"{block.language}: skipped, {block.skipped}" if block.skipped else block.language)
+        what = block.skipped if block.path is not None else f"skipped, {block.skipped}"
+        self._line(f"{block.language}: {what}" if block.skipped else block.language)
 
     def output(self, name: Name, data: bytes) -> None:
         """See `Teller`."""
@@ -156,7 +161,8 @@ class Live:
         """See `Teller`."""
         head = f"{block.number} {block.language}"
         if block.skipped:
-            self._say(self._out.styled(one_line(f"· {head}  skipped: {block.skipped}", self._out.width), "dim"))
+            what = "skipped: " if block.path is None else ""
+            self._say(self._out.styled(one_line(f"· {head}  {what}{block.skipped}", self._out.width), "dim"))
             return
         room = max(self._out.width - len(head) - 4, 8)
         code = self._out.styled(one_line(show.first_line(block.code), room), "dim")
@@ -228,9 +234,10 @@ def counts(blocks: Sequence[Told]) -> str:
         "run": len(ran),
         "failed": sum(not execution.success for execution in ran),
         "rolled back": sum(execution.rolled_back_to is not None for execution in ran),
-        "skipped": len(blocks) - len(ran),
+        "written": sum(block.path is not None for block in blocks),
+        "skipped": sum(block.execution is None and block.path is None for block in blocks),
     }
-    return ", ".join(f"{number} {name}" for name, number in numbers.items())
+    return ", ".join(f"{number} {name}" for name, number in numbers.items() if number or name != "written")
 
 
 def summary(out: Stream, blocks: Sequence[Told]) -> str:
@@ -242,7 +249,8 @@ def summary(out: Stream, blocks: Sequence[Told]) -> str:
 def _summary_row(block: Told) -> show.Row:
     number, language = (str(block.number), "bold"), (one_line(block.language, 12), "")
     if block.execution is None:
-        return number, language, ("· skipped", "dim"), ("", ""), (one_line(str(block.skipped), 120), "dim")
+        what = ("· skipped", "dim") if block.path is None else ("✎ written", "")
+        return number, language, what, ("", ""), (one_line(str(block.path or block.skipped), 120), "dim")
     said = one_line(show.gist(block.execution), 120)
     note = undone(block)
     result = "\n".join(text for text in (said, f"↩ {note}" if note else "") if text)

@@ -17,7 +17,8 @@ PACKAGE = Path(rewindbox.__file__).parent
 LAYERS = (
     ("errors",),
     ("limits", "languages", "execution", "models", "schema"),
-    ("config", "chain"),
+    ("config", "chain", "guess", "intent", "naming", "transcripts"),
+    ("elements",),
     ("extraction", "policy", "backends.base", "store"),
     ("backends.namespace",),
     ("backends", "registry"),

@@ -265,10 +265,10 @@ def test_run_json(cli: Cli) -> None:
     assert [entry["stdout"] for entry in value["executions"]] == ["a\n", ""]
     assert value["ok"] is False
     assert value["blocks"] == [
-        {"number": 1, "language": "bash", "skipped": None},
-        {"number": 2, "language": "text", "skipped": "text is not run"},
-        {"number": 3, "language": "bash", "skipped": None},
-        {"number": 4, "language": "bash", "skipped": "block 3 failed"},
+        {"number": 1, "language": "bash", "skipped": None, "path": None},
+        {"number": 2, "language": "text", "skipped": "text is not run", "path": None},
+        {"number": 3, "language": "bash", "skipped": None, "path": None},
+        {"number": 4, "language": "bash", "skipped": "block 3 failed", "path": None},
     ]
 
 

@@ -561,6 +561,64 @@ async def test_a_damaged_vm_goes_back_to_a_point(box):
     assert (await vm.history()).total == 3
 
 
+FILES = """
+**`shop/price.py`**
+
+```python
+def price(item): return {"tea": 4}[item]
+```
+
+Save this as `main.py`:
+
+```python
+from shop.price import price
+print(price("tea"))
+```
+
+```html
+<p>not named, not run</p>
+```
+
+Save this as `data.json`:
+
+```json
+{"a": "\u00e9"}
+```
+
+Then run it:
+
+    python3 main.py
+
+```console
+$ cat data.json
+{"a": "?"}
+$ ls shop/price.py
+shop/price.py
+```
+"""
+
+
+async def test_files_of_an_answer_are_written_and_its_commands_run(box):
+    """Blocks that are files are written in their turn, commands run on them, of a console only what was typed."""
+    vm = await box.vm("one")
+    told = []
+    ran = [ex async for ex in box.run(FILES, vm, on_decision=lambda number, decision: told.append(decision))]
+    assert [decision.path for decision in told] == ["shop/price.py", "main.py", None, "data.json", None, None]
+    assert [ex.stdout for ex in ran] == ["4\n", '{"a": "\u00e9"}\nshop/price.py\n']
+    assert (await vm.read("main.py")).decode().startswith("from shop.price")
+
+
+async def test_a_file_that_cannot_be_written_is_skipped(box):
+    """The run goes on, and says why."""
+    vm = await box.vm("one")
+    await vm.execute("bash", "mkdir data.json; touch file")
+    text = "data.json:\n```json\n1\n```\nfile/data.txt:\n```json\n1\n```\n```bash\necho on\n```"
+    told = []
+    ran = [ex async for ex in box.run(text, vm, on_decision=lambda number, decision: told.append(decision))]
+    assert [ex.stdout for ex in ran] == ["on\n"]
+    assert [(decision.path, decision.skipped[:14]) for decision in told[:2]] == [(None, "not written to")] * 2
+
+
 async def test_a_store_is_removed_like_any_folder(store):
     """Whoever made it can delete it by `rm -r`: nothing in it is closed to its owner that the code did not close."""
     async with AsyncRewindbox(store) as box:

@@ -32,6 +32,50 @@ def test_which_blocks_run(given, settings, threshold, reason):
     assert [decision.skipped for decision in policy.decide([given], settings, PROGRAMS, threshold)] == [reason]
 
 
+def named(language: str, path: str, code: str = "code", **known: object) -> CodeBlock:
+    """A block that is the content of a file."""
+    given = block(language, code)
+    return given.model_copy(update={"metadata": {"path": path, **known}})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "paths"),
+    [
+        ([named("python", "app.py")], [None]),
+        ([named("python", "app.py", write=True)], ["app.py"]),
+        ([named("html", "index.html")], ["index.html"]),
+        ([named("python", "src/app.py"), block("bash", "python3 src/app.py")], ["src/app.py", None]),
+        ([named("python", "shop.py"), block("python", "from shop import price")], ["shop.py", None]),
+        ([named("python", "shop.py"), named("python", "main.py", "import shop")], ["shop.py", None]),
+        ([block("bash", "python3 app.py"), named("python", "app.py")], [None, None]),
+        ([named("python", "app.py"), block("python", "# not the app.pyc")], [None, None]),
+    ],
+)
+def test_which_blocks_are_written(blocks, paths):
+    """Where the text says so, a later block needs the file, or nothing runs it; else it runs."""
+    decisions = policy.decide(blocks, Settings(), PROGRAMS, 0.0)
+    assert [decision.path for decision in decisions] == paths
+    for decision in decisions:
+        assert decision.skipped == (None if decision.path is None else f"written to {decision.path}")
+
+
+def test_a_command_in_prose_needs_a_file_of_the_text():
+    """`python3 app.py` in prose runs when app.py was written before it, and never otherwise."""
+    command = block("bash", "python3 app.py").model_copy(update={"metadata": {"kind": "inline"}})
+    assert (
+        policy.decide([command], Settings(), PROGRAMS, 0.0)[0].skipped == "a command in prose, on no file of this text"
+    )
+    written, run = policy.decide([named("python", "app.py"), command], Settings(), PROGRAMS, 0.0)
+    assert (written.path, run.skipped) == ("app.py", None)
+
+
+def test_of_a_transcript_what_was_typed_is_run_and_checked():
+    """Its output is neither run nor counted."""
+    given = block("bash", "$ ls\n" + "x" * 100).model_copy(update={"metadata": {"commands": "ls\n"}})
+    (decision,) = policy.decide([given], Settings(max_code_length=10), PROGRAMS, 0.0)
+    assert (decision.code, decision.skipped) == ("ls\n", None)
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_thresholds_are_shares(threshold):
     """A threshold is from 0 to 1."""

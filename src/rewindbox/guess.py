@@ -1,0 +1,188 @@
+"""In which language code is that nobody has named: only where the evidence is strong.
+
+Pure, bounded, and nothing is evaluated; Python's own parser is asked whether it could read it. No guess is better than
+a wrong one: a block that is not recognised is text, and is not run.
+"""
+
+import ast
+import re
+import warnings
+
+_MAX_CHARS = 50_000
+"""A longer block without a name is data, as a rule; and the parser takes a microsecond a character."""
+
+_SHEBANG = re.compile(r"#![^\n]*?\b(python|bash|sh|zsh|node|perl|ruby|php|lua|Rscript)[\d.]*\b")
+_SHEBANG_NAMES = {"sh": "bash", "zsh": "bash", "node": "javascript", "Rscript": "r"}
+
+_MARKS = (
+    (
+        "rust",
+        re.compile(
+            r"\bfn\s+main\s*\(\s*\)(?:\s*->\s*[^{\n]{1,80})?\s*\{|\bprintln!\(|\blet\s+mut\s|^use\s+std::", re.MULTILINE
+        ),
+    ),
+    ("php", re.compile(r"\A\s*<\?php\b")),
+    ("html", re.compile(r"\A\s*<(?:!doctype|html|head|body|div|script|\?xml|svg)\b", re.IGNORECASE)),
+    (
+        "cpp",
+        re.compile(
+            r"^\s*#include\s*<(?:iostream|vector|string|map|algorithm|memory)>|\bstd::(?:cout|endl)\b", re.MULTILINE
+        ),
+    ),
+    ("c", re.compile(r"^\s*#include\s*[<\"]", re.MULTILINE)),
+    ("csharp", re.compile(r"^\s*(?:using\s+System\b|namespace\s+\w+)|\bConsole\.Write", re.MULTILINE)),
+    ("java", re.compile(r"\bpublic\s+(?:static\s+|final\s+|abstract\s+)*(?:class|interface|void)\b|\bSystem\.out\.")),
+    ("go", re.compile(r"^\s*package\s+\w+\s*$|\bfmt\.Print|^func\s+(?:\(\w+\s+\*?\w+\)\s*)?\w+\(", re.MULTILINE)),
+    ("kotlin", re.compile(r"\bfun\s+\w+\s*\(")),
+    (
+        "typescript",
+        re.compile(r"^\s*(?:export\s+)?(?:interface|type)\s+\w+\s*[={]|\b(?:const|let)\s+\w+\s*:", re.MULTILINE),
+    ),
+    ("sql", re.compile(r"\A\s*(?:SELECT|INSERT\s+INTO|CREATE\s+TABLE|UPDATE|DELETE\s+FROM|WITH)\b", re.IGNORECASE)),
+)
+"""The first that is found. Each is something that no other language of the list has."""
+
+_JAVASCRIPT = re.compile(
+    r"\bconsole\.(?:log|error|warn)\(|^\s*(?:const|let|var)\s+(?:\w+|[{\[][^=\n]{1,200}[}\]])\s*=(?!=)"
+    r"|^\s*(?:async\s+)?function\s*\*?\s*\w+\s*\([^)\n]{0,200}\)\s*\{|\brequire\(['\"]"
+    r"|^\s*import\s[^\n]{1,200}\sfrom\s+['\"]|\bdocument\.\w+\(",
+    re.MULTILINE,
+)
+_NOT_JAVASCRIPT = re.compile(
+    r"</?\w+[^>\n]{0,200}>\s*$|^\s*[@.]?[\w-]+\s*\{\s*$|^\s*#\s|^\s*--\s|\$\w+\s*=(?!=)|\w::\w|\bfn\s+\w+|\blet\s+mut\b"
+    r"|'package:|'dart:|\blocal\s+function\b|\bstrategy\.|\badd_(?:action|filter)\(|\bvoid\s+\w+\(|\buse\s+\w+;",
+    re.MULTILINE,
+)
+
+_COMMANDS = frozenset(
+    [
+        "pip",
+        "pip3",
+        "python",
+        "python3",
+        "node",
+        "npm",
+        "npx",
+        "yarn",
+        "pnpm",
+        "git",
+        "cd",
+        "ls",
+        "mkdir",
+        "rm",
+        "cp",
+        "mv",
+        "curl",
+        "wget",
+        "sudo",
+        "apt",
+        "apt-get",
+        "brew",
+        "docker",
+        "docker-compose",
+        "cargo",
+        "rustc",
+        "gcc",
+        "g++",
+        "clang",
+        "go",
+        "java",
+        "javac",
+        "conda",
+        "chmod",
+        "chown",
+        "tar",
+        "unzip",
+        "ssh",
+        "scp",
+        "grep",
+        "sed",
+        "awk",
+        "kubectl",
+        "systemctl",
+        "export",
+        "echo",
+        "cat",
+        "touch",
+        "source",
+        "pytest",
+        "virtualenv",
+        "poetry",
+        "pwd",
+        "printf",
+        "bash",
+        "sh",
+        "make",
+        "find",
+    ]
+)
+_ALSO_ENGLISH = frozenset(
+    ["make", "find", "cat", "touch", "source", "go", "echo", "export", "sed", "node", "git", "java", "sh", "rm"]
+)
+_LIKE_AN_ARGUMENT = re.compile(
+    r"[-./=$\"'`|>&*~:@]|^(?:install|init|clone|commit|push|pull|add|run|build|test|get|all|mod)$"
+)
+_ASSIGNMENT = re.compile(r"\A[A-Z_][A-Z0-9_]*=\S")
+
+
+def guess(code: str) -> str | None:
+    """The language, by canonical name; None: nothing says so strongly enough."""
+    if not code.strip() or len(code) > _MAX_CHARS or "\0" in code:
+        return None
+    if (found := _SHEBANG.match(code)) is not None:
+        return _SHEBANG_NAMES.get(found[1], found[1])
+    for name, mark in _MARKS:
+        if mark.search(code):
+            return name
+    if _is_shell(code):
+        return "bash"
+    if _JAVASCRIPT.search(code) and not _NOT_JAVASCRIPT.search(code):
+        return "javascript"
+    return "python" if _is_python(code) else None
+
+
+def _is_shell(code: str) -> bool:
+    """Each line begins with a command, and none reads like English."""
+    lines = [line.strip() for line in code.replace("\\\n", " ").split("\n")]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    return bool(lines) and len(lines) <= 50 and all(map(_is_command, lines))
+
+
+def _is_command(line: str) -> bool:
+    name, *arguments = line.split()
+    if name.startswith("./") or _ASSIGNMENT.match(line):
+        return True
+    if name not in _COMMANDS:
+        return False
+    if name in _ALSO_ENGLISH:
+        return bool(arguments) and _LIKE_AN_ARGUMENT.search(arguments[0]) is not None
+    return not line.endswith((".", ":", "?", "{", ";"))
+
+
+def _is_python(code: str) -> bool:
+    """It parses, and does something that only a program does: imports, defines, loops, prints."""
+    if not any(word in code for word in ("import ", "def ", "class ", "print(", "for ", "while ", "with ")):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(map(_is_doing, tree.body))
+
+
+def _is_doing(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        return isinstance(statement.value.func, ast.Name) and statement.value.func.id == "print"
+    return isinstance(
+        statement,
+        ast.Import
+        | ast.ImportFrom
+        | ast.FunctionDef
+        | ast.AsyncFunctionDef
+        | ast.ClassDef
+        | ast.For
+        | ast.While
+        | ast.With,
+    )

@@ -1,0 +1,77 @@
+"""The file that a block is the content of, where the text says so.
+
+Pure. A name is only ever a relative path of plain characters; whoever writes it resolves it inside the vm.
+"""
+
+import re
+from dataclasses import dataclass
+
+_EXTENSION = (
+    r"(?:py|pyi|ipynb|js|mjs|cjs|jsx|ts|tsx|sh|bash|rs|go|c|h|cc|cpp|hpp|java|kt|rb|php|pl|lua|r|R|sql|html?|css|scss"
+    r"|vue|svelte|json|jsonl|ya?ml|toml|ini|cfg|conf|env|txt|csv|tsv|xml|md|rst|tex|svg|lock|proto|graphql)"
+)
+_PATH = (
+    rf"(?:[A-Za-z0-9_.-]{{1,80}}/){{0,8}}(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,80}}\.{_EXTENSION}|Dockerfile|Makefile"
+    r"|\.gitignore|\.env|go\.mod)"
+)
+_WHOLE = re.compile(_PATH)
+_HEADING = re.compile(
+    rf"(?:\d{{1,3}}[.)]\s+|[-*+]\s+|#{{1,6}}\s+|>\s+)*(?:(?:file(?:\s*name)?|path)\s*:?\s*)?[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
+    re.IGNORECASE,
+)
+_SAYS_WRITE = re.compile(
+    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b[^.!?\n]{0,120}?[`\"'*]{0,3}"
+    rf"({_PATH})(?![\w/])",
+    re.IGNORECASE,
+)
+_COMMENT = re.compile(rf"(?:#|//|--|;|/\*|<!--)\s*(?:file(?:name)?:\s*)?({_PATH})\s*(?:\*/|-->)?", re.IGNORECASE)
+_INFO = re.compile(
+    rf"(?:^\w[\w+#-]{{0,30}}:|\b(?:title|file|filename|name|path)\s*=\s*[\"']?|\s)({_PATH})[\"']?(?=[\s}},]|$)"
+)
+_RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
+_LOOK_BACK = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file, and whether the text asks for it to be written rather than for the block to be run."""
+
+    path: str
+    is_to_be_written: bool
+
+
+def named(info: str, code: str, before: str) -> Named | None:
+    """The file whose content a block is: by its info string, the line before it, or a comment in its first line.
+
+    `before`: the text up to the block; its end is looked at.
+    """
+    line = _line_before(before)
+    if (found := _HEADING.fullmatch(line)) is not None:
+        return _safe(found[1], is_to_be_written=False)
+    said = [match[1] for match in _SAYS_WRITE.finditer(line)]
+    if said:
+        return _safe(said[-1], is_to_be_written=_RUNS.search(line) is None)
+    if (found := _INFO.search(info)) is not None:
+        return _safe(found[1], is_to_be_written=False)
+    if (found := _COMMENT.fullmatch(code.lstrip("\n").split("\n", 1)[0].strip()[:300])) is not None:
+        return _safe(found[1], is_to_be_written=False)
+    return None
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is nothing but the name of a file, and safe."""
+    return _WHOLE.fullmatch(text) is not None and _safe(text, is_to_be_written=False) is not None
+
+
+def _safe(path: str, *, is_to_be_written: bool) -> Named | None:
+    path = path.removeprefix("./")
+    if ".." in path.split("/") or path.startswith("/"):
+        return None
+    return Named(path, is_to_be_written)
+
+
+def _line_before(before: str) -> str:
+    """The last line that is not blank, if at most one blank line is between it and the block."""
+    lines = before[-_LOOK_BACK:].split("\n")
+    last = [line.strip(" \t>\r") for line in lines[-4:]]
+    return next((line for line in reversed(last) if line), "")

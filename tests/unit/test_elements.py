@@ -1,0 +1,163 @@
+"""Code that is in no fence, and the files that blocks are the content of."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewindbox.extraction import blocks
+from rewindbox.naming import is_path, named
+
+
+def found(text):
+    """Language and code of each block, each cut out of the text."""
+    result = blocks(text)
+    for block in result:
+        assert 0 <= block.start_pos < block.end_pos <= len(text)
+    assert all(a.end_pos <= b.start_pos for a, b in itertools.pairwise(result))
+    return [(block.language, block.code) for block in result]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Let me see.\n<execute>\nprint(1)\n</execute>\n", [("python", "print(1)\n")]),
+        ("<execute_bash>\nls -l\n</execute_bash>", [("bash", "ls -l\n")]),
+        ("<execute_ipython>\nx = 1\n\nx\n</execute_ipython>", [("python", "x = 1\n\nx\n")]),
+        ("<execute>ls -l && pwd</execute>", [("bash", "ls -l && pwd\n")]),
+        ("<execute>\n```bash\nls\n```\n</execute>", [("bash", "ls\n")]),
+        ("<code>\nprint(1)\nprint(2)\n</code>", [("python", "print(1)\nprint(2)\n")]),
+        ("Use <code>x</code> or\n<code>y</code> here", []),
+        ("<execute>\nprint(1)\n", []),
+        (
+            "<execute>a</execute>\n\n```bash\nb\n```\n<execute>c</execute>",
+            [("python", "a\n"), ("bash", "b\n"), ("python", "c\n")],
+        ),
+        ("```xml\n<execute>\nls\n</execute>\n```\n", [("xml", "<execute>\nls\n</execute>\n")]),
+        ("Then:\n\n    python3 app.py --port 80\n", [("bash", "python3 app.py --port 80\n")]),
+        ("Run it:\n`node server.js`\n", [("bash", "node server.js\n")]),
+        ("cargo run --release\n", [("bash", "cargo run --release\n")]),
+        ("python is a language.\nnode is a runtime\nbash rules\n", []),
+        ("timeout = 30 seconds is the default; please run it\n", []),
+        ("See\n\n    import os\n    print(os.getcwd())\n\nthere.", [("python", "import os\nprint(os.getcwd())\n")]),
+        ("See\n\n    just some words\n    in a row\n", []),
+        ("- a list\n\n      import os\n", [("python", "import os\n")]),
+    ],
+)
+def test_elements(text, expected):
+    """Tags of agents, commands on lines of their own, and indented code that leaves no doubt; prose is none of them."""
+    assert found(text) == expected
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-a\n+b\n",
+        "diff --git a/x b/x\n",
+        "<<<<<<< SEARCH\na = 1\n=======\na = 2\n>>>>>>> REPLACE\n",
+        "app.py\n<<<<<<< SEARCH\na = 1\n=======\na = 2\n>>>>>>> REPLACE\n",
+        "*** Begin Patch\n*** Update File: a.py\n",
+        "@@ -1,2 +1,2 @@\n-a\n",
+    ],
+)
+def test_what_is_to_be_applied_is_no_program(code):
+    """A diff is a diff, also in a block that says python."""
+    for info in ("", "python", "diff"):
+        assert found(f"```{info}\n{code}```") == [("diff", code)]
+
+
+def test_a_transcript_keeps_its_code_and_tells_its_commands():
+    """`code` is what Markdown says; what was typed is beside it."""
+    (block,) = blocks("```console\n$ echo a\na\n```")
+    assert (block.language, block.code) == ("bash", "$ echo a\na\n")
+    assert block.metadata == {"info": "console", "commands": "echo a\n"}
+
+
+@pytest.mark.parametrize(
+    ("info", "code", "before", "path", "is_to_be_written"),
+    [
+        ("python", "", "text\n\n**app.py**\n", "app.py", False),
+        ("python", "", "### `src/app.py`:\n\n", "src/app.py", False),
+        ("html", "", "1. index.html\n", "index.html", False),
+        ("", "", "File: Dockerfile\n", "Dockerfile", False),
+        ("python", "", "Save this as `app.py`:\n", "app.py", True),
+        ("python", "", "Create a file called app.py with this content:\n", "app.py", True),
+        ("python", "", "Save this as `app.py` and run it:\n", "app.py", False),
+        ("python:app.py", "", "", "app.py", False),
+        ('python title="src/app.py"', "", "", "src/app.py", False),
+        ("python filename=app.py", "", "", "app.py", False),
+        ("python", "# app.py\nx\n", "Here:\n", "app.py", False),
+        ("js", "// src/server.js\nx\n", "", "src/server.js", False),
+        ("html", "<!-- index.html -->\n", "", "index.html", False),
+        ("python", "", "Save this as `./app.py`:\n", "app.py", True),
+        ("python", "", "Save this as `../app.py`:\n", None, None),
+        ("python", "", "Save this as `/etc/app.py`:\n", None, None),
+        ("python", "# this is app.py of old\n", "We look at app.py first.\n", None, None),
+        ("python", "", "Run the following:\n", None, None),
+        ("python", "", "", None, None),
+    ],
+)
+def test_names_of_files(info, code, before, path, is_to_be_written):
+    """A heading, an info string, a first comment or a sentence names the file; a path that leads out is none."""
+    file = named(info, code, before)
+    if path is None:
+        assert file is None or (".." not in file.path.split("/") and not file.path.startswith("/"))
+        assert file is None or file.path != "app.py" or before.startswith("Save")
+    else:
+        assert file is not None
+        assert (file.path, file.is_to_be_written) == (path, is_to_be_written)
+
+
+@given(st.text(), st.text(), st.text() | st.text("save as `app.py/*#: \n"))
+def test_a_name_is_always_safe(info, code, before):
+    """Whatever a text says, a path stays below where it is written."""
+    file = named(info, code, before)
+    assert file is None or is_path(file.path)
+
+
+@given(
+    st.text()
+    | st.text("<execute>/_bash \n`$>python3 a.py    ")
+    | st.lists(
+        st.sampled_from(
+            [
+                "<execute>",
+                "</execute>",
+                "\n",
+                "```",
+                "```bash\n",
+                "    ",
+                "print(1)",
+                "python3 a.py",
+                "> ",
+                "- ",
+                "\r\n",
+                "<code>",
+                "</code>",
+            ]
+        )
+    ).map("".join)
+)
+def test_any_text_has_elements(text):
+    """In order, without overlap, never an exception."""
+    found(text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<execute>",
+        "<execute>\n",
+        "</execute>\n<execute>\n",
+        "python3 a.py\n",
+        "    a\n",
+        "save a.py ",
+        "**a.py**\n```\n",
+        "> <execute>\n",
+        "python3 a.py ",
+    ],
+)
+def test_huge_texts_of_elements(piece):
+    """A mebibyte of what could be something comes to an end."""
+    found(piece * (2**20 // len(piece)))

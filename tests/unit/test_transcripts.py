@@ -1,0 +1,73 @@
+"""What was typed at a console."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewindbox.transcripts import typed
+
+TRANSCRIPTS = [
+    ("bash", "$ echo a\na\n$ echo b\nb\n", "bash", "echo a\necho b\n"),
+    ("text", "$ ls -l\ntotal 0\n", "bash", "ls -l\n"),
+    ("console", "ann@host:~/src$ make\ncc x.c\nann@host:~/src$ ./x\n$5\n", "bash", "make\n./x\n"),
+    ("console", "(env) $ pip list\nPackage\n", "bash", "pip list\n"),
+    ("console", "[root@host ~]# id\n", None, None),
+    ("console", "root@host:~# id\nuid=0\n", "bash", "id\n"),
+    ("bash", "$ docker run \\\n>   -it \\\n>   debian\nhello\n", "bash", "docker run \\\n  -it \\\n  debian\n"),
+    ("bash", "$ curl \\\n    -s x\nbody\n", "bash", "curl \\\n    -s x\n"),
+    ("python", ">>> 1 + 1\n2\n>>> print('a')\na\n", "python", "1 + 1\nprint('a')\n"),
+    ("pycon", ">>> for x in (1, 2):\n...     print(x)\n...\n1\n2\n>>> x\n2\n", "python", None),
+    ("text", ">>> import os\n", "python", "import os\n"),
+    ("python", "In [1]: x = 1\n\nIn [2]: x\nOut[2]: 1\n", "python", "x = 1\nx\n"),
+    ("python", "In [1]: for a in b:\n   ...:     c\n   ...: \n", "python", "for a in b:\n    c\n"),
+]
+NO_TRANSCRIPTS = [
+    ("bash", "echo a\n$ echo b\n"),
+    ("bash", "$HOME/bin/x\n"),
+    ("bash", "$(echo ls)\n"),
+    ("bash", "# a comment\nls\n"),
+    ("text", "5 $ and 3\n"),
+    ("text", "> quoted\n"),
+    ("javascript", "$ echo\n"),
+    ("python", "x = 1\n>>> 2\n"),
+    ("text", ""),
+]
+
+
+@pytest.mark.parametrize(("language", "code", "inside", "commands"), TRANSCRIPTS)
+def test_what_was_typed(language, code, inside, commands):
+    """Commands and their further lines, without prompts and without output."""
+    found = typed(language, code)
+    if inside is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.language == inside
+    assert commands is None or found.code == commands
+    if inside == "python":
+        compile(found.code, "typed", "exec")
+
+
+@pytest.mark.parametrize(("language", "code"), NO_TRANSCRIPTS)
+def test_what_is_no_transcript(language, code):
+    """Only what begins with a prompt, in a block that can be one."""
+    assert typed(language, code) is None
+
+
+@given(st.sampled_from(["bash", "python", "text"]), st.lists(st.from_regex(r"[ -~]{1,20}", fullmatch=True)))
+def test_commands_come_back(language, lines):
+    """Each line that is typed comes back, whatever stands between."""
+    prompt = ">>> " if language == "python" else "$ "
+    lines = [line.rstrip("\\") + "x" for line in lines]
+    text = "".join(f"{prompt}{line}\noutput {number}\n" for number, line in enumerate(lines))
+    found = typed(language, text)
+    assert (found is None) == (not lines)
+    if found is not None:
+        kept = [line for line in found.code.split("\n") if line]
+        assert kept == lines
+
+
+@given(st.sampled_from(["bash", "python", "text", "console"]), st.text() | st.text("$>. In[1]:\n\\@#"))
+def test_any_block(language, code):
+    """A transcript or none; never an exception."""
+    typed(language, code)
