@@ -28,6 +28,7 @@ _TAGS = {
 """Name of the tag -> language; None: it is guessed, and else python, which agents that write these tags speak."""
 _OPENING = re.compile(rf"^[ \t]{{0,3}}<({'|'.join(_TAGS)})>", re.MULTILINE)
 _WRAPPED = re.compile(r"\s*(`{3,}|~{3,})[ \t]*([\w+#-]{0,40})[^\n]*\n(.*?)\n?[ \t]*\1[ \t]*\s*\Z", re.DOTALL)
+_IN_COMMANDS = (".py", ".js", ".mjs", ".cjs", ".sh", "cargo ")
 _COMMAND = re.compile(
     r"^[ \t]*(?:\$ |`)?((?:(?:python3?|node|bash|sh)[ ](?:-[a-zA-Z]+[ ])?[\w./-]{1,200}\.(?:py|js|mjs|cjs|sh)"
     r"|cargo[ ]+(?:run|build|test))(?:[ ][\w./=:@,+-]{1,200}){0,20})`?[ \t]*\r?$",
@@ -57,14 +58,10 @@ def elements(text: str, start: int, end: int) -> list[Element]:
     return [*found, *_commands(text, last, end)]
 
 
-def tags(text: str) -> list[Element]:
-    """The tagged code of a text that may have fences inside its tags."""
-    return list(_tags(text, 0, len(text)))
-
-
-def has_tags(text: str) -> bool:
-    """Whether looking for tags is worth the while."""
-    return _OPENING.search(text) is not None
+def may_have(text: str) -> bool:
+    """Whether looking between fences is worth the while."""
+    has_tag = "<" in text and _OPENING.search(text) is not None
+    return has_tag or (any(word in text for word in _IN_COMMANDS) and _COMMAND.search(text) is not None)
 
 
 def _tags(text: str, start: int, end: int) -> Iterator[Element]:

@@ -19,7 +19,7 @@ from markdown_it.rules_block import StateBlock, blockquote, list_block
 from markdown_it.token import Token
 
 from rewindbox import intent
-from rewindbox.elements import elements
+from rewindbox.elements import elements, may_have
 from rewindbox.errors import ValidationFailed
 from rewindbox.guess import guess
 from rewindbox.languages import canonical
@@ -125,7 +125,7 @@ def _wish(nearby: str) -> float:
     """What prose adds, or takes away."""
     prose = nearby.lower()
     names_it = _says(prose, _VERBS, _VERB)
-    if any(word in prose for word in _DENYING) and intent.forbids(nearby):
+    if names_it and any(word in prose for word in _DENYING) and intent.forbids(nearby):
         return -0.3
     return 0.2 * _says(prose, _ASKING, _ASKED) + 0.1 * names_it
 
@@ -173,6 +173,8 @@ def _block(piece: _Piece, nearby: str, before: str) -> CodeBlock:
 
 def _with_others(text: str, fences: list[_Piece]) -> list[_Piece]:
     """Fences, and what is between them; indented code only where nobody can doubt what it is."""
+    if not may_have(text):
+        return [piece for piece in fences if piece.kind == "fence" or guess(piece.code) is not None]
     pieces: list[_Piece] = []
     last = 0
     for piece in [*fences, None]:

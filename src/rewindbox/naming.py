@@ -25,6 +25,7 @@ _SAYS_WRITE = re.compile(
     re.IGNORECASE,
 )
 _COMMENT = re.compile(rf"(?:#|//|--|;|/\*|<!--)\s*(?:file(?:name)?:\s*)?({_PATH})\s*(?:\*/|-->)?", re.IGNORECASE)
+_COMMENTS = ("#", "//", "--", ";", "/*", "<!--")
 _INFO = re.compile(
     rf"(?:^\w[\w+#-]{{0,30}}:|\b(?:title|file|filename|name|path)\s*=\s*[\"']?|\s)({_PATH})[\"']?(?=[\s}},]|$)"
 )
@@ -46,15 +47,17 @@ def named(info: str, code: str, before: str) -> Named | None:
     `before`: the text up to the block; its end is looked at.
     """
     line = _line_before(before)
-    if (found := _HEADING.fullmatch(line)) is not None:
+    if "." in line or "file" in line:
+        if (found := _HEADING.fullmatch(line)) is not None:
+            return _safe(found[1], is_to_be_written=False)
+        if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
+            return _safe(said[-1], is_to_be_written=_RUNS.search(line) is None)
+    if "." in info and (found := _INFO.search(info)) is not None:
         return _safe(found[1], is_to_be_written=False)
-    said = [match[1] for match in _SAYS_WRITE.finditer(line)]
-    if said:
-        return _safe(said[-1], is_to_be_written=_RUNS.search(line) is None)
-    if (found := _INFO.search(info)) is not None:
-        return _safe(found[1], is_to_be_written=False)
-    if (found := _COMMENT.fullmatch(code.lstrip("\n").split("\n", 1)[0].strip()[:300])) is not None:
-        return _safe(found[1], is_to_be_written=False)
+    if code.lstrip("\n")[:4].startswith(_COMMENTS):
+        first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
+        if (found := _COMMENT.fullmatch(first)) is not None:
+            return _safe(found[1], is_to_be_written=False)
     return None
 
 
@@ -71,7 +74,5 @@ def _safe(path: str, *, is_to_be_written: bool) -> Named | None:
 
 
 def _line_before(before: str) -> str:
-    """The last line that is not blank, if at most one blank line is between it and the block."""
-    lines = before[-_LOOK_BACK:].split("\n")
-    last = [line.strip(" \t>\r") for line in lines[-4:]]
-    return next((line for line in reversed(last) if line), "")
+    """The last line that is not blank."""
+    return before[-_LOOK_BACK:].rstrip(" \t\r\n>").rpartition("\n")[2].strip(" \t>\r")

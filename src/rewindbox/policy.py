@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rewindbox.models import CodeBlock
 
 _FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
-_IMPORTED = re.compile(r"^\s*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
+_IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,25 @@ def test_any_code(code):
 
 
 @pytest.mark.parametrize(
-    "piece", ["(", "[", "-", "not ", "f(", "lambda:", "if x:\n ", "a=", "<", "const x = {", "#", " ", "import a from\n"]
+    "piece",
+    [
+        "(",
+        "[",
+        "-",
+        "not ",
+        "f(",
+        "lambda:",
+        "if x:\n ",
+        "a=",
+        "<",
+        "const x = {",
+        "#",
+        " ",
+        "import a from\n",
+        "\n",
+        "\n ",
+        "a\n\n",
+    ],
 )
 def test_deep_and_long_code(piece):
     """What would exhaust a parser is read or given up, quickly."""
