@@ -204,8 +204,9 @@ def _fences(text: str) -> list[_Piece]:
     tokens = _parse(text)
     if not tokens:
         return []
-    lines = _LINE.findall(text)
-    starts = list(accumulate(map(len, lines), initial=0))
+    lines = _LINE.findall(text) if "\r" in text else text.split("\n")
+    ends = 0 if "\r" in text else 1
+    starts = list(accumulate((len(line) + ends for line in lines), initial=0))
     return [_fence(text, token, lines, starts) for token in tokens]
 
 

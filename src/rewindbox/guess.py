@@ -72,7 +72,7 @@ _SURELY_PYTHON = re.compile(
     re.MULTILINE,
 )
 """Asking the parser takes as long as all the rest."""
-_JAVASCRIPT_WORDS = ("console.", "const ", "let ", "var ", "function", "require(", "import ", "document.")
+_JAVASCRIPT_WORDS = ("console.", "const ", "let ", "var ", "function ", "require(", " from '", ' from "', "document.")
 _JAVASCRIPT = re.compile(
     r"\bconsole\.(?:log|error|warn)\(|^[ \t]*(?:const|let|var)\s+(?:\w+|[{\[][^=\n]{1,200}[}\]])\s*=(?!=)"
     r"|^[ \t]*(?:async\s+)?function\s*\*?\s*\w+\s*\([^)\n]{0,200}\)\s*\{|\brequire\(['\"]"
@@ -147,6 +147,7 @@ _COMMANDS = frozenset(
         "find",
     ]
 )
+_MAX_COMMANDS = 50
 _ALSO_ENGLISH = frozenset(
     ["make", "find", "cat", "touch", "source", "go", "echo", "export", "sed", "node", "git", "java", "sh", "rm"]
 )
@@ -178,9 +179,13 @@ def guess(code: str) -> str | None:
 
 def _is_shell(code: str) -> bool:
     """Each line begins with a command, and none reads like English."""
-    lines = [line.strip() for line in code.replace("\\\n", " ").split("\n")]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    return bool(lines) and len(lines) <= 50 and all(map(_is_command, lines))
+    count = 0
+    for line in code.replace("\\\n", " ").split("\n", _MAX_COMMANDS):
+        if (line := line.strip()) and not line.startswith("#"):
+            if not _is_command(line):
+                return False
+            count += 1
+    return 0 < count < _MAX_COMMANDS
 
 
 def _is_command(line: str) -> bool:
