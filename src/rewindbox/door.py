@@ -17,7 +17,7 @@ from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
-from rewindbox.policy import Decision
+from rewindbox.policy import Decision, Support
 from rewindbox.portal import Portal
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
@@ -103,6 +103,10 @@ class Rewindbox:
     def vms(self) -> list[VmRecord]:
         """See `AsyncRewindbox.vms`."""
         return self.call(self._box.vms)
+
+    def languages(self) -> dict[str, Support]:
+        """See `AsyncRewindbox.languages`."""
+        return self.call(self._box.languages)
 
     def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
         """See `AsyncRewindbox.plan`."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from rewindbox import backends, config, languages, policy
+from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import BadRequest, InvalidArgument, UnknownVm
 from rewindbox.execution import Execution
@@ -18,7 +18,7 @@ from rewindbox.history import HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened
-from rewindbox.policy import Decision
+from rewindbox.policy import Decision, Support
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
 
@@ -148,6 +148,10 @@ class AsyncRewindbox:
         """Every vm, oldest first."""
         return self._opened().registry.list()
 
+    async def languages(self) -> dict[str, Support]:
+        """Every language by name: how it is run, whether it is allowed, and where a vm has its program."""
+        return policy.support(self.settings, self._opened().backend.programs(self.settings.languages))
+
     def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
         """The blocks of a model's answer and which of them `run` would run; runs nothing.
 
@@ -155,8 +159,9 @@ class AsyncRewindbox:
         """
         from rewindbox import extraction  # noqa: PLC0415  loads the Markdown parser
 
-        blocks = extraction.blocks(text, max_chars=self.settings.max_text_chars)
-        return policy.decide(blocks, self.settings, self._opened().backend.programs(), threshold)
+        blocks = extraction.blocks(text, max_chars=self.settings.max_text_chars, languages=self.settings.languages)
+        programs = self._opened().backend.programs(self.settings.languages)
+        return policy.decide(blocks, self.settings, programs, threshold)
 
     async def run(
         self,
@@ -207,7 +212,7 @@ class AsyncRewindbox:
                 limits=limits,
                 on_output=on_output,
                 rollback_on_failure=True if on_failure == "rollback" else None,
-                session=name if languages.find(decision.block.language).session else None,
+                session=name if self.settings.languages.find(decision.block.language).session else None,
                 block=number,
             )
             yield execution
