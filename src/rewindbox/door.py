@@ -6,7 +6,7 @@ goes on.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
@@ -39,10 +39,13 @@ class Rewindbox:
         config: "VmExecutionConfig | None" = None,
         limits: Limits | None = None,
         agent_id: str | None = None,
+        languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
     ) -> None:
         """See `AsyncRewindbox`."""
-        self._box = AsyncRewindbox(store, config=config, limits=limits, agent_id=agent_id, ask_keeper=ask_keeper)
+        self._box = AsyncRewindbox(
+            store, config=config, limits=limits, agent_id=agent_id, languages=languages, ask_keeper=ask_keeper
+        )
         self._stack = ExitStack()
         self._portal: Portal | None = None
 

@@ -5,10 +5,10 @@ Async throughout; `door.py` is the same without `await`.
 
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
@@ -40,6 +40,7 @@ class AsyncRewindbox:
         config: "VmExecutionConfig | None" = None,
         limits: Limits | None = None,
         agent_id: str | None = None,
+        languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
     ) -> None:
         """Nothing is opened or started before `async with` (or the first use).
@@ -49,11 +50,12 @@ class AsyncRewindbox:
             config: What a role says; over the configuration file and the environment.
             limits: Default of every execution. None: the configured ones.
             agent_id: Who runs, where a call does not say.
+            languages: Name -> field -> value, as `[languages.NAME]` of the configuration file; over what that says.
             ask_keeper: Vms that the command line's keeper of live sessions holds are asked of it, not refused as busy.
 
         Raises ConfigError: see `config.load`.
         """
-        self.settings = _settings(store, config, limits, agent_id)
+        self.settings = _settings(store, config, limits, agent_id, languages)
         self._folder = self.settings.folder
         self._temporary: str | None = None
         self._ask_keeper = ask_keeper
@@ -270,6 +272,8 @@ def _settings(
     given: "VmExecutionConfig | None",
     limits: Limits | None,
     agent_id: str | None,
+    languages: Mapping[str, Any] | None,
 ) -> config.Settings:
     role = given.model_dump(exclude_unset=True) if given is not None else {}
-    return config.load(**role, store=os.fspath(store) if store else None, limits=limits, agent_id=agent_id)
+    place = os.fspath(store) if store else None
+    return config.load(**role, store=place, limits=limits, agent_id=agent_id, languages=languages)

@@ -111,7 +111,7 @@ class Table(Mapping[str, Language]):
         """
         rows = dict(self._rows)
         for name, value in values.items():
-            if not _NAME.fullmatch(name):
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise _wrong(origin, "languages", name, "name it in lower case, with digits and + # . _ - (at most 32)")
             if name not in rows and name in self._by_alias:
                 raise _wrong(origin, "languages", name, f"it is an alias: say [languages.{self._by_alias[name]}]")

@@ -134,8 +134,8 @@ LANGUAGES = Table(
             aliases=("jvm",),
             extension="java",
             program="java",
-            # One processor's worth of threads and the quick compiler: for a program that lives a second.
-            run=("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "{file}"),
+            # For a program that lives a second: few threads, the quick compiler, no counters, which would stay in /tmp.
+            run=("java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "{file}"),
             timeout_multiplier=3.0,
             package="default-jdk-headless",
             hello='class Hello { public static void main(String[] a) { System.out.println("hello"); } }',

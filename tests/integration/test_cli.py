@@ -642,6 +642,33 @@ def test_refused(used: Cli) -> None:
     assert b"allowed_languages" in done.stderr
 
 
+def test_languages(used: Cli) -> None:
+    """Every language with whether it may run, and its program or what to install; a changed configuration shows."""
+    shown = used("languages", REWINDBOX_ALLOWED_LANGUAGES="golang,bash").stdout.decode()
+    rows = {row[0]: row[1:] for row in (line.split("\t") for line in shown.splitlines())}
+    assert rows.keys() == LANGUAGES.keys()
+    assert [name for name, row in rows.items() if row[0] == "allowed"] == ["bash", "go"]
+    for name, row in rows.items():
+        found = next(filter(None, map(find_program, LANGUAGES[name].programs)), None)
+        assert row[1] == (found or f"(apt install {LANGUAGES[name].package})")
+    told = json.loads(used("languages", "--json").stdout)["languages"]
+    assert [row["name"] for row in told if row["allowed"]] == ["python", "javascript", "bash", "rust"]
+    assert "c++" in next(row["aliases"] for row in told if row["name"] == "cpp")
+
+
+def test_languages_of_the_configuration_file(used: Cli, tmp_path: Path) -> None:
+    """A row of a user's is listed and shown; a wrong one is one line with key, value and remedy."""
+    file = tmp_path / "config.toml"
+    file.write_text('[languages.awk]\nextension = "awk"\nrun = ["awk", "-f", "{file}"]\n')
+    assert b"\nawk\tnot allowed\t" in used("languages", REWINDBOX_CONFIG=str(file)).stdout
+    settings = json.loads(used("config", "show", "--json", REWINDBOX_CONFIG=str(file)).stdout)["settings"]
+    assert settings["languages"]["awk"]["run"] == ["awk", "-f", "{file}"]
+    file.write_text('[languages.awk]\nextension = "awk"\nrun = ["awk"]\n')
+    done = used("languages", REWINDBOX_CONFIG=str(file))
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"languages.awk.run" in done.stderr
+
+
 def test_broken_store(tmp_path: Path) -> None:
     """A store that is none: exit code 4, one line."""
     (tmp_path / "file").write_text("")

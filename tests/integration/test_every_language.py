@@ -205,6 +205,16 @@ async def test_a_language_that_is_not_allowed_says_so(box):
         await vm.execute("pl", "print 1")
 
 
+async def test_a_language_of_a_program(store, monkeypatch):
+    """What a program gives the box stands for that box alone."""
+    monkeypatch.setenv("REWINDBOX_ALLOWED_LANGUAGES", "awk")
+    row = {"extension": "awk", "compile": ["cp", "{file}", "{binary}"], "run": ["awk", "-f", "{binary}"]}
+    async with AsyncRewindbox(store, languages={"awk": row}) as box:
+        execution = await (await box.vm("one")).execute("awk", "BEGIN { print 6 * 7 }")
+        assert execution.stdout == "42\n"
+    assert "awk" not in load().languages
+
+
 async def test_a_language_of_the_configuration_file(store, tmp_path, monkeypatch):
     """awk, which the table does not have, runs after a few lines of TOML; so does a built-in one that is changed."""
     file = tmp_path / "config.toml"
