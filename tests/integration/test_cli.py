@@ -683,13 +683,17 @@ def test_bad_configuration(used: Cli) -> None:
     assert b"max_code_length" in done.stderr
 
 
-def test_missing_toolchain_is_named(cli: Cli) -> None:
-    """A block whose language this host cannot run is skipped, and what is missing is named."""
-    missing = next((name for name, language in LANGUAGES.items() if find_program(language.program) is None), None)
-    if missing is None:
-        pytest.skip("this host has every toolchain")
-    shown = cli.good("run", text=block(missing, "x"))
-    assert f"no {LANGUAGES[missing].program} on this host" in shown
+def test_missing_toolchain_is_named(cli: Cli, tmp_path: Path) -> None:
+    """A block whose language this host cannot run is skipped, and `exec` is refused, with what is missing."""
+    file = tmp_path / "config.toml"
+    row = 'extension = "x"\nrun = ["no-such-program", "{file}"]\npackage = "nothing"\n'
+    file.write_text(f'allowed_languages = ["absent"]\n[languages.absent]\n{row}')
+    shown = cli("run", text=block("absent", "x"), REWINDBOX_CONFIG=str(file))
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert b"no no-such-program on this host" in shown.stdout
+    refused = cli("exec", "absent", "x", REWINDBOX_CONFIG=str(file))
+    assert refused.returncode == 2
+    assert b"no-such-program is not on this host; install nothing, below /usr" in refused.stderr
 
 
 # on a terminal

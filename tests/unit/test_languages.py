@@ -1,12 +1,13 @@
 """What names of languages mean."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from rewindbox import models
 from rewindbox.errors import ConfigError, UnsupportedLanguage
-from rewindbox.language import Table
+from rewindbox.language import _SETTABLE, Table
 from rewindbox.languages import LANGUAGES
 
 
@@ -138,3 +139,15 @@ def test_unknown_language(name):
     with pytest.raises(UnsupportedLanguage, match=r"choose one of bash, c, cpp, .*, typescript, or add it") as caught:
         LANGUAGES.find(name)
     assert repr(name) in str(caught.value)
+
+
+def test_the_page_about_languages_is_true():
+    """docs/languages.md has the row of every built-in language, and every key that a user may write."""
+    text = (Path(__file__).parents[2] / "docs/languages.md").read_text()
+    for language in LANGUAGES.values():
+        programs = " or ".join(f"`{program}`" for program in language.programs)
+        aliases = ", ".join(language.aliases) or "-"
+        row = (language.name, aliases, programs, language.package, f"{language.timeout_multiplier:g}")
+        assert f"| {' | '.join(row)} |" in text
+    for key in _SETTABLE:
+        assert f"`{key}`" in text
