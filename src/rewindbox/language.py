@@ -60,7 +60,7 @@ _EXPECTED = {"float": "a number above 0", "str": "a text", "dict": "a table of t
 class Table(Mapping[str, Language]):
     """Languages by name. Never changed: `changed` makes another."""
 
-    def __init__(self, rows: Iterable[Language]) -> None:
+    def __init__(self, rows: Iterable[Language], origin: str = "the table") -> None:
         """Raises ConfigError: two languages have a name in common."""
         self._rows = {language.name: language for language in rows}
         self._by_alias: dict[str, str] = {}
@@ -69,7 +69,8 @@ class Table(Mapping[str, Language]):
                 other = self._by_alias.setdefault(name, language.name)
                 if other != language.name:
                     raise ConfigError(
-                        f"{name!r} would mean both {other} and {language.name}", remedy="give it to one language only"
+                        f"{origin} has languages in which {name!r} would mean both {other} and {language.name}",
+                        remedy="give it to one language only",
                     )
 
     def __getitem__(self, name: str) -> Language:
@@ -116,7 +117,7 @@ class Table(Mapping[str, Language]):
             if name not in rows and name in self._by_alias:
                 raise _wrong(origin, "languages", name, f"it is an alias: say [languages.{self._by_alias[name]}]")
             rows[name] = _row(name, rows.get(name), value, origin)
-        return Table(rows.values())
+        return Table(rows.values(), origin)
 
     def changes(self, other: "Table") -> dict[str, dict[str, Any]]:
         """What `other.changed` would make this table from: the fields that differ."""

@@ -121,7 +121,7 @@ def test_one_field_of_a_built_in_language():
 )
 def test_what_a_user_may_not_write(values, text):
     """Each error names where it comes from, key and value, and what to write instead."""
-    with pytest.raises(ConfigError, match=r"a test|would mean") as caught:
+    with pytest.raises(ConfigError, match="a test has ") as caught:
         LANGUAGES.changed(values, "a test")
     assert text in str(caught.value)
 
