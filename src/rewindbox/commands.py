@@ -92,6 +92,12 @@ def _verify(call: Call) -> int:
     return 4 if problems else 0
 
 
+def _languages(call: Call) -> int:
+    with opened(call) as box:
+        found = list(box.languages().values())
+    return call.emit({"languages": [entry.as_dict() for entry in found]}, lambda: show.languages(call.out, found))
+
+
 def _config_show(call: Call) -> int:
     settings = config.as_dict(config.load(store=call.arguments.store))
     path = config.file_path()
@@ -280,4 +286,5 @@ _COMMANDS: dict[str, Callable[[Call], int]] = {
     "rollback": _rollback,
     "config_show": _config_show,
     "verify": _verify,
+    "languages": _languages,
 }

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rewindbox.errors import ConfigError
+from rewindbox.language import Table
+from rewindbox.languages import LANGUAGES
 from rewindbox.limits import REQUIREMENTS, Limits
 
 PREFIX = "REWINDBOX_"
@@ -57,6 +59,8 @@ class Settings:
     default_vm_type: str = "focal-optimized"
     execution_timeout_ms: int = 30_000
     allowed_languages: list[str] = field(default_factory=lambda: ["python", "javascript", "bash", "rust"])
+    languages: Table = field(default_factory=lambda: LANGUAGES)
+    """Those that we ship, with what `[languages.NAME]` of the configuration file adds or changes."""
     auto_provision: bool = True
     code_validation: bool = True
     max_code_length: int = 10_000
@@ -106,7 +110,9 @@ def _merge(target: Any, values: Mapping[str, Any], origin: str, above: str) -> A
                 remedy=f"choose one of {', '.join(known)}",
             )
         old = getattr(target, key)
-        if isinstance(old, (HistorySettings, Limits)) and not isinstance(value, type(old)):
+        if isinstance(old, Table) and not isinstance(value, Table):
+            changes[key] = old.changed(_table(value, f"{above}{key}", origin), origin)
+        elif isinstance(old, (HistorySettings, Limits)) and not isinstance(value, type(old)):
             changes[key] = _merge(old, _table(value, f"{above}{key}", origin), origin, f"{above}{key}.")
         else:
             changes[key] = _checked(value, old, f"{above}{key}", origin)
@@ -145,6 +151,7 @@ _EXPECTED: dict[type, str] = {
     list: "a list of texts",
     HistorySettings: "a table",
     Limits: "a table",
+    Table: "a table",
 }
 
 
@@ -194,5 +201,6 @@ def _parsed(text: str, like: Any) -> Any:
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
-    """Every setting as it is in force, for `config show`."""
-    return {**asdict(settings), "store": settings.folder}
+    """Every setting as it is in force (of languages what differs from ours), for `config show`."""
+    languages = settings.languages.changes(LANGUAGES)
+    return {**asdict(settings), "store": settings.folder, "languages": languages}

@@ -20,7 +20,7 @@ from rewindbox import backends, config, policy, show
 from rewindbox.call import Call
 from rewindbox.door import Rewindbox, Vm
 from rewindbox.errors import HostUnsupported, RewindboxError
-from rewindbox.languages import LANGUAGES
+from rewindbox.language import Language, Table
 from rewindbox.limits import Barrier, LimitReport, Limits
 from rewindbox.models import HistoryConfig, VmExecutionConfig
 from rewindbox.terminal import Stream
@@ -28,14 +28,6 @@ from rewindbox.terminal import Stream
 Verdict = Literal["good", "missing", "bad"]
 """`missing`: something that vms can do without."""
 
-_HELLO = {
-    "python": "print('hello')",
-    "javascript": "console.log('hello')",
-    "bash": "echo hello",
-    "rust": 'fn main() { println!("hello"); }',
-}
-_PACKAGES = {"python": "python3", "javascript": "nodejs", "bash": "bash", "rust": "rustc"}
-"""What Debian calls them."""
 _SPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
 _LOW_SPACE_BYTES = 1 << 30
 _MARKS: dict[Verdict, tuple[str, str]] = {"good": ("✓", "green"), "missing": ("·", "yellow"), "bad": ("✗", "red")}
@@ -57,7 +49,7 @@ def main(call: Call) -> int:
     findings = list(_host(settings))
     limits: list[dict[str, Any]] = []
     try:
-        with temporary_store(settings) as store, _box(store) as box:
+        with temporary_store(settings) as store, _box(store, settings) as box:
             barriers, reports = box.call(_held, settings, store)
             limits = [asdict(report) for report in reports]
             findings += _required(settings.require, barriers, reports)
@@ -94,10 +86,12 @@ def _second_wall(barrier: Barrier) -> Finding:
     return Finding(barrier.name, "good" if barrier.stands else "missing", barrier.text)
 
 
-def _box(store: str) -> Rewindbox:
-    """With the limits and languages that we ship: what is configured is not what is probed."""
+def _box(store: str, settings: config.Settings) -> Rewindbox:
+    """With the limits that we ship, and every language allowed: what is configured is not what is probed."""
     role = VmExecutionConfig(
-        allowed_languages=list(LANGUAGES), execution_timeout_ms=30_000, history=HistoryConfig(persist_history=True)
+        allowed_languages=list(settings.languages),
+        execution_timeout_ms=30_000,
+        history=HistoryConfig(persist_history=True),
     )
     return Rewindbox(store, config=role, limits=Limits())
 
@@ -167,9 +161,10 @@ def _vm_findings(box: Rewindbox, allowed: frozenset[str]) -> Iterator[Finding]:
     yield Finding("vm", "good", f"made and started in {(time.monotonic() - begun_s) * 1000:.0f} ms")
     yield from _tried(_goes_back, vm, "rollback")
     yield from _isolation(box, vm)
-    programs = backends.load(box.settings.backend, box.settings.folder).programs()
-    for name in LANGUAGES:
-        finding = _language(vm, name, programs.get(name))
+    programs = backends.load(box.settings.backend, box.settings.folder).programs(box.settings.languages)
+    for language in _tried_languages(box.settings.languages, allowed):
+        name = language.name
+        finding = _language(vm, language, programs.get(name))
         yield finding if name in allowed else replace(finding, text=f"{finding.text}; not in allowed_languages")
     if programs.get("python"):
         yield _sessions(vm)
@@ -215,19 +210,25 @@ def _sessions(vm: Vm) -> Finding:
     )
 
 
-def _language(vm: Vm, name: str, place: str | None) -> Finding:
-    language = LANGUAGES[name]
+def _tried_languages(table: Table, allowed: frozenset[str]) -> Iterator[Language]:
+    """Those that may run, and those that may where nothing is configured."""
+    usual = {*config.Settings().allowed_languages, *allowed}
+    return (language for language in table.values() if language.name in usual and language.hello)
+
+
+def _language(vm: Vm, language: Language, place: str | None) -> Finding:
+    name, remedy = language.name, f"apt install {language.package or language.program}"
     if place is None:
         elsewhere = shutil.which(language.program)
         note = f"; {elsewhere} is not below /usr, which is all that a vm sees of the host" if elsewhere else ""
-        return Finding(name, "missing", f"no {language.program}{note}", f"apt install {_PACKAGES[name]}")
+        return Finding(name, "missing", f"no {language.program}{note}", remedy)
     try:
-        execution = vm.execute(name, _HELLO[name])
+        execution = vm.execute(name, language.hello)
     except RewindboxError as error:
         return Finding(name, "missing", error.detail, error.remedy)
     if not execution.success or execution.stdout != "hello\n":
         text = f"{place}: {show.outcome(execution)}, {show.gist(execution)}"
-        return Finding(name, "missing", text, f"apt install --reinstall {_PACKAGES[name]}")
+        return Finding(name, "missing", text, remedy.replace("install", "install --reinstall", 1))
     return Finding(name, "good", f"{place}, hello in {execution.duration_ms} ms")
 
 

@@ -6,7 +6,7 @@ goes on.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
@@ -17,7 +17,7 @@ from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
-from rewindbox.policy import Decision
+from rewindbox.policy import Decision, Support
 from rewindbox.portal import Portal
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
@@ -39,10 +39,13 @@ class Rewindbox:
         config: "VmExecutionConfig | None" = None,
         limits: Limits | None = None,
         agent_id: str | None = None,
+        languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
     ) -> None:
         """See `AsyncRewindbox`."""
-        self._box = AsyncRewindbox(store, config=config, limits=limits, agent_id=agent_id, ask_keeper=ask_keeper)
+        self._box = AsyncRewindbox(
+            store, config=config, limits=limits, agent_id=agent_id, languages=languages, ask_keeper=ask_keeper
+        )
         self._stack = ExitStack()
         self._portal: Portal | None = None
 
@@ -103,6 +106,10 @@ class Rewindbox:
     def vms(self) -> list[VmRecord]:
         """See `AsyncRewindbox.vms`."""
         return self.call(self._box.vms)
+
+    def languages(self) -> dict[str, Support]:
+        """See `AsyncRewindbox.languages`."""
+        return self.call(self._box.languages)
 
     def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
         """See `AsyncRewindbox.plan`."""

@@ -5,12 +5,12 @@ Async throughout; `door.py` is the same without `await`.
 
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rewindbox import backends, config, languages, policy
+from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import BadRequest, InvalidArgument, UnknownVm
 from rewindbox.execution import Execution
@@ -18,7 +18,7 @@ from rewindbox.history import HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened
-from rewindbox.policy import Decision
+from rewindbox.policy import Decision, Support
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
 
@@ -40,6 +40,7 @@ class AsyncRewindbox:
         config: "VmExecutionConfig | None" = None,
         limits: Limits | None = None,
         agent_id: str | None = None,
+        languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
     ) -> None:
         """Nothing is opened or started before `async with` (or the first use).
@@ -49,11 +50,12 @@ class AsyncRewindbox:
             config: What a role says; over the configuration file and the environment.
             limits: Default of every execution. None: the configured ones.
             agent_id: Who runs, where a call does not say.
+            languages: Name -> field -> value, as `[languages.NAME]` of the configuration file; over what that says.
             ask_keeper: Vms that the command line's keeper of live sessions holds are asked of it, not refused as busy.
 
         Raises ConfigError: see `config.load`.
         """
-        self.settings = _settings(store, config, limits, agent_id)
+        self.settings = _settings(store, config, limits, agent_id, languages)
         self._folder = self.settings.folder
         self._temporary: str | None = None
         self._ask_keeper = ask_keeper
@@ -148,6 +150,10 @@ class AsyncRewindbox:
         """Every vm, oldest first."""
         return self._opened().registry.list()
 
+    async def languages(self) -> dict[str, Support]:
+        """Every language by name: how it is run, whether it is allowed, and where a vm has its program."""
+        return policy.support(self.settings, self._opened().backend.programs(self.settings.languages))
+
     def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
         """The blocks of a model's answer and which of them `run` would run; runs nothing.
 
@@ -155,8 +161,9 @@ class AsyncRewindbox:
         """
         from rewindbox import extraction  # noqa: PLC0415  loads the Markdown parser
 
-        blocks = extraction.blocks(text, max_chars=self.settings.max_text_chars)
-        return policy.decide(blocks, self.settings, self._opened().backend.programs(), threshold)
+        blocks = extraction.blocks(text, max_chars=self.settings.max_text_chars, languages=self.settings.languages)
+        programs = self._opened().backend.programs(self.settings.languages)
+        return policy.decide(blocks, self.settings, programs, threshold)
 
     async def run(
         self,
@@ -207,7 +214,7 @@ class AsyncRewindbox:
                 limits=limits,
                 on_output=on_output,
                 rollback_on_failure=True if on_failure == "rollback" else None,
-                session=name if languages.find(decision.block.language).session else None,
+                session=name if self.settings.languages.find(decision.block.language).session else None,
                 block=number,
             )
             yield execution
@@ -265,6 +272,8 @@ def _settings(
     given: "VmExecutionConfig | None",
     limits: Limits | None,
     agent_id: str | None,
+    languages: Mapping[str, Any] | None,
 ) -> config.Settings:
     role = given.model_dump(exclude_unset=True) if given is not None else {}
-    return config.load(**role, store=os.fspath(store) if store else None, limits=limits, agent_id=agent_id)
+    place = os.fspath(store) if store else None
+    return config.load(**role, store=place, limits=limits, agent_id=agent_id, languages=languages)

@@ -22,7 +22,8 @@ from rewindbox import intent
 from rewindbox.elements import elements, may_have
 from rewindbox.errors import ValidationFailed
 from rewindbox.guess import guess
-from rewindbox.languages import canonical
+from rewindbox.language import Table
+from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
 from rewindbox.naming import named
 from rewindbox.transcripts import typed
@@ -68,7 +69,7 @@ _IMPORT = re.compile(r"\b(?:import|use)\s|\brequire\(")
 _NEARBY_CHARS = 200
 
 
-def blocks(text: str, *, max_chars: int = MAX_CHARS) -> list[CodeBlock]:
+def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGES) -> list[CodeBlock]:
     """Every fenced block of `text`, in the order of the document.
 
     `code` has "\\n" at the end of each line, whatever ends the lines of `text`, and is otherwise unaltered.
@@ -90,10 +91,11 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS) -> list[CodeBlock]:
             remedy="split it, or pass a larger max_chars",
         )
     fences = _fences(text) if "```" in text or "~~~" in text or _INDENTED.search(text) else []
-    return [_block(piece, nearby, before) for piece, nearby, before in _with_prose(text, _with_others(text, fences))]
+    pieces = _with_prose(text, _with_others(text, fences))
+    return [_block(piece, nearby, before, languages) for piece, nearby, before in pieces]
 
 
-def language(info: str) -> str:
+def language(info: str, languages: Table = LANGUAGES) -> str:
     """The canonical language that an info string names, `text` where it names none.
 
     The first word counts, without what tools put around it: `python title="x"`, `python:app.py`,
@@ -103,7 +105,7 @@ def language(info: str) -> str:
     match = _NAME.match(next(words, ""))
     if match is None or match[2]:  # `title="x"` alone is an attribute
         return "text"
-    return canonical(match[1])
+    return languages.canonical(match[1])
 
 
 def confidence(language: str, code: str, nearby: str) -> float:
@@ -146,9 +148,9 @@ class _Piece:
     end: int
 
 
-def _block(piece: _Piece, nearby: str, before: str) -> CodeBlock:
+def _block(piece: _Piece, nearby: str, before: str, languages: Table) -> CodeBlock:
     guessed = guess(piece.code) if not piece.info else None
-    name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info)
+    name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
     console = typed(name, piece.code)
     name = console.language if console is not None else name
     file = named(piece.info, piece.code, before)

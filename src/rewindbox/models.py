@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rewindbox.language import Table
+from rewindbox.languages import LANGUAGES
+
 
 class SeedModel(BaseModel):
     """Strict about types that mean something, silent about keys it does not know (clients send more)."""
@@ -160,6 +163,21 @@ class LanguageConfig(SeedModel):
     common_packages: list[str] = Field(default_factory=list)
     restrictions: list[str] = Field(default_factory=list)
     timeout_multiplier: float = Field(default=1.0, gt=0.0)
+
+
+def language_config(name: str, languages: Table = LANGUAGES) -> LanguageConfig:
+    """What the original's table would say of a language; of one that is not in the table: `unknown`, run by `cat`."""
+    language = languages.get(languages.canonical(name))
+    if language is None:
+        return LanguageConfig()
+    return LanguageConfig(
+        name=language.name,
+        extension=language.extension,
+        execute_command=language.program,
+        common_packages=list(language.common_packages),
+        restrictions=list(language.restrictions),
+        timeout_multiplier=language.timeout_multiplier,
+    )
 
 
 class CommandHistoryEntry(SeedModel):

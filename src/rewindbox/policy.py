@@ -6,17 +6,42 @@ Not a security boundary: it saves time and says why. The vm is the boundary.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rewindbox import languages
 from rewindbox.config import Settings
 from rewindbox.errors import InvalidArgument, LanguageRefused, ValidationFailed
+from rewindbox.language import Language
 
 if TYPE_CHECKING:
     from rewindbox.models import CodeBlock
 
 _FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
 _IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What is so about a language here."""
+
+    language: Language
+    allowed: bool
+    """Whether `allowed_languages` has it."""
+    program: str | None
+    """Where a vm has its program; None: it is to be installed."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        row = self.language
+        return {
+            "name": row.name,
+            "aliases": list(row.aliases),
+            "extension": row.extension,
+            "timeout_multiplier": row.timeout_multiplier,
+            "allowed": self.allowed,
+            "program": self.program,
+            "programs": list(row.programs),
+            "package": row.package or None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +124,12 @@ def _without_idle_commands(decisions: list[Decision]) -> list[Decision]:
 
 
 def _reason(block: "CodeBlock", settings: Settings, programs: Mapping[str, str | None], threshold: float) -> str | None:
-    if block.language not in languages.LANGUAGES:
+    if block.language not in settings.languages:
         return f"{block.language} is not run"
     if block.language not in allowed(settings):
         return f"{block.language} is not allowed"
     if programs.get(block.language) is None:
-        return f"no {languages.LANGUAGES[block.language].program} on this host"
+        return f"no {settings.languages[block.language].program} on this host"
     if block.execution_confidence < threshold:
         return f"confidence {block.execution_confidence:.2f} is below {threshold:.2f}"
     if not block.code.strip():
@@ -112,9 +137,17 @@ def _reason(block: "CodeBlock", settings: Settings, programs: Mapping[str, str |
     return None
 
 
+def support(settings: Settings, programs: Mapping[str, str | None]) -> dict[str, Support]:
+    """Every language of the table by name; `programs` as in `decide`."""
+    may_run = allowed(settings)
+    return {
+        name: Support(language, name in may_run, programs.get(name)) for name, language in settings.languages.items()
+    }
+
+
 def allowed(settings: Settings) -> frozenset[str]:
     """The languages that may run, by canonical name."""
-    return frozenset(map(languages.canonical, settings.allowed_languages))
+    return frozenset(map(settings.languages.canonical, settings.allowed_languages))
 
 
 def check(language: str, code: str, settings: Settings, what: str = "the code") -> None:
@@ -125,7 +158,7 @@ def check(language: str, code: str, settings: Settings, what: str = "the code") 
         LanguageRefused: it has, but `allowed_languages` does not.
         ValidationFailed: too long, blank, NUL, or not text (only where `code_validation` is on).
     """
-    name = languages.find(language).name
+    name = settings.languages.find(language).name
     if name not in allowed(settings):
         raise LanguageRefused(f"{name} is not allowed", remedy="add it to allowed_languages")
     if not settings.code_validation:

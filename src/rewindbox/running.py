@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from rewindbox import languages, show
+from rewindbox import show
 from rewindbox.call import FILE_BYTES, TEXT_BYTES, Call, opened, read, vm_id
 from rewindbox.door import Rewindbox
 from rewindbox.errors import InvalidArgument, RewindboxError
@@ -152,7 +152,7 @@ def _exec(call: Call) -> int:
     stdin = read(arguments.stdin, "input of the code", FILE_BYTES) if arguments.stdin else b""
     environment = dict(_variable(text) for text in arguments.env)
     with opened(call) as box:
-        vm, teller = box.vm(arguments.vm, kept=_is_kept(arguments)), _bare(call)
+        vm, teller = box.vm(arguments.vm, kept=_is_kept(box, arguments)), _bare(call)
         with _told_if_interrupted(box, vm.id), _printer(teller) as printer:
             execution = vm.execute(
                 arguments.language,
@@ -177,16 +177,16 @@ def _exec(call: Call) -> int:
     return int(not execution.success)
 
 
-def _is_kept(arguments: Any) -> bool:
+def _is_kept(box: Rewindbox, arguments: Any) -> bool:
     """A live session is to outlive this command."""
-    return arguments.session is not None and languages.find(arguments.language).session == "live"
+    return arguments.session is not None and box.settings.languages.find(arguments.language).session == "live"
 
 
 def _given_limits(box: Rewindbox, arguments: Any) -> Limits | None:
     """A keeper has settings of its own: what this command was given goes along."""
     given = any(value is not None for name, value in vars(arguments).items() if name.startswith("limit_"))
     limits: Limits = box.settings.limits
-    return limits if given and _is_kept(arguments) else None
+    return limits if given and _is_kept(box, arguments) else None
 
 
 def _bare(call: Call) -> Bare:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rewindbox.execution import Execution, rfc3339
+from rewindbox.policy import Support
 from rewindbox.terminal import Stream, one_line, visible
 
 if TYPE_CHECKING:
@@ -297,6 +298,23 @@ def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, str]:
         else:
             found[above + key] = json.dumps(value)
     return found
+
+
+def languages(stream: Stream, found: Sequence[Support]) -> str:
+    """One line each; a missing program is shown by how to get it, in parentheses."""
+    rows = []
+    for entry in found:
+        row = entry.language
+        missing = f"(apt install {row.package})" if row.package else f"(no {row.program})"
+        rows.append(
+            (row.name, "allowed" if entry.allowed else "not allowed", entry.program or missing, " ".join(row.aliases))
+        )
+    if not stream.is_terminal:
+        return lines(rows)
+    styles = ("bold", "", "", "dim")
+    styled = [tuple(zip(row, styles, strict=True)) for row in rows]
+    text = table(stream, ("language", "may run", "program", "also called"), styled, wrap=True)
+    return text + "To allow one: add it to `allowed_languages` in the configuration file.\n"
 
 
 def lines(rows: Iterable[Sequence[str]]) -> str:

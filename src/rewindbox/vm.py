@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from rewindbox import languages, policy
+from rewindbox import policy
 from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken, WentBack
 from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmDamaged, VmNotAvailable
 from rewindbox.execution import Execution
@@ -90,12 +90,12 @@ class AsyncVm:
             SnapshotFailed: it ran and is recorded, but left no point.
         """
         policy.check(language, code, self._settings)
-        chosen = languages.find(language)
+        chosen = self._settings.languages.find(language)
         job = Job(
             id=new_id("ex"),
             language=chosen,
             code=code,
-            limits=self._limits(chosen, limits, timeout_seconds),
+            limits=self._limits(chosen.timeout_multiplier, limits, timeout_seconds),
             environment=environment or {},
             stdin=stdin.encode() if isinstance(stdin, str) else stdin,
             working_dir=working_dir,
@@ -115,10 +115,9 @@ class AsyncVm:
                 execution = await self._conclude(vm, recorder, outcome, undo)
             return execution
 
-    def _limits(self, language: languages.Language, given: Limits | None, timeout_s: float | None) -> Limits:
+    def _limits(self, multiplier: float, given: Limits | None, timeout_s: float | None) -> Limits:
         if given is None:
-            wall_s = self._settings.execution_timeout_ms / 1000 * language.timeout_multiplier
-            given = with_wall(self._settings.limits, wall_s)
+            given = with_wall(self._settings.limits, self._settings.execution_timeout_ms / 1000 * multiplier)
         return given if timeout_s is None else replace(given, wall_s=timeout_s)
 
     async def _carry_out(self, vm: BackendVm, job: Job, recorder: Recorder, on_output: OnOutput | None) -> Outcome:
@@ -307,8 +306,9 @@ class AsyncVm:
             UnsupportedLanguage: it has no sessions.
             InvalidArgument: the name is not one.
         """
-        chosen = languages.find(language)
-        job = Job(id=new_id("ex"), language=chosen, code="", limits=self._limits(chosen, None, None), session=name)
+        chosen = self._settings.languages.find(language)
+        limits = self._limits(chosen.timeout_multiplier, None, None)
+        job = Job(id=new_id("ex"), language=chosen, code="", limits=limits, session=name)
         check_session(job)
         if chosen.session == "live":
             async with self._queue:
@@ -323,7 +323,7 @@ class AsyncVm:
             self.sessions.discard(name)
             vm, tip = await self._start()
             with anyio.CancelScope(shield=True):
-                await vm.end_session(name, languages.find(language))
+                await vm.end_session(name, self._settings.languages.find(language))
                 await self._leave_point(vm, tip)
 
     async def live_points(self) -> frozenset[str]:

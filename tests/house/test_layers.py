@@ -16,7 +16,9 @@ PACKAGE = Path(rewindbox.__file__).parent
 
 LAYERS = (
     ("errors",),
-    ("limits", "languages", "execution", "models", "schema"),
+    ("limits", "language", "execution", "schema"),
+    ("languages",),
+    ("models",),
     ("config", "chain", "guess", "intent", "naming", "transcripts"),
     ("elements",),
     ("extraction", "policy", "backends.base", "store"),

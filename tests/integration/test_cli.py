@@ -642,6 +642,33 @@ def test_refused(used: Cli) -> None:
     assert b"allowed_languages" in done.stderr
 
 
+def test_languages(used: Cli) -> None:
+    """Every language with whether it may run, and its program or what to install; a changed configuration shows."""
+    shown = used("languages", REWINDBOX_ALLOWED_LANGUAGES="golang,bash").stdout.decode()
+    rows = {row[0]: row[1:] for row in (line.split("\t") for line in shown.splitlines())}
+    assert rows.keys() == LANGUAGES.keys()
+    assert [name for name, row in rows.items() if row[0] == "allowed"] == ["bash", "go"]
+    for name, row in rows.items():
+        found = next(filter(None, map(find_program, LANGUAGES[name].programs)), None)
+        assert row[1] == (found or f"(apt install {LANGUAGES[name].package})")
+    told = json.loads(used("languages", "--json").stdout)["languages"]
+    assert [row["name"] for row in told if row["allowed"]] == ["python", "javascript", "bash", "rust"]
+    assert "c++" in next(row["aliases"] for row in told if row["name"] == "cpp")
+
+
+def test_languages_of_the_configuration_file(used: Cli, tmp_path: Path) -> None:
+    """A row of a user's is listed and shown; a wrong one is one line with key, value and remedy."""
+    file = tmp_path / "config.toml"
+    file.write_text('[languages.awk]\nextension = "awk"\nrun = ["awk", "-f", "{file}"]\n')
+    assert b"\nawk\tnot allowed\t" in used("languages", REWINDBOX_CONFIG=str(file)).stdout
+    settings = json.loads(used("config", "show", "--json", REWINDBOX_CONFIG=str(file)).stdout)["settings"]
+    assert settings["languages"]["awk"]["run"] == ["awk", "-f", "{file}"]
+    file.write_text('[languages.awk]\nextension = "awk"\nrun = ["awk"]\n')
+    done = used("languages", REWINDBOX_CONFIG=str(file))
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"languages.awk.run" in done.stderr
+
+
 def test_broken_store(tmp_path: Path) -> None:
     """A store that is none: exit code 4, one line."""
     (tmp_path / "file").write_text("")
@@ -656,13 +683,17 @@ def test_bad_configuration(used: Cli) -> None:
     assert b"max_code_length" in done.stderr
 
 
-def test_missing_toolchain_is_named(cli: Cli) -> None:
-    """A block whose language this host cannot run is skipped, and what is missing is named."""
-    missing = next((name for name, language in LANGUAGES.items() if find_program(language.program) is None), None)
-    if missing is None:
-        pytest.skip("this host has every toolchain")
-    shown = cli.good("run", text=block(missing, "x"))
-    assert f"no {LANGUAGES[missing].program} on this host" in shown
+def test_missing_toolchain_is_named(cli: Cli, tmp_path: Path) -> None:
+    """A block whose language this host cannot run is skipped, and `exec` is refused, with what is missing."""
+    file = tmp_path / "config.toml"
+    row = 'extension = "x"\nrun = ["no-such-program", "{file}"]\npackage = "nothing"\n'
+    file.write_text(f'allowed_languages = ["absent"]\n[languages.absent]\n{row}')
+    shown = cli("run", text=block("absent", "x"), REWINDBOX_CONFIG=str(file))
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert b"no no-such-program on this host" in shown.stdout
+    refused = cli("exec", "absent", "x", REWINDBOX_CONFIG=str(file))
+    assert refused.returncode == 2
+    assert b"no-such-program is not on this host; install nothing, below /usr" in refused.stderr
 
 
 # on a terminal

@@ -15,6 +15,7 @@ from conftest import PATIENCE_S, until
 from rewindbox import siege
 from rewindbox.attacks import CORPUS, GROUPS
 from rewindbox.backends.namespace.orders import find_program
+from rewindbox.config import Settings
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Limits
 from rewindbox.terminal import Stream
@@ -104,7 +105,7 @@ def test_what_is_required_and_cannot_hold_is_named(tmp_path: Path) -> None:
     assert {report["limit"] for report in value["limits"]} == set(Limits().as_dict())
 
 
-@pytest.mark.parametrize("name", LANGUAGES)
+@pytest.mark.parametrize("name", Settings().allowed_languages)
 def test_every_language_is_tried(found: dict, name: str) -> None:
     """A toolchain that is there has run a program; of one that is not, the package is named."""
     entry = finding(found, name)

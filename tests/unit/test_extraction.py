@@ -81,7 +81,7 @@ INFO = {
     "node": "javascript",
     "sh": "bash",
     "rs": "rust",
-    "c++": "c++",
+    "c++": "cpp",
     "c#": "c#",
     "objective-c": "objective-c",
     "R": "r",
@@ -126,7 +126,7 @@ def test_attributes_do_not_shift_the_blocks_after_them():
     text = '```python title="a.py"\na\n```\nprose\n```c++\nb\n```\nmore\n```bash\nc\n```\n'
     assert [(block.language, block.code) for block in blocks(text)] == [
         ("python", "a\n"),
-        ("c++", "b\n"),
+        ("cpp", "b\n"),
         ("bash", "c\n"),
     ]
 

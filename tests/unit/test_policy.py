@@ -92,7 +92,7 @@ def test_one_bad_block_stops_all_before_any():
 @pytest.mark.parametrize(
     ("language", "code", "error", "text"),
     [
-        ("cobol", "x", UnsupportedLanguage, "choose one of bash, javascript, python, rust"),
+        ("cobol", "x", UnsupportedLanguage, "choose one of bash, c, cpp, go, java"),
         ("rust", "x", LanguageRefused, "allowed_languages"),
         ("python", "", ValidationFailed, "empty"),
         ("python", "a" * 12_000, ValidationFailed, "exceeds the maximum length"),

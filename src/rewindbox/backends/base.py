@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from rewindbox.execution import Display, Ended
-from rewindbox.languages import Language
+from rewindbox.language import Language, Table
+from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Barrier, LimitReport, Limits
 
 State = dict[str, Any]
@@ -187,7 +188,7 @@ class Backend(Protocol):
     async def destroy(self, vm_id: str) -> None:
         """Delete the files of a stopped vm. Idempotent."""
 
-    def programs(self) -> dict[str, str | None]:
+    def programs(self, languages: Table = LANGUAGES) -> dict[str, str | None]:
         """For each language of the table, where a vm finds its program, or None."""
 
     async def limits(self) -> Sequence[LimitReport]:

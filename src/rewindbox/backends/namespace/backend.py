@@ -10,9 +10,10 @@ import anyio.to_thread
 
 from rewindbox.backends.base import CHECKPOINTS, State
 from rewindbox.backends.namespace import groups, hosts, link, starting, trees
-from rewindbox.backends.namespace.orders import find_program
+from rewindbox.backends.namespace.orders import find_first
 from rewindbox.backends.namespace.vm import NamespaceVm
 from rewindbox.errors import VmDamaged
+from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Barrier, LimitReport
 
@@ -80,9 +81,9 @@ class NamespaceBackend:
         path = os.path.join(self.folder, vm_id)
         await anyio.to_thread.run_sync(trees.delete, path)
 
-    def programs(self) -> dict[str, str | None]:
+    def programs(self, languages: Table = LANGUAGES) -> dict[str, str | None]:
         """See `Backend.programs`. A vm has the host's /usr, and nothing else of the host."""
-        return {name: find_program(language.program) for name, language in LANGUAGES.items()}
+        return {name: find_first(language.programs) for name, language in languages.items()}
 
     async def limits(self) -> Sequence[LimitReport]:
         """See `Backend.limits`."""

@@ -1,6 +1,7 @@
 """What the supervisor is told to run, and what its answer means."""
 
 import os
+import shlex
 import shutil
 import signal
 from typing import Any
@@ -33,13 +34,14 @@ _ENVIRONMENT_MAX_BYTES = 64 * 1024
 
 
 def order(job: Job) -> dict[str, Any]:
-    environment = {**ENVIRONMENT, **job.environment}
+    environment = {**ENVIRONMENT, **job.language.environment, **job.environment}
     if job.environment:
         _check_environment(environment)
-    program = find_program(job.language.program)
+    program = find_first(job.language.programs)
     if program is None:
         raise UnsupportedLanguage(
-            f"{job.language.name}: {job.language.program} is not on this host", remedy="install it below /usr"
+            f"{job.language.name}: {job.language.program} is not on this host",
+            remedy=f"install {job.language.package or 'it'}, below /usr",
         )
     file = f"{job.id}.{job.language.extension}"
     environment.setdefault("PYTHONPATH", os.path.join(HOME, job.working_dir) if job.working_dir else HOME)
@@ -49,7 +51,7 @@ def order(job: Job) -> dict[str, Any]:
         "code": job.code,
         "file": file,
         "program": "/bin/sh" if job.language.compile else program,
-        "command": _command(job, file),
+        "command": _command(job, file, program),
         "folder": checked_path(job.working_dir) if job.working_dir else None,
         "environment": environment,
         "limits": job.limits.as_dict(),
@@ -64,15 +66,20 @@ def _check_environment(environment: dict[str, str]) -> None:
         raise InvalidArgument(f"the environment is over {_ENVIRONMENT_MAX_BYTES} bytes", remedy="write a file instead")
 
 
-def _command(job: Job, file: str) -> list[str]:
-    places = {"{file}": f"/run/code/{file}", "{binary}": f"/run/{job.id}"}
+def _command(job: Job, file: str, program: str) -> list[str]:
+    path, binary = f"/run/code/{file}", f"/run/{job.id}"
     if job.session is not None and job.language.session == "saved":
-        return shell.command(places["{file}"], state_file(job.session))
-    run = [places.get(word, word) for word in job.language.run]
+        return shell.command(path, state_file(job.session))
+
+    def filled(words: tuple[str, ...]) -> list[str]:
+        return [
+            word.replace("{file}", path).replace("{binary}", binary).replace("{program}", program) for word in words
+        ]
+
+    run = filled(job.language.run)
     if not job.language.compile:
         return run
-    compile_words = [places.get(word, word) for word in job.language.compile]
-    return ["sh", "-c", '"$@" || exit; exec ' + run[0], "sh", *compile_words]
+    return ["sh", "-c", '"$@" || exit; exec ' + shlex.join(run), "sh", *filled(job.language.compile)]
 
 
 def state_file(session: str) -> str:
@@ -133,6 +140,14 @@ def checked_path(path: str) -> str:
     if not path or "\0" in path or len(os.fsencode(path)) > 4000:
         raise InvalidArgument(f"path {path[:80]!r}", remedy="give a path of 1 to 4000 bytes without NUL")
     return path
+
+
+def find_first(programs: tuple[str, ...]) -> str | None:
+    """Where a vm finds the first of these programs that it has."""
+    for program in programs:
+        if (found := find_program(program)) is not None:
+            return found
+    return None
 
 
 def find_program(program: str) -> str | None:

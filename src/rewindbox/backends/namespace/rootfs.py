@@ -76,6 +76,8 @@ _COPIED = (
     *("crypto-policies/back-ends", "crypto-policies/config"),
     # Settings that /usr links to or looks for: without jvm.cfg Java does not start, nor matplotlib without its own.
     *("python3", "python3.*", "matplotlibrc", "java", "java-*"),
+    # What R cannot start in order without; its *.site files are the administrator's.
+    *("R/Renviron", "R/ldpaths", "R/Makeconf"),
     # Tables that are the same on every host of a release.
     *("mime.types", "services", "protocols", "rpc", "magic", "magic.mime", "debian_version", "fonts"),
 )

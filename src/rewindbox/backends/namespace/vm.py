@@ -26,7 +26,7 @@ from rewindbox.errors import (
     VmDamaged,
     VmNotAvailable,
 )
-from rewindbox.languages import Language
+from rewindbox.language import Language
 
 _GO, _NO = 1, 2
 """What the event of an execution in a session says; see head.py."""
