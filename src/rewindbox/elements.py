@@ -26,12 +26,14 @@ _TAGS = {
     "code": None,
 }
 """Name of the tag -> language; None: it is guessed, and else python, which agents that write these tags speak."""
-_OPENING = re.compile(rf"^[ \t]{{0,3}}<({'|'.join(_TAGS)})>", re.MULTILINE)
-_WRAPPED = re.compile(r"\s*(`{3,}|~{3,})[ \t]*([\w+#-]{0,40})[^\n]*\n(.*?)\n?[ \t]*\1[ \t]*\s*\Z", re.DOTALL)
+_LINE_BEGINS = r"(?:^|(?<=\r))"
+_OPENING = re.compile(rf"{_LINE_BEGINS}[ \t]{{0,3}}<({'|'.join(_TAGS)})>", re.MULTILINE)
+_LINE_END = re.compile(r"\r\n?")
 _IN_COMMANDS = (".py", ".js", ".mjs", ".cjs", ".sh", "cargo ")
 _COMMAND = re.compile(
-    r"^[ \t]*(?:\$ |`)?((?:(?:python3?|node|bash|sh)[ ](?:-[a-zA-Z]+[ ])?[\w./-]{1,200}\.(?:py|js|mjs|cjs|sh)"
-    r"|cargo[ ]+(?:run|build|test))(?:[ ][\w./=:@,+-]{1,200}){0,20})`?[ \t]*\r?$",
+    rf"{_LINE_BEGINS}[ \t]*(?:\$ |`)?"
+    r"((?:(?:python3?|node|bash|sh)[ ](?:-[a-zA-Z]+[ ])?[\w./-]{1,200}\.(?:py|js|mjs|cjs|sh)"
+    r"|cargo[ ]+(?:run|build|test))(?:[ ][\w./=:@,+-]{1,200}){0,20})`?[ \t]*(?=[\r\n]|\Z)",
     re.MULTILINE,
 )
 
@@ -48,23 +50,14 @@ class Element:
     end: int
 
 
-def elements(text: str, start: int, end: int) -> list[Element]:
-    """Those of `text[start:end]`, which has no fence, in order; they do not overlap."""
-    found: list[Element] = []
-    last = start
-    for tag in _tags(text, start, end):
-        found += [*_commands(text, last, tag.start), tag]
-        last = tag.end
-    return [*found, *_commands(text, last, end)]
-
-
 def may_have(text: str) -> bool:
     """Whether looking between fences is worth the while."""
-    has_tag = "<" in text and _OPENING.search(text) is not None
+    has_tag = "</" in text and _OPENING.search(text) is not None
     return has_tag or (any(word in text for word in _IN_COMMANDS) and _COMMAND.search(text) is not None)
 
 
-def _tags(text: str, start: int, end: int) -> Iterator[Element]:
+def tags(text: str, start: int, end: int) -> Iterator[Element]:
+    """The code in tags in `text[start:end]`, which has no fence, in order."""
     position, missing = start, set[str]()
     while (opening := _OPENING.search(text, position, end)) is not None:
         name, position = opening[1], opening.end()
@@ -78,15 +71,23 @@ def _tags(text: str, start: int, end: int) -> Iterator[Element]:
             yield Element("tag", language, code, opening.start() + len(opening[0]) - len(name) - 2, position)
 
 
-def _inside(name: str, code: str) -> tuple[str, str]:
-    """Language and code; a fence right inside a tag is part of the wrapping."""
-    language = _TAGS[name]
-    if (wrapped := _WRAPPED.match(code)) is not None:
-        language, code = wrapped[2].lower() or language, wrapped[3]
-    code = f"{code.strip(chr(10))}\n".replace("\r\n", "\n")
-    return language or guess(code) or "python", code
-
-
-def _commands(text: str, start: int, end: int) -> Iterator[Element]:
+def commands(text: str, start: int, end: int) -> Iterator[Element]:
+    """The commands that have a line of their own in `text[start:end]`, which has neither fences nor tags, in order."""
     for match in _COMMAND.finditer(text, start, end):
         yield Element("inline", "bash", match[1] + "\n", match.start(1), match.end(1))
+
+
+def _inside(name: str, code: str) -> tuple[str, str]:
+    """Language and code; a fence right inside a tag is part of the wrapping."""
+    language, (info, code) = _TAGS[name], _unwrapped(_LINE_END.sub("\n", code).strip("\n"))
+    return info or language or guess(code) or "python", f"{code}\n"
+
+
+def _unwrapped(code: str) -> tuple[str, str]:
+    """First word of the info string and content of a fence that is all there is; without one, the code as it is."""
+    first, *lines = code.strip().split("\n")
+    info = first.lstrip("`") if first.startswith("```") else first.lstrip("~")
+    fence = first[: len(first) - len(info)]
+    if len(fence) < 3 or not lines or lines[-1].strip() != fence or "`" in info:
+        return "", code
+    return next(iter(info.lower().split()), ""), "\n".join(lines[:-1])

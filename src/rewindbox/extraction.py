@@ -10,6 +10,8 @@ characters or lone surrogates is handed on as it is, for whoever runs it to refu
 """
 
 import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -19,7 +21,7 @@ from markdown_it.rules_block import StateBlock, blockquote, list_block
 from markdown_it.token import Token
 
 from rewindbox import intent
-from rewindbox.elements import elements, may_have
+from rewindbox.elements import Element, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.guess import guess
 from rewindbox.language import Table
@@ -173,21 +175,36 @@ def _block(piece: _Piece, nearby: str, before: str, languages: Table) -> CodeBlo
     )
 
 
-def _with_others(text: str, fences: list[_Piece]) -> list[_Piece]:
-    """Fences, and what is between them; indented code only where nobody can doubt what it is."""
+def _with_others(text: str, pieces: list[_Piece]) -> list[_Piece]:
+    """Fences, and what is between them: tags, else indented code that nobody can doubt, else commands."""
     if not may_have(text):
-        return [piece for piece in fences if piece.kind == "fence" or guess(piece.code) is not None]
-    pieces: list[_Piece] = []
+        return [piece for piece in pieces if piece.kind == "fence" or guess(piece.code) is not None]
+    indented = [piece for piece in pieces if piece.kind == "indented"]
+    starts = [piece.start for piece in indented]
+
+    def certain(start: int, end: int) -> Iterator[_Piece]:
+        for piece in indented[bisect_left(starts, start) : bisect_left(starts, end)]:
+            if piece.end <= end and guess(piece.code) is not None:
+                yield piece
+
+    found = [piece for piece in pieces if piece.kind == "fence"]
+    found = _filled(text, found, lambda start, end: map(_piece, tags(text, start, end)))
+    found = _filled(text, found, certain)
+    return _filled(text, found, lambda start, end: map(_piece, commands(text, start, end)))
+
+
+def _filled(text: str, pieces: list[_Piece], between: Callable[[int, int], Iterable[_Piece]]) -> list[_Piece]:
+    """Pieces, and what is found from the end of each to the start of the next."""
+    filled: list[_Piece] = []
     last = 0
-    for piece in [*fences, None]:
-        if piece is not None and piece.kind == "indented" and guess(piece.code) is None:
-            continue
-        end = len(text) if piece is None else piece.start
-        pieces += (_Piece(e.kind, e.language, e.code, e.start, e.end) for e in elements(text, last, end))
-        if piece is not None:
-            pieces.append(piece)
-            last = piece.end
-    return pieces
+    for piece in pieces:
+        filled += (*between(last, piece.start), piece)
+        last = piece.end
+    return [*filled, *between(last, len(text))]
+
+
+def _piece(element: Element) -> _Piece:
+    return _Piece(element.kind, element.language, element.code, element.start, element.end)
 
 
 def _with_prose(text: str, pieces: list[_Piece]) -> list[tuple[_Piece, str, str]]:
@@ -216,9 +233,10 @@ def _fence(text: str, token: Token, lines: list[str], starts: list[int]) -> _Pie
     assert token.map is not None  # for mypy: both rules always set it
     first, last = token.map[0], token.map[1] - 1
     if token.type == "code_block":
-        start, end = starts[first], starts[last] + len(lines[last].rstrip())
-        start += next(n for n, character in enumerate(text[start:end]) if character not in " \t>")
-        return _Piece("indented", "", token.content, start, end)
+        # Markers of quotes and lists stand before the code, but `>` may be code, too: it is found from the line's end.
+        said = token.content.split("\n", 1)[0].lstrip(" \t")
+        start = starts[first] + len(lines[first].rstrip("\r\n")) - len(said)
+        return _Piece("indented", "", token.content, start, starts[last] + len(lines[last].rstrip(" \t\r\n")))
     has_closing_line = last - first > token.content.count("\n")
     last_line = lines[last].rstrip(" \t\r\n" if has_closing_line else "\r\n")
     return _Piece(

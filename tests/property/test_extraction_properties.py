@@ -8,8 +8,19 @@ from rewindbox.extraction import blocks
 
 _MARKS = ("```", "````", "~~~", "~~~~", "`", "~", "```py", ">", ">>", "-", "*", "1.", "2)", "#", "---", "===")
 _TAGS = ("<div>", "<span>", "<!--", "-->", "[a]:", "[a]:b", "a", "\0", "\ud800", "é", "漢")
+_CODED = (
+    "    import os",
+    "    print(1)",
+    "    >",
+    "\t\x0b",
+    "<execute>",
+    "</execute>",
+    "python3 a.py",
+    "$ ",
+    "<python>",
+)
 _SPACES = ("\n", "\n\n", "\r\n", "\r", " ", "  ", "    ", "\t", "\n> ", "\n- ", "\n```\n")
-_PIECES = st.sampled_from(_MARKS + _TAGS + _SPACES)
+_PIECES = st.sampled_from(_MARKS + _TAGS + _CODED + _SPACES)
 _FENCED = st.lists(_PIECES, max_size=40).map("".join)
 _ANY = st.text(st.characters(exclude_categories=()))
 _LINE = st.text(st.characters(exclude_characters="\r\n", exclude_categories=()), max_size=20)
@@ -23,7 +34,9 @@ def test_any_text(text):
     at = 0
     for block in blocks(text):
         assert at <= block.start_pos < block.end_pos <= len(text)
-        assert text[block.start_pos : block.start_pos + 3] in ("```", "~~~")
+        kind = (block.metadata or {}).get("kind", "fence")
+        assert kind != "fence" or text[block.start_pos : block.start_pos + 3] in ("```", "~~~")
+        assert text[block.start_pos : block.end_pos].strip(" \t\r\n")
         assert 0.0 <= block.execution_confidence <= 1.0
         at = block.end_pos
 
@@ -46,7 +59,7 @@ def test_what_is_written_comes_back(written, data):
         text = "".join(f"{prefix}{line}\n" for line in text.split("\n"))
     found = blocks(text)
     assert [block.code for block in found] == ["".join(f"{line}\n" for line in block[0]) for block in written]
-    assert [block.metadata for block in found] == [{"info": block[3]} if block[3] else None for block in written]
+    assert [(block.metadata or {}).get("info", "") for block in found] == [block[3] for block in written]
 
 
 @given(_FENCED)

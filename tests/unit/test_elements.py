@@ -27,6 +27,12 @@ def found(text):
         ("<execute_ipython>\nx = 1\n\nx\n</execute_ipython>", [("python", "x = 1\n\nx\n")]),
         ("<execute>ls -l && pwd</execute>", [("bash", "ls -l && pwd\n")]),
         ("<execute>\n```bash\nls\n```\n</execute>", [("bash", "ls\n")]),
+        ("<execute>\n~~~~ py title=x\nls\n~~~~\n</execute>", [("python", "ls\n")]),
+        ("<execute>\r```bash\rls\r```\r</execute>\rpython3 a.py\r", [("bash", "ls\n"), ("bash", "python3 a.py\n")]),
+        (
+            "<execute>\ndef f():\n\n    import os\n    return os\n\nf()\n</execute>\n",
+            [("python", "def f():\n\n    import os\n    return os\n\nf()\n")],
+        ),
         ("<code>\nprint(1)\nprint(2)\n</code>", [("python", "print(1)\nprint(2)\n")]),
         ("Use <code>x</code> or\n<code>y</code> here", []),
         ("<execute>\nprint(1)\n", []),
@@ -156,8 +162,11 @@ def test_any_text_has_elements(text):
         "**a.py**\n```\n",
         "> <execute>\n",
         "python3 a.py ",
+        "`",
+        " ",
     ],
 )
 def test_huge_texts_of_elements(piece):
     """A mebibyte of what could be something comes to an end."""
     found(piece * (2**20 // len(piece)))
+    found(f"<execute>\n```\n{piece * (2**20 // len(piece))}\n</execute>")

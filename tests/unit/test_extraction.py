@@ -224,6 +224,14 @@ def test_positions(text, element):
     assert _element(text, block) == element
 
 
+@pytest.mark.parametrize(
+    "text", ["    >", "    > > >", "\t>\n\t>", ">     >", "-     >", "    \x0b", "    \x85", "     \u2028"]
+)
+def test_indented_code_may_be_what_looks_like_a_marker(text):
+    """Indented code of nothing but marks and odd blanks is read, and is no block."""
+    assert blocks(text) == []
+
+
 @pytest.mark.parametrize("odd", ["\0", "\ud800", "\udcff", "\ufeff", "\x1b[0m", "\u202e"])
 def test_odd_characters_stay(odd):
     """Code is never altered silently: NUL, lone surrogates and controls are still in it."""
