@@ -13,8 +13,16 @@ if TYPE_CHECKING:
     from rewindbox.errors import RewindboxError
     from rewindbox.execution import Execution
     from rewindbox.history import HistoryPage
+    from rewindbox.intent import detect_execution_intent
     from rewindbox.limits import Limits
-    from rewindbox.models import CodeBlock, HistoryConfig, VmExecutionConfig
+    from rewindbox.models import (
+        CodeBlock,
+        ExecutionIntent,
+        HistoryConfig,
+        ParseExecuteRequest,
+        ParseExecuteResponse,
+        VmExecutionConfig,
+    )
     from rewindbox.session import AsyncSession
     from rewindbox.timeline import Point, Rollback, Snapshot
     from rewindbox.vm import AsyncVm
@@ -27,9 +35,12 @@ _HOMES = {
     "AsyncVm": "vm",
     "CodeBlock": "models",
     "Execution": "execution",
+    "ExecutionIntent": "models",
     "HistoryConfig": "models",
     "HistoryPage": "history",
     "Limits": "limits",
+    "ParseExecuteRequest": "models",
+    "ParseExecuteResponse": "models",
     "Point": "timeline",
     "Rewindbox": "door",
     "RewindboxError": "errors",
@@ -38,6 +49,7 @@ _HOMES = {
     "Snapshot": "timeline",
     "Vm": "door",
     "VmExecutionConfig": "models",
+    "detect_execution_intent": "intent",
 }
 
 __all__ = [
@@ -46,9 +58,12 @@ __all__ = [
     "AsyncVm",
     "CodeBlock",
     "Execution",
+    "ExecutionIntent",
     "HistoryConfig",
     "HistoryPage",
     "Limits",
+    "ParseExecuteRequest",
+    "ParseExecuteResponse",
     "Point",
     "Rewindbox",
     "RewindboxError",
@@ -58,6 +73,7 @@ __all__ = [
     "Vm",
     "VmExecutionConfig",
     "__version__",
+    "detect_execution_intent",
 ]
 
 

@@ -24,7 +24,7 @@ from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
 
 if TYPE_CHECKING:
-    from rewindbox.models import VmExecutionConfig
+    from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
 
 T = TypeVar("T")
 
@@ -146,6 +146,18 @@ class Rewindbox:
         finally:
             if self._portal is not None:  # left early: ended here and now, not when somebody collects garbage
                 self.call(executions.aclose)
+
+    def parse_execute(
+        self,
+        request: "ParseExecuteRequest | Mapping[str, Any] | None" = None,
+        *,
+        vm: "Vm | str | None" = None,
+        on_failure: OnFailure = "stop",
+        **fields: Any,
+    ) -> "ParseExecuteResponse":
+        """See `AsyncRewindbox.parse_execute`."""
+        where = vm.inner if isinstance(vm, Vm) else vm
+        return self.call(self._box.parse_execute, request, vm=where, on_failure=on_failure, **fields)
 
     def execution(self, ref: str) -> Execution:
         """See `AsyncRewindbox.execution`."""

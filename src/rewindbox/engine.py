@@ -6,13 +6,14 @@ Async throughout; `door.py` is the same without `await`.
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
-from rewindbox.errors import BadRequest, InvalidArgument, UnknownVm
+from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.kept import KeptVm, held, holds
@@ -23,7 +24,7 @@ from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
-    from rewindbox.models import VmExecutionConfig
+    from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
 
 AnyVm = AsyncVm | KeptVm
 OnFailure = Literal["stop", "continue", "rollback"]
@@ -194,12 +195,78 @@ class AsyncRewindbox:
             ValidationFailed: before anything ran.
             VmNotAvailable, HostUnsupported, SnapshotFailed, RollbackFailed: as `AsyncVm.execute`.
         """
-        if on_failure not in ("stop", "continue", "rollback"):
-            raise InvalidArgument(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")
+        _check_on_failure(on_failure)
         decisions = self.plan(text, threshold=threshold)
+        async with aclosing(
+            self._carry_out(decisions, vm, on_failure, agent_id, limits, session, on_decision, on_output)
+        ) as executions:
+            async for execution in executions:
+                yield execution
+
+    async def parse_execute(
+        self,
+        request: "ParseExecuteRequest | Mapping[str, Any] | None" = None,
+        *,
+        vm: "AnyVm | str | None" = None,
+        on_failure: OnFailure = "stop",
+        **fields: Any,
+    ) -> "ParseExecuteResponse":
+        """The original's request to find the code of an answer and, with `auto_execute`, to run it.
+
+        What is at least `auto_execute_threshold` sure to be meant runs as by `run`: in document order, in one vm, by
+        the same policy, into the same history. `errors` names each block that was refused or failed; what a block
+        raises is there, too, so that the results of those before it are not lost.
+
+        Args:
+            request: It, or a mapping of its fields; or the fields themselves as arguments. Its `vm_config` may take
+                languages or length away.
+            vm: Where; None: the agent's own, which is made by its first request and stays.
+
+        Raises InvalidArgument, ConfigError, ValidationFailed (the text is too long): nothing ran.
+        """
+        from rewindbox import extraction, parsing  # noqa: PLC0415  they load pydantic and the Markdown parser
+        from rewindbox.models import ParseExecuteResponse  # noqa: PLC0415
+
+        _check_on_failure(on_failure)
+        asked = parsing.request(fields if request is None else request)
+        settings = parsing.narrowed(self.settings, asked.vm_config)
+        blocks = extraction.blocks(asked.llm_response, max_chars=self.settings.max_text_chars)
+        answer = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
+        if not asked.auto_execute:
+            return answer
+        decided: list[tuple[int, Decision]] = []
+        failed: list[tuple[int, str]] = []
+        try:
+            decisions = policy.decide(blocks, settings, self._opened().backend.programs(), asked.auto_execute_threshold)
+            where = vm if vm is not None else parsing.vm_name(asked.agent_id)
+            running = self._carry_out(
+                decisions, where, on_failure, asked.agent_id, on_decision=lambda *each: decided.append(each)
+            )
+            async with aclosing(running) as executions:
+                async for execution in executions:
+                    answer.execution_results.append(parsing.response(execution))
+                    failed += parsing.failure(decided[-1][0], execution)
+        except RewindboxError as error:
+            answer.errors.append(str(error))
+        told = sorted([*failed, *parsing.refusals(decided, asked.auto_execute_threshold)])
+        answer.errors[:0] = [text for _, text in told]
+        return answer
+
+    async def _carry_out(
+        self,
+        decisions: list[Decision],
+        vm: "AnyVm | str | None",
+        on_failure: OnFailure,
+        agent_id: str | None = None,
+        limits: Limits | None = None,
+        session: str | bool = False,
+        on_decision: OnDecision | None = None,
+        on_output: OnOutput | None = None,
+    ) -> AsyncGenerator[Execution, None]:
+        """See `run`."""
         name = "main" if session is True else session or None
         if vm is None or isinstance(vm, str):
-            vm = await self.vm(vm, kept=self._ask_keeper and name is not None)
+            vm = await self.vm(vm, agent_id=agent_id, kept=self._ask_keeper and name is not None)
         for number, decision in enumerate(decisions, 1):
             if decision.path is not None:
                 decision = await _written(vm, decision.path, decision)
@@ -256,6 +323,11 @@ class AsyncRewindbox:
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)
+
+
+def _check_on_failure(on_failure: str) -> None:
+    if on_failure not in ("stop", "continue", "rollback"):
+        raise InvalidArgument(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")
 
 
 async def _written(vm: "AnyVm", path: str, decision: Decision) -> Decision:

@@ -30,6 +30,7 @@ LAYERS = (
     ("recorder", "session"),
     ("wire", "holders"),
     ("vm", "kept"),
+    ("parsing",),
     ("engine",),
     ("interrupts",),
     ("portal",),

@@ -1,0 +1,99 @@
+"""A request of the original to find the code of an answer and perhaps run it -> what it asks for; and the answer to it.
+
+Pure; `AsyncRewindbox.parse_execute` does what is between the two.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from rewindbox.config import Settings, merge
+from rewindbox.errors import InvalidArgument
+from rewindbox.execution import Execution
+from rewindbox.models import ParseExecuteRequest, VmExecuteResponse
+from rewindbox.policy import Decision, allowed
+
+_OVERRIDES = ("allowed_languages", "max_code_length")
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{1,58}")
+_SHOWN_CHARS = 200
+
+
+def request(given: ParseExecuteRequest | Mapping[str, Any]) -> ParseExecuteRequest:
+    """A request, checked. Raises InvalidArgument: a field is missing, of the wrong type or out of its range."""
+    if isinstance(given, ParseExecuteRequest):
+        return given
+    try:
+        return ParseExecuteRequest.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidArgument(f"parse_execute: {field}: {first['msg']}", remedy=f"correct {field}") from None
+
+
+def narrowed(settings: Settings, vm_config: Mapping[str, Any] | None) -> Settings:
+    """Settings, with what a request allows less: it may take languages and length away, never add any.
+
+    Raises InvalidArgument: another key. ConfigError: a value of the wrong type.
+    """
+    if not vm_config:
+        return settings
+    if unknown := [key for key in vm_config if key not in _OVERRIDES]:
+        raise InvalidArgument(
+            f"vm_config has {', '.join(unknown)[:_SHOWN_CHARS]!r}, which one request cannot change",
+            remedy=f"give only {' and '.join(_OVERRIDES)}; the rest belongs to the configuration",
+        )
+    wanted = merge(settings, vm_config, "vm_config")
+    return replace(
+        wanted,
+        allowed_languages=sorted(allowed(settings) & allowed(wanted)),
+        max_code_length=min(settings.max_code_length, wanted.max_code_length),
+    )
+
+
+def vm_name(agent_id: str) -> str:
+    """The vm of an agent. Any agent has one, and no two have the same."""
+    if _PLAIN.fullmatch(agent_id):
+        return f"agent-{agent_id}"
+    return f"agent_{hashlib.sha256(agent_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
+def response(execution: Execution) -> VmExecuteResponse:
+    """What an execution did."""
+    return VmExecuteResponse(
+        execution_id=execution.id,
+        vm_id=execution.vm_id,
+        exit_code=execution.exit_code,
+        stdout=execution.stdout,
+        stderr=execution.stderr,
+        duration_ms=execution.duration_ms,
+        started_at=execution.started_at,
+        completed_at=execution.completed_at,
+        error=execution.error,
+    )
+
+
+def failure(number: int, execution: Execution) -> list[tuple[int, str]]:
+    """The block and a sentence, if it failed."""
+    if execution.success:
+        return []
+    return [(number, f"block {number} ({execution.language}): {execution.error or f'exit code {execution.exit_code}'}")]
+
+
+def refusals(decisions: Iterable[tuple[int, Decision]], threshold: float) -> list[tuple[int, str]]:
+    """The number of each block that was to run and did not, and a sentence: its language and why."""
+    return [
+        (number, f"block {number} ({decision.block.language[:_SHOWN_CHARS]}): {decision.skipped[:_SHOWN_CHARS]}")
+        for number, decision in decisions
+        if decision.skipped is not None and _was_to_run(decision, threshold)
+    ]
+
+
+def _was_to_run(decision: Decision, threshold: float) -> bool:
+    """Files that were written, prose, blanks and what is below the threshold are as they were asked to be."""
+    block = decision.block
+    is_code = block.language != "text"
+    return is_code and decision.path is None and block.execution_confidence >= threshold and bool(block.code.strip())
