@@ -230,14 +230,16 @@ class AsyncRewindbox:
         _check_on_failure(on_failure)
         asked = parsing.request(fields if request is None else request)
         settings = parsing.narrowed(self.settings, asked.vm_config)
-        blocks = extraction.blocks(asked.llm_response, max_chars=self.settings.max_text_chars)
+        table = self.settings.languages
+        blocks = extraction.blocks(asked.llm_response, max_chars=self.settings.max_text_chars, languages=table)
         answer = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
         if not asked.auto_execute:
             return answer
         decided: list[tuple[int, Decision]] = []
         failed: list[tuple[int, str]] = []
         try:
-            decisions = policy.decide(blocks, settings, self._opened().backend.programs(), asked.auto_execute_threshold)
+            programs = self._opened().backend.programs(table)
+            decisions = policy.decide(blocks, settings, programs, asked.auto_execute_threshold)
             where = vm if vm is not None else parsing.vm_name(asked.agent_id)
             running = self._carry_out(
                 decisions, where, on_failure, asked.agent_id, on_decision=lambda *each: decided.append(each)
