@@ -32,6 +32,8 @@ def _history(call: Call) -> int:
             failures_only=arguments.failures,
             since=since,
             until=until,
+            language=arguments.language,
+            ended=arguments.ended,
             limit=arguments.limit,
             offset=arguments.offset,
         )

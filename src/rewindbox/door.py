@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
-from rewindbox.execution import Execution
+from rewindbox.execution import Ended, Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision, Support
@@ -171,6 +171,8 @@ class Rewindbox:
         failures_only: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
+        language: str | None = None,
+        ended: Ended | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> HistoryPage:
@@ -182,6 +184,8 @@ class Rewindbox:
             failures_only=failures_only,
             since=since,
             until=until,
+            language=language,
+            ended=ended,
             limit=limit,
             offset=offset,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm
-from rewindbox.execution import Execution
+from rewindbox.execution import Ended, Execution
 from rewindbox.history import HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
@@ -302,6 +302,8 @@ class AsyncRewindbox:
         failures_only: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
+        language: str | None = None,
+        ended: Ended | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> HistoryPage:
@@ -314,6 +316,8 @@ class AsyncRewindbox:
             failures_only=failures_only,
             since=since,
             until=until,
+            language=language,
+            ended=ended,
             limit=limit,
             offset=offset,
         )

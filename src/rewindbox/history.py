@@ -9,11 +9,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from rewindbox.chain import canonical, digest
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, UnknownExecution
-from rewindbox.execution import Execution
+from rewindbox.execution import Ended, Execution
 from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
 from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, to_us
 from rewindbox.timeline import Timeline
@@ -159,6 +159,7 @@ class History:
         since: datetime | None = None,
         until: datetime | None = None,
         language: str | None = None,
+        ended: Ended | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> tuple[list[Execution], int]:
@@ -167,13 +168,16 @@ class History:
         Args:
             failures_only: Those that did not end by themselves with exit code 0.
             since, until: Bounds of the start, both inclusive, in any timezone.
+            ended: Only those that ended so.
             limit: At most so many; None: all of them, with their output, in memory.
 
-        Raises InvalidArgument: a time without a timezone, or a negative number.
+        Raises InvalidArgument: a time without a timezone, a negative number, or no way to end.
         """
         for name, number in (("limit", limit or 0), ("offset", offset)):
             if not 0 <= number <= _BIGGEST:
                 raise InvalidArgument(f"{name} is {number}", remedy="give 0 or more")
+        if ended is not None and ended not in get_args(Ended):
+            raise InvalidArgument(f"ended is {ended!r}", remedy=f"give one of {', '.join(get_args(Ended))}")
         where, values = _filter(
             ("vm_id = ?", vm_id),
             ("agent_id = ?", agent_id),
@@ -181,6 +185,7 @@ class History:
             ("started_us >= ?", None if since is None else to_us(since)),
             ("started_us <= ?", None if until is None else to_us(until)),
             ("language = ?", language),
+            ("ended = ?", ended),
         )
         page = (
             f"x.start_seq in (select start_seq from executions{where}"  # noqa: S608 (our own conditions)

@@ -304,6 +304,10 @@ def test_timeout(cli: Cli) -> None:
     done = cli("exec", "bash", "echo a; sleep 600", "--timeout", "0.3")
     assert (done.returncode, done.stdout, done.stderr) == (1, b"a\n", b"")
     assert cli.json("history")["entries"][0]["ended"] == "timeout"
+    assert cli.json("history", "--language", "bash", "--ended", "timeout")["total"] == 1
+    assert cli.json("history", "--ended", "exit")["total"] == 0
+    assert cli.json("history", "--language", "python")["total"] == 0
+    assert b"give one of exit, signal" in cli("history", "--ended", "exi").stderr
 
 
 # interruption

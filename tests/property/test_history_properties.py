@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rewindbox.chain import entry_hash
 from rewindbox.errors import HistoryError, SnapshotNotFound
-from rewindbox.execution import Execution
+from rewindbox.execution import Ended, Execution
 from rewindbox.history import History, Start
 from rewindbox.registry import Registry
 from rewindbox.schema import FACTS
@@ -229,6 +229,7 @@ class HistoryMachine(RuleBasedStateMachine):
         since=st.none() | MOMENTS,
         until=st.none() | MOMENTS,
         language=st.none() | st.sampled_from(LANGUAGES),
+        ended=st.none() | st.sampled_from(get_args(Ended)),
         limit=st.none() | st.integers(0, 4),
         offset=st.integers(0, 4),
     )
@@ -244,6 +245,7 @@ class HistoryMachine(RuleBasedStateMachine):
             and (asked["since"] is None or execution.started_at >= asked["since"])
             and (asked["until"] is None or execution.started_at <= asked["until"])
             and (asked["language"] is None or execution.language == asked["language"])
+            and (asked["ended"] is None or execution.ended == asked["ended"])
         ]
         matching.sort(key=lambda found: found[:2], reverse=True)
         expected = [execution for *_, execution in matching][asked["offset"] :][: asked["limit"]]
