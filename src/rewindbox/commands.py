@@ -108,7 +108,9 @@ def _config_show(call: Call) -> int:
         {"settings": settings, "origins": origins, **facts},
         lambda: (
             f"# file: {place}\n"
-            + show.lines([f"{name} = {value}", origins[name]] for name, value in show.flat(settings).items())
+            + show.lines(
+                [f"{name} = {value}", origins.get(name, "file")] for name, value in show.flat(settings).items()
+            )
         ),
     )
 

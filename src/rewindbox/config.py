@@ -97,7 +97,7 @@ def load(role: Mapping[str, Any] | None = None, **given: Any) -> Settings:
 
 def origins(role: Mapping[str, Any] | None = None, **given: Any) -> dict[str, str]:
     """Where each setting (`history.enabled` ...) comes from: flag, environment, role, file, default."""
-    found = dict.fromkeys(_flat(asdict(Settings())), "default")
+    found = dict.fromkeys(_flat(as_dict(Settings())), "default")
     for place, values in _layers(role, given):
         found |= dict.fromkeys(_flat(values), place)
     return found

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from rewindbox import errors
+from rewindbox.language import Table
+from rewindbox.languages import LANGUAGES
 
 
 def _utc(when: datetime) -> datetime:
@@ -25,9 +27,6 @@ UtcTime = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_utc)]
 I32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 U32 = Annotated[int, Field(ge=0, lt=2**32)]
 U64 = Annotated[int, Field(ge=0, lt=2**64)]
-
-from rewindbox.language import Table
-from rewindbox.languages import LANGUAGES
 
 
 class SeedModel(BaseModel):
