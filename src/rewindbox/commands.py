@@ -102,12 +102,18 @@ def _languages(call: Call) -> int:
 
 def _config_show(call: Call) -> int:
     settings = config.as_dict(config.load(store=call.arguments.store))
+    origins = config.origins(store=call.arguments.store)
     path = config.file_path()
     facts = {"file": path, "file_exists": os.path.isfile(path)}
     place = f"{path}{'' if facts['file_exists'] else ' (not there)'}"
     return call.emit(
-        {"settings": settings, **facts},
-        lambda: f"# file: {place}\n" + show.lines([f"{name} = {value}"] for name, value in show.flat(settings).items()),
+        {"settings": settings, "origins": origins, **facts},
+        lambda: (
+            f"# file: {place}\n"
+            + show.lines(
+                [f"{name} = {value}", origins.get(name, "file")] for name, value in show.flat(settings).items()
+            )
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings: what a flag, the environment, the configuration file and the defaults say, in this order.
+"""Settings: what a flag, the environment, a role, the configuration file and the defaults say, in this order.
 
 Names, meaning and defaults are those of the seed's `VmExecutionConfig` and `HistoryConfig` (`models.py`), plus
 where the store is. Plain dataclasses here: pydantic would cost the command line more than its work. A wrong
@@ -11,13 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from rewindbox.errors import ConfigError
+from rewindbox.errors import ConfigError, Refused
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import REQUIREMENTS, Limits
 
 PREFIX = "REWINDBOX_"
-_ENVIRONMENT = "the environment"
+_PLACES = {
+    "file": "the configuration file",
+    "role": "the role",
+    "environment": "the environment",
+    "flag": "an argument",
+}
+"""Where a value can come from, the nearest last, and how a message calls it."""
 _NOT_SETTINGS = ("REWINDBOX_CONFIG", "REWINDBOX_DEBUG", "REWINDBOX_TEST_DATA")
 
 
@@ -76,14 +82,73 @@ class Settings:
         return os.path.join(base, "rewindbox")
 
 
-def load(**given: Any) -> Settings:
-    """Settings from keyword arguments (None: not given), then environment, then file, then defaults.
+def load(role: Mapping[str, Any] | None = None, **given: Any) -> Settings:
+    """Settings from keyword arguments (None: not given), then environment, role, file, defaults.
 
-    Raises ConfigError: a file that cannot be read, an unknown key, a value of the wrong type.
+    `role`: what `of_role` found in one.
+
+    Raises ConfigError: a file that cannot be read, an unknown key, a value that is not acceptable.
     """
-    settings = merge(Settings(), _from_file(), "the configuration file")
-    settings = merge(settings, _from_environment(os.environ), _ENVIRONMENT)
-    return merge(settings, {key: value for key, value in given.items() if value is not None}, "an argument")
+    settings = Settings()
+    for place, values in _layers(role, given):
+        settings = merge(settings, values, _PLACES[place])
+    return settings
+
+
+def origins(role: Mapping[str, Any] | None = None, **given: Any) -> dict[str, str]:
+    """Where each setting (`history.enabled` ...) comes from: flag, environment, role, file, default."""
+    found = dict.fromkeys(_flat(as_dict(Settings())), "default")
+    for place, values in _layers(role, given):
+        found |= dict.fromkeys(_flat(values), place)
+    return found
+
+
+def of_role(role: Mapping[str, Any]) -> dict[str, Any]:
+    """What a role says about running code: its `vm_execution`, and its name as the agent's.
+
+    It stands in the role itself, in its `extra`, or in an `extra` inside that: the original writes all three.
+    A table, or `true` for a table with only `enabled = true`; `false` likewise. A role without it says nothing.
+
+    Raises ConfigError: the role, an `extra` or `vm_execution` is of another type.
+    """
+    name = role.get("name") if isinstance(role, Mapping) else None
+    agent = {"agent_id": name} if name else {}
+    place: Any = role
+    for _ in range(3):
+        table = _table(place, "extra", _PLACES["role"])
+        if "vm_execution" in table:
+            said = table["vm_execution"]
+            values = {"enabled": said} if isinstance(said, bool) else _table(said, "vm_execution", _PLACES["role"])
+            return {**agent, **values}
+        place = table.get("extra", {})
+    return agent
+
+
+def check_role(role: Mapping[str, Any], settings: Settings) -> None:
+    """Raises Refused: with all that is in force, the holder of this role is not to run code."""
+    if not settings.enabled:
+        raise Refused(
+            f"the role {role.get('name')!r} may not run code", remedy="set enabled = true in its extra.vm_execution"
+        )
+
+
+def _layers(role: Mapping[str, Any] | None, given: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What each place says, the nearest last."""
+    return [
+        ("file", _from_file()),
+        ("role", role or {}),
+        ("environment", _from_environment(os.environ)),
+        ("flag", {key: value for key, value in given.items() if value is not None}),
+    ]
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> list[str]:
+    """The names of all values, those of a table with its name before them."""
+    names: list[str] = []
+    for key, value in values.items():
+        table = asdict(value) if isinstance(value, (HistorySettings, Limits)) else value
+        names += _flat(table, f"{above}{key}.") if isinstance(table, Mapping) else [above + key]
+    return names
 
 
 def file_path() -> str:
@@ -104,7 +169,7 @@ def _merge(target: Any, values: Mapping[str, Any], origin: str, above: str) -> A
     changes = {}
     for key, value in values.items():
         if key not in known:
-            shown = "" if origin == _ENVIRONMENT else f" = {value!r}"  # it may be a secret of somebody else's
+            shown = "" if origin == _PLACES["environment"] else f" = {value!r}"  # it may be a secret of somebody else's
             raise ConfigError(
                 f"{origin} has the unknown key {above}{key}{shown}",
                 remedy=f"choose one of {', '.join(known)}",
@@ -132,8 +197,8 @@ def _checked(value: Any, old: Any, key: str, origin: str) -> Any:
     right = type(value) is type(old) and (not isinstance(old, list) or all(isinstance(entry, str) for entry in value))
     if not right or (isinstance(old, (int, float)) and not isinstance(old, bool) and value < 0):
         raise ConfigError(f"{origin} has {key} = {value!r}", remedy=f"give {_EXPECTED[type(old)]}")
-    if key == "require":
-        _check_requirements(value, origin)
+    if key in _CHECKS:
+        _CHECKS[key](value, origin)
     return value
 
 
@@ -143,6 +208,29 @@ def _check_requirements(names: list[str], origin: str) -> None:
             raise ConfigError(f"{origin} has require = {name!r}", remedy=f"choose from {', '.join(REQUIREMENTS)}")
 
 
+def _check_vm_type(name: str, origin: str) -> None:
+    """The images of the original do not exist; what they are used for, the host's own system does."""
+    if name not in ("host", "terraphim-minimal") and not name.startswith(("focal", "ubuntu", "bionic")):
+        raise ConfigError(
+            f"{origin} has default_vm_type = {name!r}",
+            remedy="give host, or focal..., ubuntu..., bionic..., which mean it",
+        )
+
+
+def _check_mode(mode: str, origin: str) -> None:
+    """Whoever says http wants code to run at a server; running it here instead would be a surprise."""
+    if mode != "direct":
+        raise ConfigError(
+            f"{origin} has history.integration_mode = {mode!r}, and vms are only to be had in this process",
+            remedy='set "direct" or leave it out',
+        )
+
+
+_CHECKS: dict[str, Callable[[Any, str], None]] = {
+    "require": _check_requirements,
+    "default_vm_type": _check_vm_type,
+    "history.integration_mode": _check_mode,
+}
 _EXPECTED: dict[type, str] = {
     bool: "true or false",
     int: "a whole number of 0 or more",

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
@@ -41,13 +41,25 @@ class Rewindbox:
         agent_id: str | None = None,
         languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
+        role: Mapping[str, Any] | None = None,
     ) -> None:
         """See `AsyncRewindbox`."""
         self._box = AsyncRewindbox(
-            store, config=config, limits=limits, agent_id=agent_id, languages=languages, ask_keeper=ask_keeper
+            store,
+            config=config,
+            limits=limits,
+            agent_id=agent_id,
+            languages=languages,
+            ask_keeper=ask_keeper,
+            role=role,
         )
         self._stack = ExitStack()
         self._portal: Portal | None = None
+
+    @classmethod
+    def from_role(cls, role: Mapping[str, Any], store: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """See `AsyncRewindbox.from_role`."""
+        return cls(store, role=role, **options)
 
     def __enter__(self) -> "Rewindbox":
         self._portal = self._stack.enter_context(Portal())

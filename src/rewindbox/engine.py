@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
@@ -43,25 +43,38 @@ class AsyncRewindbox:
         agent_id: str | None = None,
         languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
+        role: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing is opened or started before `async with` (or the first use).
 
         Args:
             store: Folder of history and vms, made when missing. None: the configured one.
-            config: What a role says; over the configuration file and the environment.
+            config: What is set in it is over role, environment and configuration file.
             limits: Default of every execution. None: the configured ones.
             agent_id: Who runs, where a call does not say.
             languages: Name -> field -> value, as `[languages.NAME]` of the configuration file; over what that says.
             ask_keeper: Vms that the command line's keeper of live sessions holds are asked of it, not refused as busy.
+            role: Whose holder runs code: a role of the original, with `extra.vm_execution`; see `from_role`.
 
-        Raises ConfigError: see `config.load`.
+        Raises:
+            ConfigError: see `config.load` and `config.of_role`.
+            Refused: the role does not allow code to be run.
         """
-        self.settings = _settings(store, config, limits, agent_id, languages)
+        self.settings = _settings(store, config, limits, agent_id, languages, role)
         self._folder = self.settings.folder
         self._temporary: str | None = None
         self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
         self._open: Opened | None = None
+
+    @classmethod
+    def from_role(cls, role: Mapping[str, Any], store: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """A box for whoever holds a role: what its `vm_execution` says is over the configuration file.
+
+        Who runs is the role's name, where neither the environment nor an option says otherwise. Options are those
+        of the class. Raises Refused: `enabled` is false or nowhere said.
+        """
+        return cls(store, role=role, **options)
 
     async def __aenter__(self) -> "AsyncRewindbox":
         self._opened()
@@ -351,7 +364,16 @@ def _settings(
     limits: Limits | None,
     agent_id: str | None,
     languages: Mapping[str, Any] | None,
+    role: Mapping[str, Any] | None,
 ) -> config.Settings:
-    role = given.model_dump(exclude_unset=True) if given is not None else {}
-    place = os.fspath(store) if store else None
-    return config.load(**role, store=place, limits=limits, agent_id=agent_id, languages=languages)
+    flags = given.model_dump(exclude_unset=True) if given is not None else {}
+    flags |= {
+        "store": os.fspath(store) if store else None,
+        "limits": limits,
+        "agent_id": agent_id,
+        "languages": languages,
+    }
+    settings = config.load(None if role is None else config.of_role(role), **flags)
+    if role is not None:
+        config.check_role(role, settings)
+    return settings

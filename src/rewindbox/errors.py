@@ -31,7 +31,8 @@ the database, never renamed and never reused. The texts of the fourteen kinds ar
 terraphim_multi_agent 1.0.0; `kind` is its name for the variant (None where it has none).
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class RewindboxError(Exception):
@@ -236,3 +237,28 @@ class Internal(Broken):
     code = "internal"
     kind = "Internal"
     prefix = "Internal error: "
+
+
+KINDS: Mapping[str, Any] = {
+    error.kind: error
+    for error in (
+        *(VmNotAvailable, ValidationFailed, Timeout, UnsupportedLanguage, ApiError, Internal, HistoryError),
+        *(SnapshotNotFound, RollbackFailed, SessionNotFound, ConnectionFailed, ConfigError, ExecutionFailed),
+        SnapshotFailed,
+    )
+    if error.kind
+}
+"""The original's name of each kind -> the class that it is, without what we tell apart further. A closed table:
+what another side names is looked up here and nowhere else."""
+
+
+def kind_of(error: RewindboxError) -> str:
+    """The original's name for an error; for one that it does not know the nearest.
+
+    A request that nobody may make is ValidationFailed there, a host that makes no vms VmNotAvailable.
+    """
+    if error.kind is not None:
+        return error.kind
+    if isinstance(error, HostUnsupported):
+        return "VmNotAvailable"
+    return "ValidationFailed" if isinstance(error, (BadRequest, Refused)) else "Internal"

@@ -11,13 +11,15 @@ from typing import Any, Literal
 from rewindbox.errors import InvalidArgument
 
 Enforcement = Literal["hard", "watched", "absent"]
+DEFAULT_WALL_S = 30.0
+"""Of a program in python; other languages have more of it, as long as nobody sets another time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """What one execution may consume. Exceeding one ends it; the output so far is kept."""
 
-    wall_s: float = 30.0
+    wall_s: float = DEFAULT_WALL_S
     """From the moment the vm accepts the code. Beyond: `ended="timeout"`, exit code 124."""
     cpu_s: float = 60.0
     """User and system time of all its processes together. Beyond: as `wall_s`; the error says CPU."""
@@ -54,8 +56,11 @@ _LIMITS = tuple(field.name for field in fields(Limits))
 
 @cache
 def with_wall(limits: Limits, wall_s: float) -> Limits:
-    """The limits with another wall clock; for what is configured, as it is kept: 50 us that are not spent again."""
-    return replace(limits, wall_s=wall_s)
+    """The limits with the wall clock of a language, unless they have one that somebody set.
+
+    For what is configured, as it is kept: 50 us that are not spent again.
+    """
+    return replace(limits, wall_s=wall_s) if limits.wall_s == DEFAULT_WALL_S else limits
 
 
 BARRIERS = ("kernel_ids", "capabilities", "no_new_privs", "seccomp", "landlock")

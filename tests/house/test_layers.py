@@ -26,7 +26,7 @@ LAYERS = (
     ("backends", "registry"),
     ("attacks", "timeline"),
     ("history",),
-    ("opened",),
+    ("opened", "seed"),
     ("recorder", "session"),
     ("wire", "holders"),
     ("vm", "kept"),

@@ -524,12 +524,14 @@ def test_show(used: Cli) -> None:
 
 
 def test_config_show(cli: Cli) -> None:
-    """Every setting in force, and where the file is looked for."""
+    """Every setting in force and what said so, and where the file is looked for."""
     value = cli.json("config", "show")
     assert value["settings"]["store"] == str(cli.store)
     assert value["file_exists"] is False and value["file"].endswith("config.toml")
     shown = cli.good("config", "show", REWINDBOX_HISTORY_MAX_HISTORY_ENTRIES="7")
-    assert "history.max_history_entries = 7\n" in shown
+    assert "history.max_history_entries = 7\tenvironment\n" in shown
+    assert "limits.wall_s = 30.0\tdefault\n" in shown
+    assert value["origins"]["store"] == "environment" and value["origins"]["history.enabled"] == "default"
     assert not cli.store.exists()
 
 
