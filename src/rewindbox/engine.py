@@ -237,7 +237,7 @@ class AsyncRewindbox:
 
         Raises InvalidArgument, ConfigError, ValidationFailed (the text is too long): nothing ran.
         """
-        from rewindbox import extraction, parsing  # noqa: PLC0415  they load pydantic and the Markdown parser
+        from rewindbox import extraction, parsing, seed  # noqa: PLC0415  they load pydantic and the Markdown parser
         from rewindbox.models import ParseExecuteResponse  # noqa: PLC0415
 
         _check_on_failure(on_failure)
@@ -259,7 +259,7 @@ class AsyncRewindbox:
             )
             async with aclosing(running) as executions:
                 async for execution in executions:
-                    answer.execution_results.append(parsing.response(execution))
+                    answer.execution_results.append(seed.response(execution))
                     failed += parsing.failure(decided[-1][0], execution)
         except RewindboxError as error:
             answer.errors.append(str(error))

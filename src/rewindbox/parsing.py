@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rewindbox.config import Settings, merge
 from rewindbox.errors import InvalidArgument
 from rewindbox.execution import Execution
-from rewindbox.models import ParseExecuteRequest, VmExecuteResponse
+from rewindbox.models import ParseExecuteRequest
 from rewindbox.policy import Decision, allowed
 
 _OVERRIDES = ("allowed_languages", "max_code_length")
@@ -59,21 +59,6 @@ def vm_name(agent_id: str) -> str:
     if _PLAIN.fullmatch(agent_id):
         return f"agent-{agent_id}"
     return f"agent_{hashlib.sha256(agent_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
-
-
-def response(execution: Execution) -> VmExecuteResponse:
-    """What an execution did."""
-    return VmExecuteResponse(
-        execution_id=execution.id,
-        vm_id=execution.vm_id,
-        exit_code=execution.exit_code,
-        stdout=execution.stdout,
-        stderr=execution.stderr,
-        duration_ms=execution.duration_ms,
-        started_at=execution.started_at,
-        completed_at=execution.completed_at,
-        error=execution.error,
-    )
 
 
 def failure(number: int, execution: Execution) -> list[tuple[int, str]]:
