@@ -30,12 +30,15 @@ _LINE_BEGINS = r"(?:^|(?<=\r))"
 _OPENING = re.compile(rf"{_LINE_BEGINS}[ \t]{{0,3}}<({'|'.join(_TAGS)})>", re.MULTILINE)
 _LINE_END = re.compile(r"\r\n?")
 _IN_COMMANDS = (".py", ".js", ".mjs", ".cjs", ".sh", "cargo ")
-_COMMAND = re.compile(
-    rf"{_LINE_BEGINS}[ \t]*(?:\$ |`)?"
+_PROGRAM = (
     r"((?:(?:python3?|node|bash|sh)[ ](?:-[a-zA-Z]+[ ])?[\w./-]{1,200}\.(?:py|js|mjs|cjs|sh)"
-    r"|cargo[ ]+(?:run|build|test))(?:[ ][\w./=:@,+-]{1,200}){0,20})`?[ \t]*(?=[\r\n]|\Z)",
-    re.MULTILINE,
+    r"|cargo[ ]+(?:run|build|test))(?:[ ][\w./=:@,+-]{1,200}){0,20})"
 )
+_COMMAND = re.compile(rf"{_LINE_BEGINS}[ \t]*(?:\$ |`)?{_PROGRAM}`?[ \t]*(?=[\r\n]|\Z)", re.MULTILINE)
+_SAID = re.compile(
+    rf"(?<!is )(?<!be )(?<!are )(?<!not )(?<!n't )\b(?:[Rr]un|[Ee]xecute|[Ss]tart|[Ll]aunch)\b[^`\r\n]{{0,80}}`{_PROGRAM}`"
+)
+"""A command in a sentence that says to run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,10 @@ class Element:
 def may_have(text: str) -> bool:
     """Whether looking between fences is worth the while."""
     has_tag = "</" in text and _OPENING.search(text) is not None
-    return has_tag or (any(word in text for word in _IN_COMMANDS) and _COMMAND.search(text) is not None)
+    return has_tag or (
+        any(word in text for word in _IN_COMMANDS)
+        and (_COMMAND.search(text) is not None or _SAID.search(text) is not None)
+    )
 
 
 def tags(text: str, start: int, end: int) -> Iterator[Element]:
@@ -72,8 +78,9 @@ def tags(text: str, start: int, end: int) -> Iterator[Element]:
 
 
 def commands(text: str, start: int, end: int) -> Iterator[Element]:
-    """The commands that have a line of their own in `text[start:end]`, which has neither fences nor tags, in order."""
-    for match in _COMMAND.finditer(text, start, end):
+    """The commands that have a line of their own, or are said to be run, in `text[start:end]`, which has neither fences nor tags, in order."""
+    found = [*_COMMAND.finditer(text, start, end), *_SAID.finditer(text, start, end)]
+    for match in sorted(found, key=lambda match: match.start(1)):
         yield Element("inline", "bash", match[1] + "\n", match.start(1), match.end(1))
 
 

@@ -155,7 +155,7 @@ def _block(piece: _Piece, nearby: str, before: str, languages: Table) -> CodeBlo
     name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
     console = typed(name, piece.code)
     name = console.language if console is not None else name
-    file = named(piece.info, piece.code, before)
+    file = named(piece.info, piece.code, before, name)
     known = {
         "kind": piece.kind if piece.kind != "fence" else None,
         "info": piece.info if piece.kind == "fence" else None,

@@ -29,6 +29,19 @@ _COMMENTS = ("#", "//", "--", ";", "/*", "<!--")
 _INFO = re.compile(
     rf"(?:^\w[\w+#-]{{0,30}}:|\b(?:title|file|filename|name|path)\s*=\s*[\"']?|\s)({_PATH})[\"']?(?=[\s}},]|$)"
 )
+_THINGS = re.compile(
+    r"(?:node|nest|next|nuxt|vue|react|express|three|d3|angular|ember|backbone|chart|moment|discord|socket|p5|alpine|ext"
+    r"|handlebars|knockout|require|solid|electron|web3|ethers|tensorflow|bootstrap|underscore|brain|matter|pixi)\.js",
+    re.IGNORECASE,
+)
+"""They are called like files."""
+_EXTENSIONS = {
+    "bash": ("sh", "bash"),
+    "python": ("py", "pyi", "ipynb"),
+    "javascript": ("js", "mjs", "cjs", "jsx", "vue", "svelte", "ts", "tsx"),
+    "typescript": ("ts", "tsx", "js", "jsx", "vue"),
+    "rust": ("rs",),
+}
 _RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
 _LOOK_BACK = 300
 
@@ -41,11 +54,20 @@ class Named:
     is_to_be_written: bool
 
 
-def named(info: str, code: str, before: str) -> Named | None:
+def named(info: str, code: str, before: str, language: str = "text") -> Named | None:
     """The file whose content a block is: by its info string, the line before it, or a comment in its first line.
 
-    `before`: the text up to the block; its end is looked at.
+    `before`: the text up to the block; its end is looked at. A block in a language that runs is the content of files of
+    that language only: "create `app.py` by the following command" stands before a command.
     """
+    file = _named(info, code, before)
+    if file is None or _THINGS.fullmatch(file.path) is not None:
+        return None
+    fitting = _EXTENSIONS.get(language)
+    return file if fitting is None or file.path.rpartition(".")[2] in fitting else None
+
+
+def _named(info: str, code: str, before: str) -> Named | None:
     line = _line_before(before)
     if "." in line or "file" in line:
         if (found := _HEADING.fullmatch(line)) is not None:

@@ -43,6 +43,10 @@ def found(text):
         ("```xml\n<execute>\nls\n</execute>\n```\n", [("xml", "<execute>\nls\n</execute>\n")]),
         ("Then:\n\n    python3 app.py --port 80\n", [("bash", "python3 app.py --port 80\n")]),
         ("Run it:\n`node server.js`\n", [("bash", "node server.js\n")]),
+        ("Run it with `python3 app.py -v`, then stop.", [("bash", "python3 app.py -v\n")]),
+        ("Run:\n`node a.js`\nand execute `sh b.sh`\n", [("bash", "node a.js\n"), ("bash", "sh b.sh\n")]),
+        ("The file `app.py` is run by `python3 app.py` at night.", []),
+        ("Do not run `python3 app.py` here.", []),
         ("cargo run --release\n", [("bash", "cargo run --release\n")]),
         ("python is a language.\nnode is a runtime\nbash rules\n", []),
         ("timeout = 30 seconds is the default; please run it\n", []),
@@ -115,6 +119,22 @@ def test_names_of_files(info, code, before, path, is_to_be_written):
         assert (file.path, file.is_to_be_written) == (path, is_to_be_written)
 
 
+@pytest.mark.parametrize(
+    ("language", "before"),
+    [
+        ("bash", "Create `app.py` by the following command:\n"),
+        ("bash", "Save the code in `app.py`, and start the server:\n"),
+        ("bash", "Copy the .env file into the container:\n"),
+        ("python", "Add this to your `index.html`:\n"),
+        ("bash", "First, create a new Nest.js project:\n"),
+        ("javascript", "### Node.js\n"),
+    ],
+)
+def test_a_sentence_about_another_file(language, before):
+    """A block in a language that runs is the content of files in that language; frameworks are no files."""
+    assert named(language, "x\n", before, language) is None
+
+
 @given(st.text(), st.text(), st.text() | st.text("save as `app.py/*#: \n"))
 def test_a_name_is_always_safe(info, code, before):
     """Whatever a text says, a path stays below where it is written."""
@@ -162,6 +182,8 @@ def test_any_text_has_elements(text):
         "**a.py**\n```\n",
         "> <execute>\n",
         "python3 a.py ",
+        "run `python3 a.py",
+        "run ",
         "`",
         " ",
     ],
