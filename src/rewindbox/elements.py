@@ -36,7 +36,8 @@ _PROGRAM = (
 )
 _COMMAND = re.compile(rf"{_LINE_BEGINS}[ \t]*(?:\$ |`)?{_PROGRAM}`?[ \t]*(?=[\r\n]|\Z)", re.MULTILINE)
 _SAID = re.compile(
-    rf"(?<!is )(?<!be )(?<!are )(?<!not )(?<!n't )\b(?:[Rr]un|[Ee]xecute|[Ss]tart|[Ll]aunch)\b[^`\r\n]{{0,80}}`{_PROGRAM}`"
+    r"(?<!is )(?<!be )(?<!are )(?<!not )(?<!n't )\b(?:[Rr]un|[Ee]xecute|[Ss]tart|[Ll]aunch)\b[^`\r\n]{0,80}"
+    rf"`{_PROGRAM}`"
 )
 """A command in a sentence that says to run it."""
 
@@ -78,7 +79,9 @@ def tags(text: str, start: int, end: int) -> Iterator[Element]:
 
 
 def commands(text: str, start: int, end: int) -> Iterator[Element]:
-    """The commands that have a line of their own, or are said to be run, in `text[start:end]`, which has neither fences nor tags, in order."""
+    """The commands of `text[start:end]`, which has neither fences nor tags, in order: on a line of their own, or
+    where a sentence says to run one.
+    """
     found = [*_COMMAND.finditer(text, start, end), *_SAID.finditer(text, start, end)]
     for match in sorted(found, key=lambda match: match.start(1)):
         yield Element("inline", "bash", match[1] + "\n", match.start(1), match.end(1))
