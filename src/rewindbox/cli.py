@@ -227,7 +227,7 @@ def _looking_flags(command: Any) -> None:
     history = command("history", "list executions, newest first")
     history.add_argument("--vm", metavar="NAME")
     history.add_argument("--agent", metavar="ID")
-    history.add_argument("--language", metavar="LANGUAGE", help="its name as `rewindbox languages` lists it")
+    history.add_argument("--language", metavar="LANGUAGE", help="by its name or an alias")
     history.add_argument("--ended", metavar="HOW", help="exit, signal, timeout, output, memory or killed")
     history.add_argument("--failures", action="store_true", help="only those that did not succeed")
     history.add_argument("--since", metavar="WHEN", help="2h, 30m, 7d ago, or ISO 8601 (local without a zone)")

@@ -329,7 +329,7 @@ class AsyncRewindbox:
             failures_only=failures_only,
             since=since,
             until=until,
-            language=language,
+            language=None if language is None else self.settings.languages.canonical(language),
             ended=ended,
             limit=limit,
             offset=offset,

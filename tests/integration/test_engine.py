@@ -619,6 +619,17 @@ async def test_a_file_that_cannot_be_written_is_skipped(box):
     assert [(decision.path, decision.skipped[:14]) for decision in told[:2]] == [(None, "not written to")] * 2
 
 
+async def test_history_of_a_language(box):
+    """Any name of a language finds what ran in it; the total counts those alone."""
+    vm = await box.vm("one")
+    await vm.execute("python", "1")
+    await vm.execute("sh", "true")
+    for name in ("python", "PY", "python3"):
+        page = await box.history(language=name)
+        assert (page.total, [entry.language for entry in page.entries]) == (1, ["python"])
+    assert (await box.history(language="cobol")).total == 0
+
+
 async def test_a_store_is_removed_like_any_folder(store):
     """Whoever made it can delete it by `rm -r`: nothing in it is closed to its owner that the code did not close."""
     async with AsyncRewindbox(store) as box:
