@@ -234,6 +234,7 @@ def _looking_flags(command: Any) -> None:
     history.add_argument("--until", metavar="WHEN")
     history.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (100)")
     history.add_argument("--offset", type=int, default=0, metavar="N")
+    history.add_argument("--export", action="store_true", help="all of it, a line of JSON each, in order of recording")
     command("show", "show an execution with its code and output").add_argument("execution", metavar="EXECUTION")
     command("languages", "list the languages: which may run, and where their programs are")
     command("verify", "check that nobody changed the history")

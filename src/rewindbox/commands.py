@@ -24,6 +24,8 @@ def main(call: Call) -> int:
 
 def _history(call: Call) -> int:
     arguments = call.arguments
+    if arguments.export:
+        return _export(call)
     since, until = _when(arguments.since, "--since"), _when(arguments.until, "--until")
     with opened(call) as box:
         page = box.history(
@@ -47,6 +49,16 @@ def _history(call: Call) -> int:
     if call.out.is_terminal and not arguments.json and not arguments.quiet:
         note = "; ●: going back to after it brings back variables, too" if live else ""
         call.out.write(f"{len(page.entries)} of {page.total} executions{note}\n")
+    return 0
+
+
+def _export(call: Call) -> int:
+    chosen = ("vm", "agent", "language", "ended", "since", "until", "failures", "offset")
+    if given := [name for name in chosen if getattr(call.arguments, name)]:
+        raise InvalidArgument(f"--export with --{given[0]}", remedy="leave it out: all of the history is exported")
+    with opened(call) as box:
+        for execution in box.export():
+            call.out.write(show.line(execution.as_dict()))
     return 0
 
 

@@ -6,7 +6,7 @@ goes on.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
@@ -152,12 +152,19 @@ class Rewindbox:
             on_decision=on_decision,
             on_output=on_output,
         )
+        return self._each(executions)
+
+    def _each(self, executions: AsyncGenerator[Execution, None]) -> Iterator[Execution]:
         try:
             while (execution := self.call(_next, executions)) is not None:
                 yield execution
         finally:
             if self._portal is not None:  # left early: ended here and now, not when somebody collects garbage
                 self.call(executions.aclose)
+
+    def export(self) -> Iterator[Execution]:
+        """See `AsyncRewindbox.export`."""
+        return self._each(self._box.export())
 
     def parse_execute(
         self,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 AnyVm = AsyncVm | KeptVm
 OnFailure = Literal["stop", "continue", "rollback"]
+_AT_ONCE = 32
+"""Executions in memory while history is exported; each may have 16 MiB of output."""
 OnDecision = Callable[[int, Decision], None]
 
 
@@ -335,6 +337,17 @@ class AsyncRewindbox:
             offset=offset,
         )
         return HistoryPage(entries=entries, total=total)
+
+    async def export(self) -> AsyncGenerator[Execution, None]:
+        """Every ended execution of every vm, also of those removed, in the order of recording; few are in memory.
+
+        `Execution.as_dict` of each is a line of JSON Lines. What ends meanwhile may come or not.
+        """
+        last = 0
+        while found := self._opened().history.after(last, _AT_ONCE):
+            for _, execution in found:
+                yield execution
+            last = found[-1][0]
 
     async def verify(self) -> list[str]:
         """What is wrong with the history's file, a sentence each; empty when nothing is."""

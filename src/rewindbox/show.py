@@ -96,6 +96,11 @@ def document(value: Any) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
+def line(value: Any) -> str:
+    """A line of JSON Lines, as safe as a document."""
+    return json.dumps(value) + "\n"
+
+
 def vm_as_dict(record: "VmRecord", holder: int | None, sessions: Sequence[str] = ()) -> dict[str, Any]:
     """The documented JSON shape of a vm."""
     return {

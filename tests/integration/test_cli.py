@@ -272,6 +272,17 @@ def test_run_json(cli: Cli) -> None:
     ]
 
 
+def test_history_is_exported(cli: Cli) -> None:
+    """A line of JSON for each execution, oldest first, as `history --json` has it; it takes no filter."""
+    cli.good("exec", "bash", "echo a")
+    cli("exec", "bash", "echo b; exit 1")
+    lines = [json.loads(line) for line in cli.good("history", "--export").splitlines()]
+    assert [entry["stdout"] for entry in lines] == ["a\n", "b\n"]
+    entries = cli.json("history")["entries"]
+    assert [{**entry, "live": False} for entry in lines] == entries[::-1]
+    assert b"--export with --vm" in cli("history", "--export", "--vm", "x").stderr
+
+
 def test_run_quiet(cli: Cli) -> None:
     """-q: the output of the blocks and nothing else."""
     assert cli.good("run", "-q", text=block("bash", "echo a") + block("bash", "echo b")) == "a\nb\n"

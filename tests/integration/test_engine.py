@@ -619,6 +619,17 @@ async def test_a_file_that_cannot_be_written_is_skipped(box):
     assert [(decision.path, decision.skipped[:14]) for decision in told[:2]] == [(None, "not written to")] * 2
 
 
+async def test_all_of_history_is_exported(box):
+    """Every execution once, in the order of recording, of removed vms too; as `history` gives each."""
+    for number in range(70):
+        vm = await box.vm(f"v{number % 2}")
+        await vm.execute("bash", f"echo {number}; exit {number % 3}")
+    await vm.remove()
+    exported = [execution async for execution in box.export()]
+    assert [execution.stdout for execution in exported] == [f"{number}\n" for number in range(70)]
+    assert exported == list(reversed((await box.history(limit=None)).entries))
+
+
 async def test_history_of_a_language(box):
     """Any name of a language finds what ran in it; the total counts those alone."""
     vm = await box.vm("one")
