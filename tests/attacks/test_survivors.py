@@ -71,9 +71,12 @@ class Footprint:
         }
 
     def is_at_rest(self) -> bool:
-        """Every supervisor has, besides itself, the thread that will start the next program, which is ready."""
-        descriptors = {len(os.listdir(f"/proc/{pid}/fd")) for pid in self.supervisors}
-        return all(has_ready_thread(pid) for pid in self.supervisors) and len(descriptors) == 1
+        """Every supervisor has, besides itself, the thread that will start the next program, which is ready.
+
+        And nothing that one of them has alone: a thread that deletes files, a descriptor of what has just ended.
+        """
+        has = {(len(os.listdir(f"/proc/{pid}/fd")), status_of(pid)["Threads"]) for pid in self.supervisors}
+        return all(has_ready_thread(pid) for pid in self.supervisors) and len(has) == 1
 
     def resident_kib(self) -> list[int]:
         return [int(status_of(pid)["VmRSS"].split()[0]) for pid in (self.launcher, *self.supervisors)]
