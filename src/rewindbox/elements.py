@@ -29,7 +29,9 @@ _TAGS = {
 _LINE_BEGINS = r"(?:^|(?<=\r))"
 _OPENING = re.compile(rf"{_LINE_BEGINS}[ \t]{{0,3}}<({'|'.join(_TAGS)})>", re.MULTILINE)
 _LINE_END = re.compile(r"\r\n?")
-_IN_COMMANDS = (".py", ".js", ".mjs", ".cjs", ".sh", "cargo ")
+_CLOSINGS = tuple(f"</{name}>" for name in _TAGS)
+_RUNNERS = ("python ", "python3 ", "node ", "bash ", "sh ")
+_SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".sh")
 _PROGRAM = (
     r"((?:(?:python3?|node|bash|sh)[ ](?:-[a-zA-Z]+[ ])?[\w./-]{1,200}\.(?:py|js|mjs|cjs|sh)"
     r"|cargo[ ]+(?:run|build|test))(?:[ ][\w./=:@,+-]{1,200}){0,20})"
@@ -56,11 +58,14 @@ class Element:
 
 def may_have(text: str) -> bool:
     """Whether looking between fences is worth the while."""
-    has_tag = "</" in text and _OPENING.search(text) is not None
-    return has_tag or (
-        any(word in text for word in _IN_COMMANDS)
-        and (_COMMAND.search(text) is not None or _SAID.search(text) is not None)
-    )
+    if "</" in text and any(tag in text for tag in _CLOSINGS):
+        return True
+    return _may_have_commands(text) and (_COMMAND.search(text) or _SAID.search(text)) is not None
+
+
+def _may_have_commands(text: str) -> bool:
+    """Looking for the words takes a tenth of the time that the patterns take."""
+    return "cargo " in text or (any(word in text for word in _SCRIPTS) and any(word in text for word in _RUNNERS))
 
 
 def tags(text: str, start: int, end: int) -> Iterator[Element]:
