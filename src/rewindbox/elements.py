@@ -49,8 +49,9 @@ class Element:
     """A piece of code, and where the whole of it stands."""
 
     kind: str
-    """`tag` or `inline`."""
-    language: str
+    """`fence`, `indented`, `tag` or `inline`."""
+    info: str
+    """What follows the opening fence, or else the language, as far as it is known."""
     code: str
     start: int
     end: int

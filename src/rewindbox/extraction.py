@@ -12,7 +12,6 @@ characters or lone surrogates is handed on as it is, for whoever runs it to refu
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 
 from markdown_it import MarkdownIt
@@ -72,12 +71,12 @@ _NEARBY_CHARS = 200
 
 
 def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGES) -> list[CodeBlock]:
-    """Every fenced block of `text`, in the order of the document.
+    """Every block of `text`, in the order of the document.
 
     `code` has "\\n" at the end of each line, whatever ends the lines of `text`, and is otherwise unaltered.
-    `start_pos` is the first character of the opening fence (not of the line: a quote or list marker may come
-    before it); `end_pos` is one past the closing fence, or, for a block that nothing closes, the end of its
-    last line. Both count characters of `text` as given.
+    `start_pos` is the first character of the element: of a fence that of the opening one (not of the line: a quote or
+    list marker may come before it). `end_pos` is one past its last: past the closing fence, or, for a block that
+    nothing closes, the end of its last line. Both count characters of `text` as given.
     `metadata` has what is known besides: `info`, all that stands after the opening fence; `guessed`, a language that
     nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
     it is, and `write` where the text says to write it; `kind`, where it is no fence: `indented`, `tag`, `inline`.
@@ -139,18 +138,7 @@ def _says(text: str, words: tuple[str, ...], pattern: re.Pattern[str]) -> bool:
     return any(word in text for word in words) and pattern.search(text) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A fence, or another element."""
-
-    kind: str
-    info: str
-    code: str
-    start: int
-    end: int
-
-
-def _block(piece: _Piece, nearby: str, before: str, languages: Table) -> CodeBlock:
+def _block(piece: Element, nearby: str, before: str, languages: Table) -> CodeBlock:
     guessed = guess(piece.code) if not piece.info else None
     name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
     console = typed(name, piece.code)
@@ -175,27 +163,27 @@ def _block(piece: _Piece, nearby: str, before: str, languages: Table) -> CodeBlo
     )
 
 
-def _with_others(text: str, pieces: list[_Piece]) -> list[_Piece]:
+def _with_others(text: str, pieces: list[Element]) -> list[Element]:
     """Fences, and what is between them: tags, else indented code that nobody can doubt, else commands."""
     if not may_have(text):
         return [piece for piece in pieces if piece.kind == "fence" or guess(piece.code) is not None]
     indented = [piece for piece in pieces if piece.kind == "indented"]
     starts = [piece.start for piece in indented]
 
-    def certain(start: int, end: int) -> Iterator[_Piece]:
+    def certain(start: int, end: int) -> Iterator[Element]:
         for piece in indented[bisect_left(starts, start) : bisect_left(starts, end)]:
             if piece.end <= end and guess(piece.code) is not None:
                 yield piece
 
     found = [piece for piece in pieces if piece.kind == "fence"]
-    found = _filled(text, found, lambda start, end: map(_piece, tags(text, start, end)))
+    found = _filled(text, found, lambda start, end: tags(text, start, end))
     found = _filled(text, found, certain)
-    return _filled(text, found, lambda start, end: map(_piece, commands(text, start, end)))
+    return _filled(text, found, lambda start, end: commands(text, start, end))
 
 
-def _filled(text: str, pieces: list[_Piece], between: Callable[[int, int], Iterable[_Piece]]) -> list[_Piece]:
+def _filled(text: str, pieces: list[Element], between: Callable[[int, int], Iterable[Element]]) -> list[Element]:
     """Pieces, and what is found from the end of each to the start of the next."""
-    filled: list[_Piece] = []
+    filled: list[Element] = []
     last = 0
     for piece in pieces:
         filled += (*between(last, piece.start), piece)
@@ -203,11 +191,7 @@ def _filled(text: str, pieces: list[_Piece], between: Callable[[int, int], Itera
     return [*filled, *between(last, len(text))]
 
 
-def _piece(element: Element) -> _Piece:
-    return _Piece(element.kind, element.language, element.code, element.start, element.end)
-
-
-def _with_prose(text: str, pieces: list[_Piece]) -> list[tuple[_Piece, str, str]]:
+def _with_prose(text: str, pieces: list[Element]) -> list[tuple[Element, str, str]]:
     """Each with up to 200 characters before and after it, short of its neighbours; and those before it alone."""
     ends = [0, *(piece.end for piece in pieces)]
     starts = [*(piece.start for piece in pieces[1:]), len(text)]
@@ -219,7 +203,7 @@ def _with_prose(text: str, pieces: list[_Piece]) -> list[tuple[_Piece, str, str]
     return found
 
 
-def _fences(text: str) -> list[_Piece]:
+def _fences(text: str) -> list[Element]:
     tokens = _parse(text)
     if not tokens:
         return []
@@ -229,17 +213,17 @@ def _fences(text: str) -> list[_Piece]:
     return [_fence(text, token, lines, starts) for token in tokens]
 
 
-def _fence(text: str, token: Token, lines: list[str], starts: list[int]) -> _Piece:
+def _fence(text: str, token: Token, lines: list[str], starts: list[int]) -> Element:
     assert token.map is not None  # for mypy: both rules always set it
     first, last = token.map[0], token.map[1] - 1
     if token.type == "code_block":
         # Markers of quotes and lists stand before the code, but `>` may be code, too: it is found from the line's end.
         said = token.content.split("\n", 1)[0].lstrip(" \t")
         start = starts[first] + len(lines[first].rstrip("\r\n")) - len(said)
-        return _Piece("indented", "", token.content, start, starts[last] + len(lines[last].rstrip(" \t\r\n")))
+        return Element("indented", "", token.content, start, starts[last] + len(lines[last].rstrip(" \t\r\n")))
     has_closing_line = last - first > token.content.count("\n")
     last_line = lines[last].rstrip(" \t\r\n" if has_closing_line else "\r\n")
-    return _Piece(
+    return Element(
         kind="fence",
         info=unescapeAll(token.info).strip(),
         code=token.content,
