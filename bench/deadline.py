@@ -36,19 +36,29 @@ while True:
 """
 
 
-class Deadline(Case):
-    """Overshoot of the wall limit."""
+class _InOneVm(Case):
+    """All samples in one vm, which is removed when they are over."""
+
+    is_sampled_once = True
+
+    def __init__(self, box: Rewindbox, count: int) -> None:
+        """`count`: how often each."""
+        self._box, self._count = box, count
+        self._vm: Vm | None = None
+
+    def close(self) -> None:
+        if self._vm is not None:
+            self._vm.remove()
+            self._vm = None
+
+
+class Deadline(_InOneVm):
+    """Overshoot of the wall limit, each at `_WALL_S`."""
 
     rows = (
         Row(name="deadline", work=f"overshoot of a deadline with {PROCESSES} processes that fork", unit="ms"),
         Row(name="deadline p99", work="the same, 99 of 100", at_most=100.0, unit="ms"),
     )
-    is_sampled_once = True
-
-    def __init__(self, box: Rewindbox, count: int = 20) -> None:
-        """`count`: how often, at `_WALL_S` each."""
-        self._box, self._count = box, count
-        self._vm: Vm | None = None
 
     def sample(self) -> Mapping[str, float]:
         self._vm = self._box.vm()
@@ -64,11 +74,6 @@ class Deadline(Case):
         if execution.ended != "timeout" or "full" not in execution.stdout:
             raise Missing(f"there were never {PROCESSES} processes: {execution.ended}, {execution.stderr[-200:]}")
         return late_s
-
-    def close(self) -> None:
-        if self._vm is not None:
-            self._vm.remove()
-            self._vm = None
 
 
 _GREEDY: dict[str, tuple[str, Limits, frozenset[str]]] = {
@@ -95,7 +100,7 @@ _GREEDY: dict[str, tuple[str, Limits, frozenset[str]]] = {
 """What wants all there is, the limit that ends it, and the ways in which that may be told."""
 
 
-class Recovery(Case):
+class Recovery(_InOneVm):
     """How long a vm whose program was ended at a limit keeps the next one waiting, from answer to answer."""
 
     rows = (
@@ -105,12 +110,6 @@ class Recovery(Case):
             at_most=1000.0,
         ),
     )
-    is_sampled_once = True
-
-    def __init__(self, box: Rewindbox, count: int = 5) -> None:
-        """`count`: how often each."""
-        self._box, self._count = box, count
-        self._vm: Vm | None = None
 
     def sample(self) -> Mapping[str, float]:
         self._vm = self._box.vm()
@@ -127,8 +126,3 @@ class Recovery(Case):
         took_s = time.perf_counter() - started
         vm.rollback(str(execution.before))
         return took_s
-
-    def close(self) -> None:
-        if self._vm is not None:
-            self._vm.remove()
-            self._vm = None
