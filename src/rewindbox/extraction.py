@@ -38,7 +38,7 @@ _DEEPEST = 40
 _FIRST_GUESS = 4
 """How many lines of a quote are looked at before more are."""
 
-_INDENTED = re.compile(r"^(?: {4}|\t)", re.MULTILINE)
+_INDENTED = re.compile(r"(?:^|(?<=\r))(?: {4}|\t)", re.MULTILINE)
 _DIFF = re.compile(
     r"\s*(?:diff --git |<{5,9} ?(?:SEARCH|HEAD|ORIGINAL)|--- \S[^\n]*\n\+\+\+ |@@ -\d"
     r"|\*\*\* Begin Patch|[^\n]{1,200}\n<{5,9} ?SEARCH)"

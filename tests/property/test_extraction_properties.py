@@ -1,6 +1,6 @@
 """What holds for every text."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -63,6 +63,7 @@ def test_what_is_written_comes_back(written, data):
 
 
 @given(_FENCED)
+@example("\n    import os")
 def test_line_ends_do_not_matter(text):
     """A text has the same code with any of the three line ends."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
