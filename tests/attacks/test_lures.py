@@ -6,6 +6,7 @@ Each case on a host with openat2 and on one that refuses it.
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import stat
@@ -245,20 +246,22 @@ async def test_swapped_at_full_speed(vm, canary, swap):
     async with anyio.create_task_group() as group:
         group.start_soon(swapping)
         await started.wait()
-        for number in range(scaled(400)):
-            for path in ("x/canary", "x/deep/../canary", "x/deep/deeper/../../canary", "x/../x/canary"):
+        with anyio.fail_after(120):
+            for number in itertools.count():
+                if number >= scaled(400) and min(seen.values()) > 0:  # who is faster differs from machine to machine
+                    break
+                for path in ("x/canary", "x/deep/../canary", "x/deep/deeper/../../canary", "x/../x/canary"):
+                    with contextlib.suppress(BadRequest):
+                        assert SECRET not in await vm.read(path, BIG)
+                        seen["inside"] += 1
+                        continue
+                    seen["refused"] += 1
                 with contextlib.suppress(BadRequest):
-                    assert SECRET not in await vm.read(path, BIG)
-                    seen["inside"] += 1
-                    continue
-                seen["refused"] += 1
-            with contextlib.suppress(BadRequest):
-                await vm.write("x/canary" if number % 2 else f"x/new{number}", b"written")
-            with contextlib.suppress(BadRequest):
-                await vm.list("x")
+                    await vm.write("x/canary" if number % 2 else f"x/new{number % 9}", b"written")
+                with contextlib.suppress(BadRequest):
+                    await vm.list("x")
         await vm.cancel()
     assert outcomes[0].ended == "killed", outcomes  # it swapped until the end
-    assert min(seen.values()) > 0, seen
     assert await out(vm, "echo fine") == "fine\n"
 
 
