@@ -46,8 +46,8 @@ demo: $(VENV)/.installed        ## run the answer in examples/: a block fails (e
 	@echo; echo "A live session: variables go back with the files (examples/session.py)"
 	@$(BIN)/python examples/session.py
 
-test: $(VENV)/.dev              ## every test, as whoever calls it
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev              ## every test, as whoever calls it, by several workers side by side
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

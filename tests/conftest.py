@@ -4,6 +4,7 @@ Nothing here is a stand-in: a vm takes milliseconds. `REWINDBOX_SOAK=1` multipli
 `REWINDBOX_FULL=1` takes the sizes of the documentation; what else the developer has set does not count.
 """
 
+import fcntl
 import gc
 import itertools
 import os
@@ -164,6 +165,21 @@ def remove(folder: Path) -> None:
     """Whatever code in a vm has made of its files."""
     trees.delete(str(folder))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Of workers side by side, one that looks at the whole host (mark `alone`) has it for itself.
+
+    Two locks, so that it gets its turn: who waits for the second one has the first, and nobody comes past it.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with open(item.config.rootpath / "pyproject.toml", "rb") as door, open(__file__, "rb") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

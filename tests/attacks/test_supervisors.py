@@ -135,11 +135,13 @@ async def watched_children(vm, folder: Path) -> set[str]:
     return set(found)
 
 
+@pytest.mark.alone
 async def test_children_before_their_exec(vm, vms_folder):
     """A child that still has the supervisor's memory is not to be seen, let alone opened, by code of its vm."""
     assert await watched_children(vm, vms_folder) == set()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("defence", "opened"), [("hidepid", "cmdline"), ("effective set until exec", "mem")])
 async def test_children_before_their_exec_without(anyio_backend, tmp_path, defence, opened):
     """Without what hides them, or with capabilities given up too early, the same code does open them."""

@@ -126,6 +126,7 @@ def test_a_page_without_markers_is_left_alone(tmp_path: Path) -> None:
     assert page.read_text() == "# Nothing here\n"
 
 
+@pytest.mark.alone
 def test_real_answers_leave_the_host_as_it_was(tmp_path: Path) -> None:
     """A few real answers end to end: every block is accounted for, nothing crashes, the host is untouched."""
     data(ANSWERS)
@@ -146,6 +147,7 @@ def test_without_answers_it_says_how_to_get_them() -> None:
     assert "REWINDBOX_TEST_DATA" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.alone
 def test_the_proof_would_notice(tmp_path: Path) -> None:
     """A file, a process, a socket and a descriptor that appear are each named; without them nothing is."""
     from bench import outside
