@@ -47,14 +47,8 @@ def run(given: argparse.Namespace) -> Any:
             extraction.RealAnswers(),
             extraction.Growth(),
         ]
-        found = runner.measure(runner.needed(cases, given.only or []), given.samples, _progress)
+        found = runner.measure(runner.needed(cases, given.only or []), given.samples)
     return {"header": header, "rows": [measured.as_dict() for measured in found]}
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\r\033[K" if done + 1 == total else ""  # the table takes its place
-        print(f"\r{done} of {total} rounds {end}", end="", file=sys.stderr, flush=True)
 
 
 def _write_json(found: Any, path: str | None) -> None:

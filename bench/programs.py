@@ -10,7 +10,6 @@ not be asked that way.
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import random
 import re
@@ -84,10 +83,7 @@ def main(words: list[str] | None = None) -> int:
     tally = anyio.run(run, chosen)
     found = {"header": header, "wall_s": round(time.perf_counter() - started, 1), **_figures(tally)}
     _show(found)
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=2)
-    return 0 if found["is_well"] else 1
+    return report.finish(found, given.json)
 
 
 def sample(everything: Sequence[Program], one_in: int, seed: int) -> list[Program]:
@@ -110,8 +106,8 @@ async def run(chosen: Sequence[Program]) -> Tally:
                     await limiter.acquire_on_behalf_of(number)
                     done = functools.partial(limiter.release_on_behalf_of, number)
                     group.start_soon(_run_twice, box, program, variables, tally, done)
-                    _progress(tally, len(chosen))
-        _progress(tally, len(chosen))
+                    report.progress(tally.done, len(chosen), "programs")
+        report.progress(tally.done, len(chosen), "programs")
     return tally
 
 
@@ -251,12 +247,6 @@ def _figures(tally: Tally) -> dict[str, Any]:
         "missing": tally.missing,
         "is_well": tally.done > 0 and not tally.differences,
     }
-
-
-def _progress(tally: Tally, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\r\033[K" if tally.done == total else ""  # the table takes its place
-        print(f"\r{tally.done} of {total} programs {end}", end="", file=sys.stderr, flush=True)
 
 
 def _show(found: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ figures, not failures. 1: one of these is not so. 2: it could not be asked that 
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -69,10 +68,7 @@ def main(words: list[str] | None = None) -> int:
     header = {**host.header(), "sample": f"{len(chosen)} of {len(everything)} answers, seed {given.seed}"}
     found = {"header": header, **run(chosen)}
     _show(found)
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=2)
-    return 0 if found["is_well"] else 1
+    return report.finish(found, given.json)
 
 
 def run(chosen: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -130,8 +126,8 @@ async def _run_all(chosen: Sequence[tuple[str, str]], store: str, tally: Tally) 
             for name, text in chosen:
                 await limiter.acquire_on_behalf_of(name)
                 group.start_soon(_run_one, box, name, text, tally, limiter)
-                _progress(tally, len(chosen))
-        _progress(tally, len(chosen))
+                report.progress(tally.answers, len(chosen), "answers")
+        report.progress(tally.answers, len(chosen), "answers")
         tally.wall_s = time.perf_counter() - started
         return [*await _history_problems(box, tally), *_folder_problems(os.path.join(store, "vms"))]
 
@@ -232,12 +228,6 @@ def _figures(tally: Tally) -> dict[str, Any]:
         "leaks": tally.leaks,
         "failures": tally.failures,
     }
-
-
-def _progress(tally: Tally, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\r\033[K" if tally.answers == total else ""  # the table takes its place
-        print(f"\r{tally.answers} of {total} answers {end}", end="", file=sys.stderr, flush=True)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Figures -> a table on a terminal, plain lines in a pipe, a Markdown table between two markers of a page."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,21 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _number(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.2f}{unit}"
+
+
+def progress(done: int, total: int, what: str) -> None:
+    """How far it is, on one line of a terminal; when all is done the line is gone, and a table takes its place."""
+    if sys.stderr.isatty():
+        end = "\r\033[K" if done == total else ""
+        print(f"\r{done} of {total} {what} {end}", end="", file=sys.stderr, flush=True)
+
+
+def finish(found: Mapping[str, Any], path: str | None) -> int:
+    """Write the figures where they are wanted; returns the exit code: 1 when something is not well."""
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=2)
+    return 0 if found["is_well"] else 1
 
 
 def show(report: Mapping[str, Any]) -> None:

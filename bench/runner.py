@@ -7,9 +7,11 @@ its own timing, because what it prepares for one sample is not what it measures.
 import random
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from bench import report
 
 Unit = Literal["ms", "MiB", "times"]
 WARM_UPS = 3
@@ -95,9 +97,7 @@ class Measured:
         }
 
 
-def measure(
-    cases: Sequence[Case], samples: int, on_round: Callable[[int, int], None] = lambda done, total: None
-) -> list[Measured]:
+def measure(cases: Sequence[Case], samples: int) -> list[Measured]:
     """Sample every case `samples` times and relate the medians.
 
     The order within a round is drawn anew each time (from a fixed seed): none always follows the same other one.
@@ -107,9 +107,10 @@ def measure(
         ready = [case for case in cases if _is_ready(case, found)]
         repeated = [case for case in ready if not case.is_sampled_once]
         for number in range(-WARM_UPS, samples):
-            on_round(max(number, 0), samples)
+            report.progress(max(number, 0), samples, "rounds")
             for case in random.Random(number).sample(repeated, len(repeated)):
                 _take(case, found, keep=number >= 0)
+        report.progress(samples, samples, "rounds")
         for case in repeated:  # what they hold would be in the way of the others
             case.close()
         for case in ready:

@@ -36,10 +36,10 @@ class Portal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        drives = self._way_to_drive()
+        can_drive = self._can_drive()
         with self._mutex:
             self._has_ended = True
-        self._run(_Call(self._leave, self._end_of), drives)
+        self._run(_Call(self._leave, self._end_of), can_drive)
         self._loop.close()
 
     async def _leave(self) -> None:
@@ -55,30 +55,32 @@ class Portal:
 
         Raises RuntimeError: called by what the loop runs (a callback), which would wait for itself; or after the end.
         """
-        drives, call = self._way_to_drive(), _Call(lambda: function(*arguments, **options), self._end_of)
+        can_drive, call = self._can_drive(), _Call(lambda: function(*arguments, **options), self._end_of)
         with self._mutex:
             if self._has_ended:
                 raise RuntimeError("the event loop has ended")
             self._calls.add(call)
-        result: T = self._run(call, drives)
+        result: T = self._run(call, can_drive)
         return result
 
-    def _way_to_drive(self) -> "_Drives":
+    def _can_drive(self) -> bool:
+        """Whether this thread can run our loop: not while it runs one already, as in a notebook."""
         running = asyncio._get_running_loop()  # without the underscore it raises where there is none, at 20 us
         if running is None:
-            is_free = "trio" not in sys.modules or not sys.modules["trio"].lowlevel.in_trio_run()
-            return self._drive if is_free else self._have_driven
+            return "trio" not in sys.modules or not sys.modules["trio"].lowlevel.in_trio_run()
         if running is self._loop:
             raise RuntimeError("This method cannot be called from the event loop thread")
-        return self._have_driven
+        return False
 
-    def _run(self, call: "_Call[T]", drives: "_Drives") -> T:
+    def _run(self, call: "_Call[T]", can_drive: bool) -> T:
         with Interrupts(self._loop, call.cancel) as interrupts:
             has_seat = self._takes_seat(call)
             (self._loop.call_soon if has_seat else self._loop.call_soon_threadsafe)(call.start)
             while not call.ended:
-                if has_seat:
-                    drives(call, interrupts)
+                if has_seat and can_drive:
+                    self._drive(call)
+                elif has_seat:
+                    self._have_driven(call, interrupts)
                 else:
                     interrupts.while_waiting(call.turn.acquire)
                 interrupts.handle()
@@ -94,7 +96,7 @@ class Portal:
                 self._waiting.append(call)
             return self._driver is call
 
-    def _drive(self, call: "_Call[Any]", _: Interrupts) -> None:
+    def _drive(self, call: "_Call[Any]") -> None:
         """Run the loop until the call has ended, or a signal has come; then leave the seat to the next."""
         try:
             if not call.ended:
@@ -106,12 +108,12 @@ class Portal:
                     self._driver.wake()
 
     def _have_driven(self, call: "_Call[Any]", interrupts: Interrupts) -> None:
-        """As `_drive`, where this thread runs a loop already, as in a notebook: it cannot run two."""
+        """As `_drive`, by another thread."""
         has_left, failures = threading.Event(), []  # a `join` that is interrupted takes the thread for ended
 
         def drive() -> None:
             try:
-                self._drive(call, interrupts)
+                self._drive(call)
             except BaseException as failure:
                 failures.append(failure)
             finally:
@@ -182,5 +184,3 @@ class _Call(Generic[T]):
         finally:
             self._error = None  # its traceback has this frame, which has it
 
-
-_Drives = Callable[[_Call[Any], Interrupts], None]
