@@ -102,7 +102,7 @@ def _dressed(machine: Machine) -> dict[str, str]:
     try:
         spawner = Spawner(machine, wake, machine.groups.jobs)
         try:
-            with open(f"{PROC}/self/task/{spawner.dressed()}/status", encoding="ascii", errors="replace") as file:
+            with open(f"{PROC}/self/task/{spawner.dressed()}/status", encoding="utf-8", errors="replace") as file:
                 return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
         finally:
             spawner.dismiss()
