@@ -47,7 +47,7 @@ demo: $(VENV)/.installed        ## run the answer in examples/: a block fails (e
 	@$(BIN)/python examples/session.py
 
 test: $(VENV)/.dev              ## every test, as whoever calls it, by several workers side by side
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
