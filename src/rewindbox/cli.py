@@ -23,7 +23,10 @@ from rewindbox.terminal import Interrupted, Stream, one_line
 
 _BROKEN_PIPE = 141
 _USING_VMS = {(name, None) for name in ("run", "exec", "cp", "rollback")} | {("vms", "create"), ("snapshot", "create")}
-_MODULES = {"run": "running", "exec": "running", "doctor": "doctor"}
+_MODULES = {
+    **{"run": "running", "exec": "running", "doctor": "doctor"},
+    **{"serve": "server.serve", "token": "server.serve"},
+}
 """Where a command is, unless it is in `commands.py`. Only that is loaded."""
 _LIMITS = (
     ("--cpu", "cpu_s", "S", float, "CPU seconds of all its processes"),
@@ -265,7 +268,23 @@ def _vm_flags(command: Any, every: _Parser) -> None:
     back.add_argument("--before", metavar="EXECUTION", help="to before it ran")
     back.add_argument("--last-success", action="store_true", help="to after the last execution that succeeded")
     back.add_argument("--rebuild", action="store_true", help="sessions that are gone: run again what they had run")
+    _server_flags(command, every)
     _verbs(command("config", "show the settings in force")).add_parser("show", parents=[every])
+
+
+def _server_flags(command: Any, every: _Parser) -> None:
+    serve = command("serve", "serve all of this over HTTP")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8080, metavar="N", help="0: one that is free (8080)")
+    serve.add_argument("--name", action="append", metavar="NAME", help="a name by which it is called; repeatable")
+    serve.add_argument("--origin", action="append", metavar="URL", help="web pages that may ask; repeatable")
+    serve.add_argument("--no-auth", action="store_true", help="without tokens; only on a loopback address")
+    token = _verbs(command("token", "who may ask a server of this store"))
+    create = token.add_parser("create", parents=[every])
+    create.add_argument("token_name", metavar="NAME")
+    create.add_argument("--agent", metavar="ID", help="it sees and uses what is this agent's, and nothing else")
+    token.add_parser("list", parents=[every])
+    token.add_parser("revoke", parents=[every]).add_argument("token_name", metavar="NAME")
 
 
 def _verbs(parser: argparse.ArgumentParser) -> Any:

@@ -139,6 +139,7 @@ class Rewindbox:
         session: str | bool = False,
         on_decision: OnDecision | None = None,
         on_output: OnOutput | None = None,
+        on_begun: Callable[[str], None] | None = None,
     ) -> Iterator[Execution]:
         """See `AsyncRewindbox.run`. Callbacks are called in the thread that runs the engine just then."""
         executions = self._box.run(
@@ -151,6 +152,7 @@ class Rewindbox:
             session=session,
             on_decision=on_decision,
             on_output=on_output,
+            on_begun=on_begun,
         )
         return self._each(executions)
 
@@ -209,6 +211,10 @@ class Rewindbox:
             offset=offset,
         )
 
+    def check(self) -> None:
+        """See `AsyncRewindbox.check`."""
+        self.call(self._box.check)
+
     def verify(self) -> list[str]:
         """See `AsyncRewindbox.verify`."""
         return self.call(self._box.verify)
@@ -247,10 +253,11 @@ class Vm:
         stdin: bytes | str = b"",
         working_dir: str | None = None,
         on_output: OnOutput | None = None,
+        on_begun: Callable[[str], None] | None = None,
         rollback_on_failure: bool | None = None,
         session: str | None = None,
     ) -> Execution:
-        """See `AsyncVm.execute`. `on_output` is called in the thread that runs the engine just then."""
+        """See `AsyncVm.execute`. Callbacks are called in the thread that runs the engine just then."""
         return self._call(
             self.inner.execute,
             language,
@@ -262,6 +269,7 @@ class Vm:
             stdin=stdin,
             working_dir=working_dir,
             on_output=on_output,
+            on_begun=on_begun,
             rollback_on_failure=rollback_on_failure,
             session=session,
         )
@@ -300,6 +308,10 @@ class Vm:
     def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """See `AsyncVm.snapshot`."""
         return self._call(self.inner.snapshot, name, agent_id=agent_id)
+
+    def points(self) -> list[Point]:
+        """See `AsyncVm.points`."""
+        return self._call(self.inner.points)
 
     def snapshots(self) -> list[Snapshot]:
         """See `AsyncVm.snapshots`."""

@@ -193,6 +193,7 @@ class AsyncRewindbox:
         session: str | bool = False,
         on_decision: OnDecision | None = None,
         on_output: OnOutput | None = None,
+        on_begun: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[Execution, None]:
         """Run the code blocks of a model's answer in one vm, in document order; each execution as it ends.
 
@@ -213,7 +214,7 @@ class AsyncRewindbox:
         _check_on_failure(on_failure)
         decisions = self.plan(text, threshold=threshold)
         async with aclosing(
-            self._carry_out(decisions, vm, on_failure, agent_id, limits, session, on_decision, on_output)
+            self._carry_out(decisions, vm, on_failure, agent_id, limits, session, on_decision, on_output, on_begun)
         ) as executions:
             async for execution in executions:
                 yield execution
@@ -279,6 +280,7 @@ class AsyncRewindbox:
         session: str | bool = False,
         on_decision: OnDecision | None = None,
         on_output: OnOutput | None = None,
+        on_begun: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[Execution, None]:
         """See `run`."""
         name = "main" if session is True else session or None
@@ -297,6 +299,7 @@ class AsyncRewindbox:
                 agent_id=agent_id,
                 limits=limits,
                 on_output=on_output,
+                on_begun=on_begun,
                 rollback_on_failure=True if on_failure == "rollback" else None,
                 session=name if self.settings.languages.find(decision.block.language).session else None,
                 block=number,
@@ -325,7 +328,7 @@ class AsyncRewindbox:
         """Executions, newest first; see `History.query`. A removed vm is found by its id."""
         open_ = self._opened()
         vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
-        entries, total = open_.history.query(
+        return open_.history.page(
             vm_id=vm_id,
             agent_id=agent_id,
             failures_only=failures_only,
@@ -336,7 +339,6 @@ class AsyncRewindbox:
             limit=limit,
             offset=offset,
         )
-        return HistoryPage(entries=entries, total=total)
 
     async def export(self) -> AsyncGenerator[Execution, None]:
         """Every ended execution of every vm, also of those removed, in the order of recording; few are in memory.
@@ -348,6 +350,13 @@ class AsyncRewindbox:
             for _, execution in found:
                 yield execution
             last = found[-1][0]
+
+    async def check(self) -> None:
+        """Make a machine and end it, and take the lock for writing. Raises HostUnsupported, HistoryError."""
+        open_ = self._opened()
+        with open_.store.transaction():
+            pass
+        await open_.backend.barriers()
 
     async def verify(self) -> list[str]:
         """What is wrong with the history's file, a sentence each; empty when nothing is."""

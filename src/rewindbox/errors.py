@@ -9,11 +9,16 @@ RewindboxError
 │   ├── VmBusy                 another process holds the vm           (is a VmNotAvailable)
 │   ├── VmDamaged              somebody changed the vm's folder        (is a VmNotAvailable)
 │   ├── UnknownExecution       no execution has that id                 (is a HistoryError)
+│   ├── UnknownRun             no run has that id
+│   ├── UnknownPath            a server has nothing there; WrongMethod: not that way
+│   ├── TooLarge               a request has more bytes than a server takes; TooSlow: it took too long
 │   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
 │   ├── SessionNotFound        no such live session
 │   └── ConfigError            a setting is wrong: names key, value and remedy
 ├── Refused                    allowed by nobody: show the reason               (exit code 3)
-│   └── LanguageRefused        known, but not in `allowed_languages`
+│   ├── LanguageRefused        known, but not in `allowed_languages`
+│   ├── Unauthorized           a server does not know the token
+│   └── TooMany                a token has as much going on as it may; try again when some of it has ended
 └── Broken                     the host or the vm failed, not the code          (exit code 4)
     ├── VmNotAvailable         the vm died or cannot be started; retry on a fresh one
     ├── HostUnsupported        this host cannot make vms: the text says why and what to do
@@ -213,6 +218,48 @@ class UnknownExecution(HistoryError, BadRequest):
 
     code = "unknown_execution"
     exit_code = 2
+
+
+class UnknownRun(BadRequest):
+    """No run has that id, or it is too long ago."""
+
+    code = "unknown_run"
+
+
+class UnknownPath(BadRequest):
+    """A server has nothing under that path."""
+
+    code = "unknown_path"
+
+
+class WrongMethod(BadRequest):
+    """A server has that path, but not with this method."""
+
+    code = "wrong_method"
+
+
+class TooLarge(BadRequest):
+    """A request has more bytes than a server takes."""
+
+    code = "too_large"
+
+
+class TooSlow(BadRequest):
+    """A request did not come to its end in time."""
+
+    code = "too_slow"
+
+
+class Unauthorized(Refused):
+    """There is no token, or it is not one that this server knows."""
+
+    code = "unauthorized"
+
+
+class TooMany(Refused):
+    """As much is going on as one token may have; try again when some of it has ended."""
+
+    code = "too_many"
 
 
 class ApiError(Broken):

@@ -195,6 +195,11 @@ class History:
             total = self._store.rows(f"select count(*) from executions{where}", values)[0][0]  # noqa: S608 (as above)
             return self._load(page, (*values, _NO_LIMIT if limit is None else limit, offset)), total
 
+    def page(self, **query: Any) -> HistoryPage:
+        """What `query` finds."""
+        entries, total = self.query(**query)
+        return HistoryPage(entries=entries, total=total)
+
     def after(self, seq: int, limit: int) -> list[tuple[int, Execution]]:
         """The next ended executions in the order of recording, each with its number; 0 begins at the first."""
         rows = self._store.rows(f"{_EXECUTIONS} where x.start_seq > ? order by x.start_seq limit ?", (seq, limit))

@@ -104,18 +104,23 @@ class Keeper:
 
     async def _execute(self, call: Callable[..., Any], stream: SocketStream, incoming: Any) -> Any:
         found: list[Any] = []
-        send, receive = anyio.create_memory_object_stream[tuple[str, bytes]](float("inf"))
+        send, receive = anyio.create_memory_object_stream[dict[str, Any]](float("inf"))
 
         async def run() -> None:
             with send:
-                found.append(await call(on_output=lambda name, data: send.send_nowait((name, data))))
+                found.append(
+                    await call(
+                        on_output=lambda name, data: send.send_nowait({"output": name, "data": data}),
+                        on_begun=lambda name: send.send_nowait({"begun": name}),
+                    )
+                )
 
         async with anyio.create_task_group() as group:
             group.start_soon(_cancel_at_end, incoming, group.cancel_scope)
             group.start_soon(run)
             with receive, suppress(anyio.BrokenResourceError):
-                async for name, data in receive:
-                    await wire.send(stream, {"output": name, "data": data})
+                async for told in receive:
+                    await wire.send(stream, told)
             group.cancel_scope.cancel()
         if not found:
             raise anyio.EndOfStream

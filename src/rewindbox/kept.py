@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -51,10 +51,16 @@ class KeptVm:
         return holds(self._open.folder, self.id)
 
     async def execute(
-        self, language: str, code: str, *, on_output: OnOutput | None = None, **options: Any
+        self,
+        language: str,
+        code: str,
+        *,
+        on_output: OnOutput | None = None,
+        on_begun: Callable[[str], None] | None = None,
+        **options: Any,
     ) -> Execution:
         """See `AsyncVm.execute`."""
-        done: Execution = await self._ask("execute", on_output, language=language, code=code, **options)
+        done: Execution = await self._ask("execute", on_output, on_begun, language=language, code=code, **options)
         return done
 
     async def session(self, language: str = "python", name: str = "main") -> AsyncSession:
@@ -89,6 +95,10 @@ class KeptVm:
         made: Snapshot = await self._ask("snapshot", name=name, **options)
         return made
 
+    async def points(self) -> list[Point]:
+        """See `AsyncVm.points`."""
+        return self._open.timeline.points(self.id)
+
     async def snapshots(self) -> list[Snapshot]:
         """See `AsyncVm.snapshots`."""
         return self._open.timeline.list_snapshots(self.id)
@@ -100,8 +110,7 @@ class KeptVm:
 
     async def history(self, **query: Any) -> HistoryPage:
         """See `AsyncVm.history`."""
-        entries, total = self._open.history.query(vm_id=self.id, **query)
-        return HistoryPage(entries=entries, total=total)
+        return self._open.history.page(vm_id=self.id, **query)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """See `AsyncVm.read`."""
@@ -125,12 +134,18 @@ class KeptVm:
         """See `AsyncVm.remove`."""
         await self._ask("remove")
 
-    async def _ask(self, call: str, on_output: OnOutput | None = None, **arguments: Any) -> Any:
+    async def _ask(
+        self,
+        call: str,
+        on_output: OnOutput | None = None,
+        on_begun: Callable[[str], None] | None = None,
+        **arguments: Any,
+    ) -> Any:
         given = {name: value for name, value in arguments.items() if value is not None}
         async with await _connected(self._open.folder) as stream:
             await wire.send(stream, {"call": call, "vm": self.id, "arguments": given})
             try:
-                return await _answer(stream, on_output)
+                return await _answer(stream, on_output, on_begun)
             except BaseException:
                 with anyio.CancelScope(shield=True), suppress(Exception), anyio.move_on_after(_START_S):
                     await stream.send_eof()
@@ -138,7 +153,9 @@ class KeptVm:
                 raise
 
 
-async def _answer(stream: SocketStream, on_output: OnOutput | None) -> Any:
+async def _answer(
+    stream: SocketStream, on_output: OnOutput | None, on_begun: Callable[[str], None] | None = None
+) -> Any:
     incoming = BufferedByteReceiveStream(stream)
     while True:
         try:
@@ -149,7 +166,9 @@ async def _answer(stream: SocketStream, on_output: OnOutput | None) -> Any:
             raise wire.error_of_value(told["error"])
         if "result" in told:
             return told["result"]
-        if on_output is not None:
+        if on_begun is not None and "begun" in told:
+            on_begun(told["begun"])
+        if on_output is not None and "output" in told:
             on_output(told["output"], told["data"])
 
 

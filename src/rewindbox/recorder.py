@@ -1,5 +1,6 @@
 """Writing executions and points down: everything that belongs to one goes into one transaction."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -29,11 +30,11 @@ class Recorder:
         agent_id: str,
         before: Point,
         block: int | None,
-        *,
         session_begins: bool = False,
+        on_begun: Callable[[str], None] | None = None,
     ) -> None:
-        """`session_begins`: with it, the session that runs it begins."""
-        self.before, self._session_begins = before, session_begins
+        """`session_begins`: with it, the session that runs it begins. `on_begun`: see `AsyncVm.execute`."""
+        self.before, self._session_begins, self._on_begun = before, session_begins, on_begun
         self.dropped = 0
         """How many points are no longer kept because of it."""
         self._open, self._vm_id, self._job, self._agent_id = open_, vm_id, job, agent_id
@@ -61,6 +62,8 @@ class Recorder:
                     session_begins=self._session_begins,
                 )
         self.begun = True
+        if self._on_begun is not None:
+            self._on_begun(self._job.id)
 
     def write(
         self,

@@ -64,6 +64,7 @@ class AsyncVm:
         stdin: bytes | str = b"",
         working_dir: str | None = None,
         on_output: OnOutput | None = None,
+        on_begun: Callable[[str], None] | None = None,
         rollback_on_failure: bool | None = None,
         session: str | None = None,
         block: int | None = None,
@@ -80,6 +81,7 @@ class AsyncVm:
             stdin: What it reads from standard input. Not stored. Empty: end of file at once.
             working_dir: A folder in the vm, relative to its home. None: its home.
             on_output: Called with "stdout" or "stderr" and bytes, as they come.
+            on_begun: Called with its id, when its beginning is written down and nothing of the code has run.
             rollback_on_failure: Put files and variables back to before a failed execution; None: as configured.
             session: Run it in the session of this name, which begins with its first execution; see `session`.
 
@@ -108,7 +110,7 @@ class AsyncVm:
             vm, before = await self._start()
             begins = chosen.session == "live" and session is not None and session not in self.sessions
             who = agent_id or self._settings.agent_id
-            recorder = Recorder(self._open, self.id, job, who, before, block, session_begins=begins)
+            recorder = Recorder(self._open, self.id, job, who, before, block, session_begins=begins, on_begun=on_begun)
             self.sessions |= {str(session)} if begins else set()
             outcome = await self._carry_out(vm, job, recorder, on_output)
             with anyio.CancelScope(shield=True):  # it has run: that is written down, whoever still wants to know
@@ -342,20 +344,20 @@ class AsyncVm:
 
     async def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """List the present state as a snapshot and keep it until it is removed. The name is unique in the vm."""
+        who = agent_id or self._settings.agent_id
         async with self._queue:
             vm, tip = await self._start()
             with self._open.store.transaction() as tx:
                 snapshot = self._open.timeline.add_snapshot(
-                    tx,
-                    vm_id=self.id,
-                    point_id=tip.id,
-                    kind="manual",
-                    name=name,
-                    agent_id=agent_id or self._settings.agent_id,
+                    tx, vm_id=self.id, point_id=tip.id, kind="manual", name=name, agent_id=who
                 )
             if tip.state and tip.state.get("sessions"):
                 await vm.live_checkpoints(self._named_states())
             return snapshot
+
+    async def points(self) -> list[Point]:
+        """Oldest first; those without a state can no longer be gone back to."""
+        return self._open.timeline.points(self.id)
 
     async def snapshots(self) -> list[Snapshot]:
         """Oldest first."""
@@ -368,8 +370,7 @@ class AsyncVm:
 
     async def history(self, **query: Any) -> HistoryPage:
         """Its executions, newest first; see `AsyncRewindbox.history`."""
-        entries, total = self._open.history.query(vm_id=self.id, **query)
-        return HistoryPage(entries=entries, total=total)
+        return self._open.history.page(vm_id=self.id, **query)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """A file of the vm; relative to its home. Raises BadRequest: none, no regular file, too big."""
@@ -414,7 +415,6 @@ class AsyncVm:
             await self.stop()
             with self._open.store.transaction() as tx:
                 self._open.registry.remove(tx, self.id)
-                timeline = self._open.timeline
-                timeline.drop_states(tx, [point.id for point in timeline.points(self.id, kept_only=True)])
+                self._open.timeline.drop_states(tx, [point.id for point in await self.points()])
             await self._open.backend.destroy(self.id)
             self._on_removed(self.id)

@@ -41,6 +41,13 @@ LAYERS = (
     ("call",),
     ("running", "commands", "doctor"),
     ("siege",),
+    ("server.bounds", "server.tokens", "server.metrics", "server.journal", "server.bodies"),
+    ("server.problems", "server.feeds", "server.readiness"),
+    ("server.gate", "server.streams", "server.work"),
+    ("server.access",),
+    ("server",),
+    ("server.app", "server.listener"),
+    ("server.serve",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,62 @@
+"""What the server says of itself: whether it is there and can work, its numbers, its languages, its host."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from rewindbox import __version__, errors
+from rewindbox.execution import rfc3339
+from rewindbox.server import metrics
+from rewindbox.server.access import Who
+from rewindbox.server.bodies import Health, Languages
+from rewindbox.server.problems import responses
+
+routes = APIRouter(tags=["about"])
+
+
+def _health(status: str, error: str | None = None) -> dict[str, Any]:
+    now = rfc3339(datetime.now(UTC))
+    return Health.model_validate(
+        {"status": status, "version": __version__, "timestamp": now, "error": error}
+    ).model_dump()
+
+
+@routes.get("/health", response_model=Health)
+async def health() -> Response:
+    """Whether the server is there. Needs no token."""
+    return JSONResponse(_health("healthy"))
+
+
+@routes.get("/ready", response_model=Health, responses={503: {"model": Health, "description": "It cannot work."}})
+async def ready(who: Who) -> Response:
+    """Whether it can work: a machine was made, and the store can be written to, 10 s ago or later. Needs no token."""
+    if who.service.work.is_stopping:
+        return JSONResponse(_health("stopping"), 503)
+    error = await who.service.readiness.error()
+    return JSONResponse(_health("broken", error), 503) if error else JSONResponse(_health("ready"))
+
+
+@routes.get(
+    "/metrics",
+    response_class=Response,
+    responses=responses(also={200: {"content": {metrics.MEDIA_TYPE: {}}, "description": "The numbers."}}),
+)
+async def numbers(who: Who) -> Response:
+    """Numbers for Prometheus, of all agents: with the token of one they are refused."""
+    if who.token.agent is not None:
+        raise errors.Refused("these are the numbers of all agents", remedy="use a token that is no agent's")
+    box = who.service.box
+    gauges = {
+        "rewindbox_vms": ("Vms that there are.", float(len(await box.vms()))),
+        "rewindbox_vms_running": ("Vms that this server holds.", float(len(box.running()))),
+    }
+    return Response(who.service.metrics.text(gauges), media_type=metrics.MEDIA_TYPE)
+
+
+@routes.get("/v1/languages", responses=responses())
+async def languages(who: Who) -> Languages:
+    """Every language: how it is run, whether it may, and where a vm finds its program."""
+    found = await who.service.box.languages()
+    return Languages.model_validate({"languages": [entry.as_dict() for entry in found.values()]})

@@ -1,0 +1,91 @@
+"""The app: what there is, and what is open while it runs."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from rewindbox import __version__
+from rewindbox.engine import AsyncRewindbox
+from rewindbox.server import about, executions, problems, vms
+from rewindbox.server.access import Service
+from rewindbox.server.bounds import Bounds
+from rewindbox.server.gate import Gate
+from rewindbox.server.metrics import Metrics
+from rewindbox.server.readiness import Readiness
+from rewindbox.server.tokens import Tokens
+from rewindbox.server.work import Work
+
+ROUTES = (about.routes, vms.routes, executions.routes)
+"""Every group of routes, in the order in which docs and OpenAPI have them."""
+_TEXT = "Runs what a model wrote in isolated vms, remembers every execution, and can undo any of them."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a server was started."""
+
+    tokens: Tokens | None
+    """None: anybody may ask."""
+    hosts: Sequence[str] = ()
+    """Names by which it may be called besides addresses and localhost."""
+    origins: Sequence[str] = ()
+    """Web pages of other servers that may ask."""
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+def routed() -> FastAPI:
+    """Everything that can be asked, with nothing behind it yet: what OpenAPI is made of."""
+    app = FastAPI(
+        title="Rewindbox", version=__version__, description=_TEXT, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    for routes in ROUTES:
+        app.include_router(routes)
+    problems.install(app)
+    return app
+
+
+def made(box: Callable[[], AsyncRewindbox], choices: Choices) -> tuple[ASGIApp, FastAPI]:
+    """The app behind its gate, and the app; `app.state.service` is there while it runs."""
+    app, metrics = routed(), Metrics()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with box() as opened, anyio.create_task_group() as group:
+            work = Work(group, opened, choices.bounds, metrics)
+            app.state.service = Service(opened, work, choices.bounds, metrics, Readiness(opened))
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await work.stop()
+
+    app.router.lifespan_context = lifespan
+    gate: ASGIApp = Gate(
+        app,
+        tokens=choices.tokens,
+        hosts=choices.hosts,
+        origins=choices.origins,
+        bounds=choices.bounds,
+        metrics=metrics,
+    )
+    if choices.origins:
+        gate = CORSMiddleware(
+            gate,
+            allow_origins=choices.origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
+            expose_headers=["Location"],
+        )
+    return gate, app
+
+
+def stop(app: FastAPI) -> None:
+    """Told to stop: what goes on is ended in order, so that its streams come to their end."""
+    service: Service | None = getattr(app.state, "service", None)
+    if service is not None:
+        service.work.stop_soon()

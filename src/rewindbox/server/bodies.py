@@ -1,0 +1,206 @@
+"""What requests and answers look like: every field with its meaning and unit, for OpenAPI and for whoever reads.
+
+Requests refuse what they do not know. Times are RFC 3339 in UTC, ids carry their kind (`vm_`, `ex_`, `pt_`,
+`snap_`, `run_`).
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rewindbox.execution import Display, Ended, Execution
+from rewindbox.store import id_bounds
+
+_EXAMPLE_ID = "7f3k2mqxwz4tb5ncg6hjlsdarv"
+Text = Annotated[str, Field(max_length=256)]
+Seconds = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Whole = Annotated[int, Field(gt=0, lt=2**53)]
+
+
+class Asked(BaseModel):
+    """A request's body: an unknown field is an error, so that a misspelt one is not without effect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class LimitsBody(Asked):
+    """What an execution may consume. What is left out is as configured; more than that is refused."""
+
+    wall_s: Seconds | None = Field(None, description="Wall clock, in seconds. Beyond: `ended` is `timeout`.")
+    cpu_s: Seconds | None = Field(None, description="CPU time of all its processes, in seconds.")
+    memory_mib: Whole | None = Field(None, description="Memory of all its processes, in MiB.")
+    processes: Whole | None = Field(None, description="Processes and threads at once.")
+    output_bytes: Whole | None = Field(None, description="Kept of each of stdout and stderr, in bytes.")
+    file_mib: Whole | None = Field(None, description="Largest file it may write, in MiB.")
+    open_files: Whole | None = Field(None, description="Descriptors that a process may hold.")
+    disk_mib: Whole | None = Field(None, description="What the vm's own files may occupy, in MiB.")
+    inodes: Whole | None = Field(None, description="How many files and folders of its own the vm may have.")
+
+
+class NewVm(Asked):
+    """A vm to be made."""
+
+    name: Text | None = Field(None, description="1 to 64 letters, digits, `.`, `_`, `-`. Null: one is made up.")
+    agent_id: Text | None = Field(None, description="Whose it is. Null: the token's agent, or as configured.")
+
+
+class Vm(BaseModel):
+    """An isolated machine with files that stay."""
+
+    id: str = Field(description="`vm_` and 26 characters; it never changes, also not by a rollback.")
+    name: str = Field(description="Unique among the vms that there are.")
+    vm_type: str = Field(description="What it is made of.")
+    backend: str = Field(description="What makes it.")
+    agent_id: str = Field(description="The agent that made it.")
+    created_at: str = Field(description="When it was made.")
+    last_activity: str | None = Field(description="When its state last changed; null: never.")
+    tip: str | None = Field(description="The point it stands on; null: it was never started.")
+    status: Literal["running", "stopped"] = Field(description="A stopped one is started by what needs it running.")
+    sessions: list[str] = Field(description="The names of its live sessions.")
+
+
+class Vms(BaseModel):
+    """The vms that there are for the caller."""
+
+    vms: list[Vm] = Field(description="Oldest first.")
+
+
+class Removed(BaseModel):
+    """What is no longer there."""
+
+    id: str = Field(description="Its id.")
+    name: str | None = Field(description="Its name, if it had one.")
+
+
+OnFailure = Literal["keep", "rollback"]
+
+
+class ExecutionRequest(Asked):
+    """A piece of code to run in a vm."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python", "code": "print(6 * 7)"}]})
+    language: Text = Field(description="Its name or an alias; `GET /v1/languages` lists them.")
+    code: str = Field(description="The code. How long it may be is configured (`max_code_length`, characters).")
+    agent_id: Text | None = Field(None, description="Who runs. Null: the token's agent, or as configured.")
+    session: Text | None = Field(None, description="Run it in the session of this name. Null: by itself.")
+    timeout_s: Seconds | None = Field(None, description="Shorthand for `limits.wall_s`, in seconds; wins over it.")
+    limits: LimitsBody | None = Field(None, description="What it may consume.")
+    environment: dict[str, str] | None = Field(None, description="Variables besides the vm's own. Not recorded.")
+    stdin: str | None = Field(None, description="What it reads from standard input, whole. Not recorded.")
+    working_dir: str | None = Field(None, description="A folder of the vm, relative to its home. Null: its home.")
+    on_failure: OnFailure | None = Field(None, description="`rollback`: undo it if it fails. Null: as configured.")
+    wait: bool = Field(True, description="Answer when it has ended. False: answer 202 when it has begun.")
+    cancel_on_disconnect: bool = Field(False, description="With `wait`: end it when the connection ends before it.")
+
+
+class ExecutionBody(BaseModel):
+    """One run of one piece of code in one vm."""
+
+    model_config = ConfigDict(title="Execution")
+    id: str = Field(description="`ex_` and 26 characters.", examples=[f"ex_{_EXAMPLE_ID}"])
+    vm_id: str = Field(description="The vm in which it ran.")
+    agent_id: str = Field(description="Who ran it.")
+    language: str = Field(description="The language, by its own name.")
+    code: str = Field(description="The code.")
+    ended: Ended = Field(description="How it came to its end; `killed`: cancelled, or what held the vm died.")
+    exit_code: int = Field(description="128+n for signal n; 124 for a timeout; 137 where we ended it otherwise.")
+    success: bool = Field(description="It ended by itself with exit code 0.")
+    stdout: str = Field(description="What it wrote; bytes that are not UTF-8 are replaced.")
+    stderr: str = Field(description="What it wrote to standard error; likewise.")
+    truncated: bool = Field(description="Output was cut at its limit.")
+    output_dropped: bool = Field(description="The record no longer keeps its output (`max_history_entries`).")
+    started_at: str = Field(description="When it began.")
+    completed_at: str = Field(description="When it ended.")
+    duration_ms: int = Field(description="Wall clock, in milliseconds.")
+    cpu_ms: int = Field(description="CPU time, in milliseconds.")
+    memory_peak_bytes: int = Field(description="Largest resident memory seen, in bytes; 0: less than is told.")
+    error: str | None = Field(description="Why we ended it, in words; null when it ended by itself.")
+    before: str | None = Field(description="The point it started from.")
+    after: str | None = Field(description="The point it left; null: none.")
+    rolled_back_to: str | None = Field(description="The point to which the vm was put back because of it.")
+    session: str | None = Field(description="The session that ran it; null: none.")
+    displays: list[dict[str, Any]] = Field(
+        description="MIME bundles that a session showed: `kind`, `data`, `metadata`."
+    )
+
+
+class Accepted(BaseModel):
+    """An execution that has begun and is in the record."""
+
+    execution_id: str = Field(description="Its id.")
+    vm_id: str = Field(description="The vm in which it runs.")
+    status: Literal["running"] = Field(description="It goes on.")
+    url: str = Field(description="Where it is when it has ended.")
+    events: str = Field(description="Where its events are, from now on and later.")
+
+
+class GoingOn(BaseModel):
+    """An execution that goes on."""
+
+    execution_id: str = Field(description="Its id.")
+    vm_id: str = Field(description="The vm in which it runs.")
+    stdout_bytes: int = Field(description="So much it has written so far, in bytes.")
+    stderr_bytes: int = Field(description="So much to standard error.")
+
+
+class AllGoingOn(BaseModel):
+    """What goes on for the caller."""
+
+    executions: list[GoingOn] = Field(description="Those that have begun, in the order in which they did.")
+
+
+class History(BaseModel):
+    """A page of the history."""
+
+    entries: list[ExecutionBody] = Field(description="Executions that have ended, newest first.")
+    total: int = Field(description="How many match in all, on every page.")
+
+
+class Language(BaseModel):
+    """A language, and whether it runs here."""
+
+    name: str = Field(description="Its name.")
+    aliases: list[str] = Field(description="What else it is called.")
+    extension: str = Field(description="Of its files, without a dot.")
+    timeout_multiplier: float = Field(description="The configured time of an execution is multiplied by it.")
+    allowed: bool = Field(description="`allowed_languages` has it.")
+    program: str | None = Field(description="Where a vm finds its program; null: it is not installed.")
+    programs: list[str] = Field(description="The programs that can run it, the first that is there does.")
+    package: str | None = Field(description="The Debian package that has it.")
+
+
+class Languages(BaseModel):
+    """The table of languages."""
+
+    languages: list[Language] = Field(description="All of them, in the table's order.")
+
+
+class Health(BaseModel):
+    """That there is a server, and whether it can work."""
+
+    status: Literal["healthy", "ready", "stopping", "broken"] = Field(description="What it is.")
+    service: str = Field("rewindbox", description="Who answers.")
+    version: str = Field(description="Its version.")
+    timestamp: str = Field(description="Its clock.")
+    error: str | None = Field(None, description="Why it cannot work.")
+
+
+def execution_body(execution: Execution) -> dict[str, Any]:
+    """An execution as `ExecutionBody`."""
+    return {**execution.as_dict(), "displays": [_plain(display) for display in execution.displays]}
+
+
+def _plain(display: Display) -> Display:
+    """A bundle that is JSON; of one that is not (NaN, too deep), which the code made up, the texts are left."""
+    try:
+        json.dumps(display, allow_nan=False)
+    except (ValueError, RecursionError):
+        texts = {name: content for name, content in display["data"].items() if isinstance(content, str)}
+        return {"kind": display["kind"], "data": texts, "metadata": {}}
+    return display
+
+
+def is_whole(execution_id: str) -> bool:
+    """Whether it is an id in full, and no beginning of one."""
+    return len(execution_id) == len(f"ex_{_EXAMPLE_ID}") and id_bounds("ex", execution_id) is not None

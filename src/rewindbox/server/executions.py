@@ -1,0 +1,191 @@
+"""/v1/executions: run code in a vm, wait for it or follow it, cancel it, read how it ended."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from rewindbox import errors
+from rewindbox.backends.base import Stream
+from rewindbox.server import feeds
+from rewindbox.server.access import Caller, Who
+from rewindbox.server.bodies import (
+    Accepted,
+    AllGoingOn,
+    ExecutionBody,
+    ExecutionRequest,
+    GoingOn,
+    execution_body,
+    is_whole,
+)
+from rewindbox.server.feeds import Event, Feed, Place
+from rewindbox.server.problems import responses
+from rewindbox.server.streams import MEDIA_TYPE, EventStream
+
+routes = APIRouter(tags=["executions"])
+_RUNNING = (
+    *(errors.UnknownVm, errors.UnsupportedLanguage, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable),
+    *(errors.SnapshotFailed, errors.ExecutionFailed),
+)
+LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event that came.")]
+LastIdInQuery = Annotated[
+    str | None, Query(alias="last_event_id", description="The same, for who cannot set a header.")
+]
+
+
+async def begin(who: Caller, vm: str, asked: ExecutionRequest) -> Feed:
+    """Begin an execution. Raises what `AsyncVm.execute` raises before it begins."""
+    found = await who.vm(vm)
+    if asked.timeout_s is not None:
+        who.limits({"wall_s": asked.timeout_s})
+    feed = who.service.work.execute(
+        found,
+        who.token,
+        asked.language,
+        asked.code,
+        agent_id=who.agent(asked.agent_id),
+        limits=who.limits(asked.limits.model_dump(exclude_none=True) if asked.limits else None),
+        timeout_seconds=asked.timeout_s,
+        environment=asked.environment,
+        stdin=asked.stdin or "",
+        working_dir=asked.working_dir,
+        rollback_on_failure=None if asked.on_failure is None else asked.on_failure == "rollback",
+        session=asked.session,
+    )
+    return feed
+
+
+@routes.post(
+    "/v1/vms/{vm}/executions",
+    response_model=ExecutionBody,
+    responses=responses(*_RUNNING, also={202: {"model": Accepted, "description": "It has begun."}}),
+)
+async def execute(who: Who, vm: str, asked: ExecutionRequest, request: Request) -> Response:
+    """Run a piece of code. Code that fails, is too slow or too big is an answer like any other, not an error.
+
+    It goes on when the connection ends, unless `cancel_on_disconnect` says otherwise; what it did is in history.
+    """
+    feed = await begin(who, vm, asked)
+    if asked.wait:
+        await _waited(feed, request if asked.cancel_on_disconnect else None)
+    else:
+        await feed.until_begun()
+    if feed.error is not None:
+        raise feed.error
+    if feed.execution is not None:
+        return JSONResponse(execution_body(feed.execution))
+    accepted = _accepted(feed)
+    return JSONResponse(accepted.model_dump(), 202, {"Location": accepted.url})
+
+
+def _accepted(feed: Feed) -> Accepted:
+    url = f"/v1/executions/{feed.execution_id}"
+    return Accepted(
+        execution_id=str(feed.execution_id), vm_id=feed.vm_id, status="running", url=url, events=f"{url}/events"
+    )
+
+
+async def _waited(feed: Feed, request: Request | None) -> None:
+    """Wait for the end; with `request`, that of its connection is the end of the code."""
+
+    async def watch() -> None:
+        assert request is not None
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        feed.scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        if request is not None:
+            group.start_soon(watch)
+        await feed.until_over()
+        group.cancel_scope.cancel()
+
+
+@routes.get("/v1/executions", responses=responses())
+async def going_on(who: Who) -> AllGoingOn:
+    """The executions that go on. Those that have ended are in `/v1/history`."""
+    found = []
+    for execution_id, feed in who.service.work.going_on().items():
+        if who.sees(feed.agent_id):
+            sizes = {f"{stream}_bytes": len(data) for stream, data in feed.written.items()}
+            found.append(GoingOn(execution_id=execution_id, vm_id=feed.vm_id, **sizes))
+    return AllGoingOn(executions=found)
+
+
+@routes.get(
+    "/v1/executions/{execution}",
+    response_model=ExecutionBody,
+    responses=responses(errors.UnknownExecution, also={202: {"model": Accepted, "description": "It goes on."}}),
+)
+async def look(who: Who, execution: str) -> Response:
+    """How an execution ended, by its id or the beginning of one that no other has."""
+    feed = live(who, execution)
+    if feed is not None:
+        return JSONResponse(_accepted(feed).model_dump(), 202)
+    return JSONResponse(execution_body(await who.execution(execution)))
+
+
+@routes.get(
+    "/v1/executions/{execution}/output/{stream}",
+    response_class=Response,
+    responses=responses(
+        errors.UnknownExecution, also={200: {"content": {"application/octet-stream": {}}, "description": "The bytes."}}
+    ),
+)
+async def output(who: Who, execution: str, stream: Stream) -> Response:
+    """What an execution that has ended wrote, byte by byte."""
+    found = await who.execution(execution)
+    data = found.stdout_bytes if stream == "stdout" else found.stderr_bytes
+    return Response(data, media_type="application/octet-stream", headers={"X-Content-Type-Options": "nosniff"})
+
+
+@routes.post("/v1/executions/{execution}/cancel", status_code=202, responses=responses(errors.UnknownExecution))
+async def cancel(who: Who, execution: str) -> Accepted:
+    """End an execution that goes on; it is recorded as `killed`. One that has ended stays as it is: 404."""
+    feed = live(who, execution)
+    if feed is None:
+        raise errors.UnknownExecution(f"no execution {execution[:80]!a} goes on", remedy="`GET /v1/executions`")
+    feed.scope.cancel()
+    return _accepted(feed)
+
+
+@routes.get(
+    "/v1/executions/{execution}/events",
+    response_class=Response,
+    responses=responses(
+        errors.UnknownExecution,
+        also={
+            200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "The events."},
+            204: {"description": "The last event was told already."},
+        },
+    ),
+)
+async def events(who: Who, execution: str, last: LastId = None, last_in_query: LastIdInQuery = None) -> Response:
+    """What an execution does, as server-sent events: `begun`, `output`, and at its end `ended` or `error`.
+
+    A client that comes back with the id of the last event goes on there, also when the execution has ended
+    meanwhile, and when the server was started anew: then events come from the record. Comments are signs of life.
+    """
+    after = last if last is not None else last_in_query
+    if after == feeds.END:
+        await who.execution(execution)
+        return Response(status_code=204)
+    found = await follow(who, execution, after)
+    return EventStream(found, who.service.bounds)
+
+
+async def follow(who: Caller, execution: str, after: str | None) -> AsyncIterator[Event]:
+    """The events of an execution after a place. Raises UnknownExecution, InvalidArgument: before the first one."""
+    place = Place() if after is None else Place.parse(after)
+    feed = live(who, execution)
+    if feed is not None:
+        return feed.events(place, from_the_start=after is None)
+    return feeds.recorded(await who.execution(execution), place, from_the_start=after is None)
+
+
+def live(who: Caller, execution: str) -> Feed | None:
+    """The feed of an execution that goes on and is the caller's to see."""
+    feed = who.service.work.feed(execution) if is_whole(execution) else None
+    return feed if feed is not None and who.sees(feed.agent_id) else None

@@ -1,0 +1,187 @@
+"""Who may ask, and how much at once: every request and WebSocket comes through here before anything reads it.
+
+In order: the name by which we were called (a web page that had its own name resolved to us is refused), the page
+that asks, the token, how much of this token goes on already, and, while it is read, size and time of the body.
+"""
+
+import ipaddress
+import json
+from collections.abc import Collection, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rewindbox.errors import Refused, RewindboxError, TooLarge, TooMany, TooSlow, Unauthorized
+from rewindbox.server import journal, problems
+from rewindbox.server.bounds import Bounds
+from rewindbox.server.metrics import Metrics
+from rewindbox.server.tokens import ANYBODY, Token, Tokens
+
+OPEN = ("/health", "/ready")
+"""Paths that say no more than that we are there, to whoever asks."""
+PROTOCOL = "rewindbox.bearer."
+"""A browser cannot set a header of a WebSocket: it offers a protocol of this name with the token behind."""
+
+
+class Gate:
+    """ASGI, around the app."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens | None,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+        bounds: Bounds,
+        metrics: Metrics,
+    ) -> None:
+        """`tokens` None: anybody may ask. `hosts`: names by which we may be called besides addresses and localhost.
+        `origins`: web pages that may ask besides those that we served ourselves."""
+        self.app, self._tokens, self._bounds, self._metrics = app, tokens, bounds, metrics
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+        self._origins = set(origins)
+        self._busy: dict[str, int] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let it through, or say why not."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        begun = anyio.current_time()
+        told = _Told(send)
+        try:
+            token = self._admitted(scope)
+            scope.setdefault("state", {})["token"] = token
+            with self._turn(token):
+                await self.app(scope, _Body(scope, receive, self._bounds), told)
+        except RewindboxError as error:
+            if told.has_begun:
+                raise
+            await refuse(error, scope, receive, told)
+        finally:
+            self._note(scope, told.status, anyio.current_time() - begun)
+
+    def _admitted(self, scope: Scope) -> Token:
+        headers = Headers(scope=scope)
+        self._check_host(headers.get("host", ""))
+        self._check_origin(scope, headers)
+        if scope["path"] in OPEN or self._tokens is None:
+            return ANYBODY
+        return self._tokens.check(_bearer(headers))
+
+    def _check_host(self, host: str) -> None:
+        name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+        if name.lower() in self._hosts:
+            return
+        try:
+            ipaddress.ip_address(name)  # an address is nobody's name: it cannot have been made to lead here
+        except ValueError:
+            remedy = "call it by its address, or start it with --name"
+            raise Refused(f"this server is not called {name[:100]!a}", remedy=remedy) from None
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        origin = headers.get("origin")
+        scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+        if origin is None or origin in self._origins or origin == f"{scheme}://{headers.get('host', '')}":
+            return
+        raise Refused(f"a page of {origin[:100]!a} may not ask", remedy="start the server with --origin for it")
+
+    @contextmanager
+    def _turn(self, token: Token) -> Iterator[None]:
+        busy = self._busy.get(token.name, 0)
+        if busy >= self._bounds.requests:
+            raise TooMany(f"{busy} requests of this token go on", remedy="wait until some of them have ended")
+        self._busy[token.name] = busy + 1
+        try:
+            yield
+        finally:
+            self._busy[token.name] -= 1
+            if not self._busy[token.name]:
+                del self._busy[token.name]
+
+    def _note(self, scope: Scope, status: int, took_s: float) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        method = scope.get("method", "WEBSOCKET")
+        method = method if method in _METHODS else "OTHER"
+        self._metrics.requests.add(method=method, route=route, status=str(status))
+        token = scope.get("state", {}).get("token")
+        facts = {"method": method, "route": route, "status": status, "ms": round(took_s * 1000, 1)}
+        ids = {name: value[:80] for name, value in scope.get("path_params", {}).items() if name != "path"}
+        journal.note("request", **facts, **ids, token=token.name if token else None)
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "WEBSOCKET")
+
+
+class _Told:
+    """What was sent so far."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status, self.has_begun = 0, False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            self.status, self.has_begun = message["status"], True
+        elif message["type"] in ("websocket.accept", "websocket.close"):
+            self.status, self.has_begun = self.status or (101 if message["type"].endswith("accept") else 403), True
+        await self._send(message)
+
+
+class _Body:
+    """What a client sends, no more and no longer than it may."""
+
+    def __init__(self, scope: Scope, receive: Receive, bounds: Bounds) -> None:
+        self._receive, self._deadline = receive, anyio.current_time() + bounds.body_s
+        is_file = scope["path"].startswith("/v1/vms/") and scope.get("method") == "PUT"
+        self._left = self._most = bounds.file_bytes if is_file else bounds.body_bytes
+        self._is_over = scope["type"] != "http"
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self._most:
+            raise self._too_large()
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"a body of more than {self._most} bytes", remedy="send less")
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        if self._is_over:
+            return await self._receive()
+        try:
+            with anyio.fail_after(max(0.0, self._deadline - anyio.current_time())):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise TooSlow("the body did not come to its end in time", remedy="send it faster") from error
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise self._too_large()
+        self._is_over = message["type"] != "http.request" or not message.get("more_body")
+        return message
+
+
+def _bearer(headers: Headers) -> str:
+    """The token of a request. Raises Unauthorized: it has none, or more than one."""
+    given = [value for value in headers.getlist("authorization") if value]
+    offered = [word.strip() for value in headers.getlist("sec-websocket-protocol") for word in value.split(",")]
+    found = [value.partition(" ")[2].strip() for value in given if value[:7].lower() == "bearer "]
+    found += [word.removeprefix(PROTOCOL) for word in offered if word.startswith(PROTOCOL)]
+    if len(found) != 1 or len(given) > 1:
+        raise Unauthorized("there is no token", remedy="send the header `Authorization: Bearer TOKEN`")
+    return found[0]
+
+
+async def refuse(error: RewindboxError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or one to open a WebSocket, by an error."""
+    if scope["type"] == "http":
+        await problems.answer(error)(scope, receive, send)
+        return
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [(b"content-type", problems.MEDIA_TYPE.encode())]
+    status, body = problems.status_of(error), json.dumps(problems.problem(error)).encode()
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

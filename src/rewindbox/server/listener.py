@@ -1,0 +1,114 @@
+"""HTTP and WebSocket on a socket, by uvicorn: with a time limit for who connects and says nothing, and an end in
+order when we are told to stop."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from rewindbox.server.bounds import Bounds
+
+
+def protocol(bounds: Bounds) -> type[H11Protocol]:
+    """uvicorn's protocol, which waits for ever for the first request of a connection, with an end to that."""
+
+    class Bounded(H11Protocol):
+        deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self.watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self.forget()
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            super().handle_websocket_upgrade(event)
+            self.forget()
+            self.is_upgraded = True
+
+        is_upgraded = False
+
+        def watch(self) -> None:
+            """A time limit while there is no request, none while there is one."""
+            if (
+                self.is_upgraded
+                or self.transport.is_closing()
+                or not (self.cycle is None or self.cycle.response_complete)
+            ):
+                self.forget()
+            elif self.deadline is None:
+                self.deadline = self.loop.call_later(bounds.headers_s, self.transport.close)
+
+        def forget(self) -> None:
+            if self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
+
+    return Bounded
+
+
+class Listener(uvicorn.Server):
+    """A server that, told to stop, first has the app end what goes on: streams end with that."""
+
+    def __init__(
+        self, app: Any, bounds: Bounds, on_stop: Callable[[], None], on_started: Callable[[int], None]
+    ) -> None:
+        """`on_stop` is called once, in the event loop; `on_started` with the port, when connections are taken."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol(bounds),
+                ws="websockets-sansio",
+                ws_max_size=bounds.message_bytes,
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=bounds.connections,
+                h11_max_incomplete_event_size=64 << 10,
+                timeout_graceful_shutdown=round(bounds.shutdown_s),
+            )
+        )
+        self._on_stop, self._on_started = on_stop, on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it, and then say so."""
+        await super().startup(sockets)
+        if self.started and sockets:
+            self._on_started(sockets[0].getsockname()[1])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first signal ends in order, the second at once. uvicorn's own would raise it again afterwards."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        """End in order; asked again, at once."""
+        if self.should_exit:
+            self.force_exit = True
+            return
+        self.should_exit = True
+        self._on_stop()

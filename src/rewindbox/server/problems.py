@@ -1,0 +1,148 @@
+"""Errors on the wire: RFC 9457, `application/problem+json`, with the stable code of `errors.py`.
+
+What a client gets to see is an error of ours or a sentence of ours: never a traceback, never its own input.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from rewindbox import errors
+from rewindbox.errors import Internal, InvalidArgument, RewindboxError
+from rewindbox.server.journal import unexpected
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: Mapping[type[RewindboxError], int] = {
+    errors.Unauthorized: 401,
+    errors.Refused: 403,
+    errors.UnknownVm: 404,
+    errors.UnknownExecution: 404,
+    errors.UnknownRun: 404,
+    errors.UnknownPath: 404,
+    errors.SnapshotNotFound: 404,
+    errors.SessionNotFound: 404,
+    errors.WrongMethod: 405,
+    errors.TooSlow: 408,
+    errors.VmBusy: 409,
+    errors.VmDamaged: 409,
+    errors.TooLarge: 413,
+    errors.TooMany: 429,
+    errors.BadRequest: 400,
+    errors.VmNotAvailable: 503,
+    errors.HostUnsupported: 503,
+    errors.Timeout: 504,
+    errors.Broken: 500,
+}
+"""The status of each class; the first that fits an error is its own."""
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it. `code` is what a program looks at."""
+
+    type: str = Field(description="A name for the kind of error: `urn:rewindbox:` and the code.")
+    title: str = Field(description="What the kind of error means, in words; the same for every error of the kind.")
+    status: int = Field(description="The HTTP status, once more.")
+    detail: str = Field(description="What is wrong here, with the value and the remedy, for a person.")
+    code: str = Field(description="The stable name of the kind of error; never renamed, never reused.")
+    remedy: str | None = Field(description="What to do about it; null where nobody knows.")
+
+
+def status_of(error: RewindboxError) -> int:
+    """The HTTP status of an error."""
+    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+
+
+def problem(error: RewindboxError) -> dict[str, Any]:
+    """An error as a client gets it."""
+    title = (type(error).__doc__ or "").split("\n")[0]
+    return {
+        "type": f"urn:rewindbox:{error.code}",
+        "title": title,
+        "status": status_of(error),
+        "detail": str(error),
+        "code": error.code,
+        "remedy": error.remedy,
+    }
+
+
+def answer(error: RewindboxError) -> Response:
+    """The response that an error is."""
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, errors.Unauthorized) else {}
+    if isinstance(error, errors.TooMany):
+        headers = {"Retry-After": "1"}
+    if isinstance(error, (errors.TooLarge, errors.TooSlow)):
+        headers = {"Connection": "close"}  # what else comes of that request is nobody's
+    return Response(json.dumps(problem(error)), status_of(error), headers, MEDIA_TYPE)
+
+
+def ours(error: BaseException) -> RewindboxError:
+    """Any exception as an error of ours; one that nobody expected goes into the log, and its text to nobody."""
+    if isinstance(error, RewindboxError):
+        return error
+    unexpected(error)
+    return Internal("something went wrong that should not", remedy="the server's log has more; please report it")
+
+
+def _malformed(error: RequestValidationError) -> RewindboxError:
+    """Where a request does not fit, and why; its content is not repeated."""
+    found = error.errors()[0]
+    place = ".".join(str(part) for part in found["loc"] if isinstance(part, (str, int)))
+    text = f"{place[:200].encode('ascii', 'replace').decode()}: {found['msg'][:300]}"
+    return InvalidArgument(text.encode("utf-8", "replace").decode(), remedy="see /openapi.json")
+
+
+def _of_http(error: HTTPException) -> RewindboxError:
+    if isinstance(error.__cause__, RewindboxError):  # what reading the body raised
+        return error.__cause__
+    if error.status_code == 405:
+        return errors.WrongMethod("that path has no such method", remedy="see /openapi.json")
+    if error.status_code == 404:
+        return errors.UnknownPath("there is nothing under that path", remedy="see /openapi.json")
+    return errors.BadRequest("the request cannot be read", remedy="see /openapi.json")
+
+
+def install(app: FastAPI) -> None:
+    """Have every error answered as a problem."""
+
+    async def told(_: Request, error: Exception) -> Response:
+        return answer(ours(error))
+
+    async def malformed(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(_malformed(error))
+
+    async def of_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        made = answer(_of_http(error))
+        made.headers.update({name: value for name, value in (error.headers or {}).items() if name == "Allow"})
+        return made
+
+    app.add_exception_handler(RewindboxError, told)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, of_http)
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def responses(*kinds: type[RewindboxError], also: Responses | None = None) -> Responses:
+    """For OpenAPI: the errors of a route besides those that every route has, and what else it answers (`also`)."""
+    found: Responses = dict(also or {})
+    everywhere: tuple[type[RewindboxError], ...] = (
+        *(errors.Unauthorized, errors.Refused, errors.InvalidArgument, errors.TooSlow, errors.TooLarge),
+        *(errors.TooMany, Internal),
+    )
+    for kind in (*everywhere, *kinds):
+        status = next(number for base, number in STATUS.items() if issubclass(kind, base))
+        text = f"`{kind.code}`: {(kind.__doc__ or '').split(chr(10))[0]}"
+        old = found.get(status)
+        content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        found[status] = {"description": f"{old['description']} {text}" if old else text, "content": content}
+    return found

@@ -1,0 +1,116 @@
+"""`rewindbox serve` and `rewindbox token`."""
+
+import asyncio
+import ipaddress
+import json
+import socket
+
+from rewindbox import config, show
+from rewindbox.call import Call
+from rewindbox.engine import AsyncRewindbox
+from rewindbox.errors import BadRequest, ConfigError, InvalidArgument
+from rewindbox.server.tokens import Tokens
+
+FIRST = "first"
+"""The name of the token that the first start makes."""
+
+
+def main(call: Call) -> int:
+    """Carry out `serve` or a verb of `token`."""
+    if call.arguments.command == "serve":
+        return _serve(call)
+    return {"create": _create, "list": _list, "revoke": _revoke}[call.arguments.verb](call)
+
+
+def _tokens(call: Call) -> Tokens:
+    return Tokens(config.load(store=call.arguments.store).folder)
+
+
+def _create(call: Call) -> int:
+    name, agent = call.arguments.token_name, call.arguments.agent
+    secret = _tokens(call).create(name, agent)
+    whose = f", of agent {agent}" if agent else ""
+    return call.confirm(
+        {"name": name, "agent": agent, "token": secret},
+        secret,
+        f"{secret}\ntoken {name}{whose}; it is not shown again",
+    )
+
+
+def _list(call: Call) -> int:
+    found = _tokens(call).all()
+    value = {"tokens": [token.as_dict() for token in found]}
+    return call.emit(value, lambda: show.lines((token.name, token.agent or "-", token.created_at) for token in found))
+
+
+def _revoke(call: Call) -> int:
+    gone = _tokens(call).revoke(call.arguments.token_name)
+    return call.confirm(gone.as_dict(), gone.name, f"token {gone.name} is revoked")
+
+
+def _serve(call: Call) -> int:
+    try:
+        from rewindbox.server import app, journal, listener  # noqa: PLC0415  only here, and only with the extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rewindbox"):
+            raise
+        remedy = "pip install 'rewindbox[server]'"
+        raise ConfigError(f"`serve` needs {error.name}, which is not installed", remedy=remedy) from error
+    arguments = call.arguments
+    _check_loopback(arguments.host, arguments.no_auth)
+    tokens = None if arguments.no_auth else _tokens(call)
+    first = tokens.create(FIRST) if tokens is not None and not tokens.all() else None
+    box = AsyncRewindbox(arguments.store)  # a wrong setting is said now
+    choices = app.Choices(tokens=tokens, hosts=arguments.name or (), origins=arguments.origin or ())
+    gate, inner = app.made(lambda: box, choices)
+    with _bound(arguments.host, arguments.port) as bound:
+        journal.begin()
+        server = listener.Listener(
+            gate,
+            choices.bounds,
+            on_stop=lambda: app.stop(inner),
+            on_started=lambda port: _say_where(call, arguments.host, port, first),
+        )
+        asyncio.run(server.serve([bound]))
+    return 0 if server.started else 4
+
+
+def _check_loopback(host: str, no_auth: bool) -> None:
+    """Raises InvalidArgument: anybody on the network could run code."""
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise InvalidArgument(f"--host {host!r}", remedy="give an address of this host, such as 127.0.0.1") from error
+    if no_auth and not is_loopback:
+        raise InvalidArgument(f"--no-auth on {host}", remedy="leave out one of them: anybody could run code here")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises BadRequest: it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except (OSError, OverflowError) as error:
+        made.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadRequest(f"{host}:{port} cannot be listened on: {reason}", remedy="choose another --port") from error
+    return made
+
+
+def _say_where(call: Call, host: str, port: int, first: str | None) -> None:
+    """Where it is, and once the token: a line each, or with --json a document."""
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if call.arguments.json:
+        call.out.write(json.dumps({"url": url, "token": first, "auth": not call.arguments.no_auth}) + "\n")
+        return
+    call.out.write(f"rewindbox at {url}\n")
+    if first is not None:
+        call.out.write(
+            f"token: {first}\n(named {FIRST}; it is not shown again, `rewindbox token create` makes others)\n"
+        )
+    if call.arguments.no_auth:
+        call.err.write(
+            f"{call.err.styled('WARNING', 'red')}: --no-auth: every program on this host may run code here\n"
+        )

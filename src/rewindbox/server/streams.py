@@ -1,0 +1,74 @@
+"""Events as server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
+
+A client that does not take an event in time is let go; it can come back for it. Nothing is queued for anybody:
+each stream reads where it is, so that a slow one costs what a fast one does.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from rewindbox.server.bounds import Bounds
+from rewindbox.server.feeds import Event
+
+MEDIA_TYPE = "text/event-stream"
+
+
+def encoded(event: Event) -> bytes:
+    """An event on the wire; JSON has no line breaks, so that its data is one line."""
+    name = f"id: {event.id}\n" if event.id is not None else ""
+    return f"{name}event: {event.kind}\ndata: {json.dumps(event.data)}\n\n".encode()
+
+
+class EventStream(Response):
+    """A response that tells events until the last one, or until the client is gone."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, events: AsyncIterator[Event], bounds: Bounds, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(None, 200, {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
+        del self.headers["content-length"]
+        self._events, self._bounds = events, bounds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell them."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._until_gone, receive, group.cancel_scope)
+            with suppress(TimeoutError):  # gone without a word
+                await self._tell(send)
+            group.cancel_scope.cancel()
+
+    async def _tell(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        sending, receiving = anyio.create_memory_object_stream[Event](0)
+        async with anyio.create_task_group() as group, receiving:
+            group.start_soon(_pumped, self._events, sending)
+            while True:
+                data: Any = None
+                with anyio.move_on_after(self._bounds.alive_s):
+                    try:
+                        data = encoded(await receiving.receive())
+                    except anyio.EndOfStream:
+                        break
+                await self._send(send, data or b": alive\n\n")
+        await self._send(send, b"", more=False)
+
+    async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
+        with anyio.fail_after(self._bounds.told_s):
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _until_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+
+async def _pumped(events: AsyncIterator[Event], sending: Any) -> None:
+    async with sending:
+        async for event in events:
+            await sending.send(event)

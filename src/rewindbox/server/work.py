@@ -1,0 +1,131 @@
+"""What goes on, whoever waits for it: a client that goes away does not end what it began.
+
+Each execution and each run has a task of the server's own. When the server stops they are cancelled, which ends
+and records them.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from rewindbox.engine import AnyVm, AsyncRewindbox
+from rewindbox.errors import ExecutionFailed, RewindboxError, TooMany
+from rewindbox.execution import Execution
+from rewindbox.server import journal, problems
+from rewindbox.server.bounds import Bounds
+from rewindbox.server.feeds import Feed
+from rewindbox.server.metrics import Metrics
+from rewindbox.server.tokens import Token
+
+
+class Work:
+    """What the server has going on."""
+
+    def __init__(self, group: TaskGroup, box: AsyncRewindbox, bounds: Bounds, metrics: Metrics) -> None:
+        self._group, self._box, self._bounds, self._metrics = group, box, bounds, metrics
+        self._feeds: dict[str, Feed] = {}
+        self._scopes: set[anyio.CancelScope] = set()
+        self._busy: dict[str, int] = {}
+        self._ended = anyio.Event()
+        self.is_stopping = False
+
+    def feed(self, execution_id: str) -> Feed | None:
+        """That of an execution that goes on; None: it is over, and in the record."""
+        return self._feeds.get(execution_id)
+
+    def going_on(self) -> dict[str, Feed]:
+        """Those of all executions that have begun and go on, by id."""
+        return dict(self._feeds)
+
+    def execute(self, vm: AnyVm, token: Token, language: str, code: str, **options: Any) -> Feed:
+        """Begin an execution, and return at once. Raises TooMany."""
+        feed = Feed(vm.id, options.get("agent_id") or self._box.settings.agent_id)
+        begin = partial(self.begin, feed)
+        self.go(
+            token,
+            feed.scope,
+            partial(self._execute, feed, partial(vm.execute, language, code, on_begun=begin, **options)),
+        )
+        return feed
+
+    def begin(self, feed: Feed, execution_id: str) -> None:
+        """The beginning of an execution is written down: from now on it can be followed."""
+        self._feeds[execution_id] = feed
+        feed.begin(execution_id)
+        journal.note("begun", execution_id=execution_id, vm_id=feed.vm_id)
+
+    def end(self, feed: Feed, how: Execution | RewindboxError) -> None:
+        """An execution is over, and in the record: from now on it is read from there."""
+        self._feeds.pop(feed.execution_id or "", None)
+        feed.end(how)
+        self._count(feed, how)
+
+    async def _execute(self, feed: Feed, execute: Callable[..., Awaitable[Execution]]) -> None:
+        how: Execution | RewindboxError | None = None
+        try:
+            how = await execute(on_output=feed.write)
+        except Exception as error:
+            how = problems.ours(error)
+        finally:
+            self.end(feed, how or await self.outcome_of(feed))
+
+    async def outcome_of(self, feed: Feed) -> Execution | RewindboxError:
+        """How an execution ended that was cancelled: that is in the record, unless it never began."""
+        if feed.execution_id is None:
+            return ExecutionFailed("it was cancelled before it began", remedy="ask for it again")
+        try:
+            return await self._box.execution(feed.execution_id)
+        except RewindboxError as error:  # history is off, or cannot be read
+            return error
+
+    def go(self, token: Token, scope: anyio.CancelScope, action: Callable[[], Awaitable[None]]) -> None:
+        """Carry out something in a task of its own. Raises TooMany: as much of this token goes on as may."""
+        busy = self._busy.get(token.name, 0)
+        if self.is_stopping or busy >= self._bounds.executions:
+            text = "the server is stopping" if self.is_stopping else f"{busy} executions of this token go on"
+            raise TooMany(text, remedy="try again later")
+        self._busy[token.name] = busy + 1
+        self._metrics.going_on.add()
+        self._scopes.add(scope)
+        self._group.start_soon(self._carried_out, token, scope, action)
+
+    async def _carried_out(self, token: Token, scope: anyio.CancelScope, action: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with scope:
+                await action()
+        except Exception as error:
+            journal.unexpected(error)  # one piece of work must not take the others with it
+        finally:
+            self._scopes.discard(scope)
+            self._busy[token.name] -= 1
+            self._metrics.going_on.add(-1)
+            self._ended.set()
+            self._ended = anyio.Event()
+
+    def _count(self, feed: Feed, how: Execution | RewindboxError) -> None:
+        if isinstance(how, Execution):
+            outcome = "succeeded" if how.success else "failed"
+            self._metrics.executions.add(language=how.language, outcome=outcome, ended=how.ended)
+            self._metrics.execution_seconds.add(how.wall_s, language=how.language)
+            if how.rolled_back_to:
+                self._metrics.rollbacks.add(reason="auto")
+            facts = {"language": how.language, "ended": how.ended, "exit_code": how.exit_code, "ms": how.duration_ms}
+            journal.note("ended", execution_id=how.id, vm_id=how.vm_id, agent_id=how.agent_id, **facts)
+        else:
+            self._metrics.errors.add(code=how.code)
+            journal.note("no_result", execution_id=feed.execution_id, vm_id=feed.vm_id, code=how.code)
+
+    def stop_soon(self) -> None:
+        """End all of it in order; nothing new begins."""
+        self.is_stopping = True
+        for scope in list(self._scopes):
+            scope.cancel()
+
+    async def stop(self) -> None:
+        """As `stop_soon`, and wait until how it ended is written down."""
+        self.stop_soon()
+        while self._scopes:
+            await self._ended.wait()
