@@ -45,12 +45,20 @@ class Finding:
 
 def main(call: Call) -> int:
     """Probe and report. 0: vms work here; 4: they do not, or a barrier is missing."""
-    settings = config.load(store=call.arguments.store)
+    value = examined(call.arguments.store)
+    findings = [Finding(**finding) for finding in value["findings"]]
+    call.emit(value, lambda: _page(call.out, findings, value["limits"], value["ok"]))
+    return 0 if value["ok"] else 4
+
+
+def examined(store: str | None) -> dict[str, Any]:
+    """What was found, as `--json` prints it. `store`: beside which vms are tried out; None: the configured one."""
+    settings = config.load(store=store)
     findings = list(_host(settings))
     limits: list[dict[str, Any]] = []
     try:
-        with temporary_store(settings) as store, _box(store, settings) as box:
-            barriers, reports = box.call(_held, settings, store)
+        with temporary_store(settings) as place, _box(place, settings) as box:
+            barriers, reports = box.call(_held, settings, place)
             limits = [asdict(report) for report in reports]
             findings += _required(settings.require, barriers, reports)
             for finding in _vm_findings(box, policy.allowed(settings)):
@@ -59,9 +67,7 @@ def main(call: Call) -> int:
     except RewindboxError as error:
         findings.append(_broken(error))
     works = all(finding.verdict != "bad" for finding in findings)
-    value = {"ok": works, "findings": [asdict(finding) for finding in findings], "limits": limits}
-    call.emit(value, lambda: _page(call.out, findings, limits, works))
-    return 0 if works else 4
+    return {"ok": works, "findings": [asdict(finding) for finding in findings], "limits": limits}
 
 
 async def _held(settings: config.Settings, store: str) -> tuple[Sequence[Barrier], Sequence[LimitReport]]:

@@ -211,6 +211,10 @@ class Rewindbox:
             offset=offset,
         )
 
+    def settle(self) -> list[str]:
+        """See `AsyncRewindbox.settle`."""
+        return self.call(self._box.settle)
+
     def check(self) -> None:
         """See `AsyncRewindbox.check`."""
         self.call(self._box.check)
@@ -308,6 +312,10 @@ class Vm:
     def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """See `AsyncVm.snapshot`."""
         return self._call(self.inner.snapshot, name, agent_id=agent_id)
+
+    def point(self, to: str | Execution | Snapshot | Point | None = None) -> Point:
+        """See `AsyncVm.point`."""
+        return self._call(self.inner.point, to)
 
     def points(self) -> list[Point]:
         """See `AsyncVm.points`."""

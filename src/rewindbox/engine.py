@@ -6,14 +6,14 @@ Async throughout; `door.py` is the same without `await`.
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
-from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm
+from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm, VmNotAvailable
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import HistoryPage
 from rewindbox.kept import KeptVm, held, holds
@@ -350,6 +350,21 @@ class AsyncRewindbox:
             for _, execution in found:
                 yield execution
             last = found[-1][0]
+
+    async def settle(self) -> list[str]:
+        """End what processes that died left unfinished: it is recorded as `killed`, and undone. Returns its ids.
+
+        Otherwise each vm does so when it is next used. What another process still runs is left alone.
+        """
+        unfinished = self._opened().history.unfinished()
+        for vm_id in {start.vm_id for start in unfinished}:
+            with suppress(VmNotAvailable):
+                vm = await self.vm(vm_id, create=False)
+                if isinstance(vm, AsyncVm) and not vm.is_running:
+                    await vm.list()
+                    await vm.stop()
+        left = {start.id for start in self._opened().history.unfinished()}
+        return [start.id for start in unfinished if start.id not in left]
 
     async def check(self) -> None:
         """Make a machine and end it, and take the lock for writing. Raises HostUnsupported, HistoryError."""

@@ -22,7 +22,7 @@ from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
 
 CALLS = (
-    *("execute", "rollback", "rollback_to_last_success", "snapshot", "session", "end_session", "live_points"),
+    *("execute", "point", "rollback", "rollback_to_last_success", "snapshot", "session", "end_session", "live_points"),
     *("read", "write", "list", "stop", "remove", "put_files_back"),
 )
 """What may be asked of a vm."""
@@ -94,6 +94,11 @@ class KeptVm:
         """See `AsyncVm.snapshot`."""
         made: Snapshot = await self._ask("snapshot", name=name, **options)
         return made
+
+    async def point(self, to: str | Execution | Snapshot | Point | None = None) -> Point:
+        """See `AsyncVm.point`."""
+        found: Point = await self._ask("point", to=to)
+        return found
 
     async def points(self) -> list[Point]:
         """See `AsyncVm.points`."""

@@ -151,6 +151,11 @@ class Timeline:
         rows = self._store.rows("select state from points where vm_id = ? and state is not null", (vm_id,))
         return [json.loads(row["state"]) for row in rows]
 
+    def named_states(self, vm_id: str) -> list[dict[str, Any]]:
+        """Of the points of a vm that somebody has made a snapshot of."""
+        asked = {snapshot.point_id for snapshot in self.list_snapshots(vm_id) if snapshot.kind == "manual"}
+        return [point.state for point in self.points(vm_id, among=asked) if point.state]
+
     def drop_states(self, tx: Transaction, point_ids: Iterable[str]) -> list[str]:
         """Forget the states of these points; returns the ids of those that had one.
 

@@ -265,11 +265,8 @@ class AsyncVm:
             SnapshotNotFound: unknown, of another vm, or its state is no longer kept. Nothing was changed.
             RollbackFailed: the vm is as it was.
         """
-        if isinstance(to, Execution) and (to.vm_id != self.id or to.before is None):
-            raise SnapshotNotFound(f"{to.id} has no point before it in vm {self.name}", remedy="choose another")
-        ref = str(to.before) if isinstance(to, Execution) else to if isinstance(to, str) else to.id
         async with self._queue:
-            target = self._open.timeline.resolve(self.id, ref)
+            target = await self.point(to)
             vm, tip = await self._start_anyhow()
             with anyio.CancelScope(shield=True):
                 assert target.state is not None
@@ -293,10 +290,7 @@ class AsyncVm:
 
     async def rollback_to_last_success(self, **options: Any) -> Rollback:
         """Put the files back to after the last execution that succeeded. Raises SnapshotNotFound: none did."""
-        success = self._open.history.last_success(self.id)
-        if success is None or success.after is None:
-            raise SnapshotNotFound(f"vm {self.name} has no kept success", remedy="choose a snapshot or a point")
-        return await self.rollback(success.after, **options)
+        return await self.rollback(await self.point(), **options)
 
     async def session(self, language: str = "python", name: str = "main") -> AsyncSession:
         """The session of that name, begun if it is new: variables live on from one execution to the next.
@@ -334,13 +328,8 @@ class AsyncVm:
             if self._running is None:
                 return frozenset()
             kept = self._open.timeline.points(self.id, kept_only=True)
-            held = await self._running.live_checkpoints(self._named_states())
+            held = await self._running.live_checkpoints(self._open.timeline.named_states(self.id))
         return live_points(kept, held)
-
-    def _named_states(self) -> list[dict[str, Any]]:
-        """Of the points that somebody has made a snapshot of."""
-        asked = {s.point_id for s in self._open.timeline.list_snapshots(self.id) if s.kind == "manual"}
-        return [point.state for point in self._open.timeline.points(self.id, among=asked) if point.state]
 
     async def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """List the present state as a snapshot and keep it until it is removed. The name is unique in the vm."""
@@ -352,8 +341,19 @@ class AsyncVm:
                     tx, vm_id=self.id, point_id=tip.id, kind="manual", name=name, agent_id=who
                 )
             if tip.state and tip.state.get("sessions"):
-                await vm.live_checkpoints(self._named_states())
+                await vm.live_checkpoints(self._open.timeline.named_states(self.id))
             return snapshot
+
+    async def point(self, to: "str | Execution | Snapshot | Point | None" = None) -> Point:
+        """Where `rollback` would go; None: after the last execution that succeeded. Raises SnapshotNotFound."""
+        if to is None:
+            to = (success := self._open.history.last_success(self.id)) and success.after
+        if to is None:
+            raise SnapshotNotFound(f"vm {self.name} has no kept success", remedy="choose a snapshot or a point")
+        if isinstance(to, Execution) and (to.vm_id != self.id or to.before is None):
+            raise SnapshotNotFound(f"{to.id} has no point before it in vm {self.name}", remedy="choose another")
+        ref = str(to.before) if isinstance(to, Execution) else to if isinstance(to, str) else to.id
+        return self._open.timeline.resolve(self.id, ref)
 
     async def points(self) -> list[Point]:
         """Oldest first; those without a state can no longer be gone back to."""

@@ -1,16 +1,19 @@
 """What the server says of itself: whether it is there and can work, its numbers, its languages, its host."""
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from fastapi import APIRouter, Response
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from rewindbox import __version__, errors
+from rewindbox import __version__, doctor, errors
 from rewindbox.execution import rfc3339
 from rewindbox.server import metrics
 from rewindbox.server.access import Who
-from rewindbox.server.bodies import Health, Languages
+from rewindbox.server.bodies import Doctor, Health, Languages
 from rewindbox.server.problems import responses
 
 routes = APIRouter(tags=["about"])
@@ -53,6 +56,27 @@ async def numbers(who: Who) -> Response:
         "rewindbox_vms_running": ("Vms that this server holds.", float(len(box.running()))),
     }
     return Response(who.service.metrics.text(gauges), media_type=metrics.MEDIA_TYPE)
+
+
+@routes.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    """What can be asked, for programs."""
+    return JSONResponse(request.app.openapi())
+
+
+@routes.get("/v1/doctor", responses=responses(errors.Refused))
+async def examine(who: Who) -> Doctor:
+    """What this host can do, found out by doing it, which takes some seconds. Not with the token of an agent."""
+    if who.token.agent is not None:
+        raise errors.Refused("this is about the host", remedy="use a token that is no agent's")
+    store = who.service.box.settings.folder
+    found = await anyio.to_thread.run_sync(doctor.examined, store, limiter=_one_at_a_time())
+    return Doctor.model_validate(found)
+
+
+@cache
+def _one_at_a_time() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(1)
 
 
 @routes.get("/v1/languages", responses=responses())

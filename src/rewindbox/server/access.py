@@ -14,6 +14,7 @@ from rewindbox.registry import VmRecord
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.readiness import Readiness
+from rewindbox.server.runs import Runs
 from rewindbox.server.tokens import Token
 from rewindbox.server.work import Work
 from rewindbox.vm import AsyncVm
@@ -25,6 +26,7 @@ class Service:
 
     box: AsyncRewindbox
     work: Work
+    runs: Runs
     bounds: Bounds
     metrics: Metrics
     readiness: Readiness

@@ -11,16 +11,32 @@ from starlette.types import ASGIApp
 
 from rewindbox import __version__
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.server import about, executions, problems, vms
+from rewindbox.server import (
+    about,
+    answers,
+    executions,
+    files,
+    history,
+    journal,
+    points,
+    problems,
+    sessions,
+    sockets,
+    vms,
+)
 from rewindbox.server.access import Service
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.gate import Gate
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.readiness import Readiness
+from rewindbox.server.runs import Runs
 from rewindbox.server.tokens import Tokens
 from rewindbox.server.work import Work
 
-ROUTES = (about.routes, vms.routes, executions.routes)
+ROUTES = (
+    *(about.routes, vms.routes, executions.routes, sockets.routes, answers.routes, sessions.routes, points.routes),
+    *(files.routes, history.routes),
+)
 """Every group of routes, in the order in which docs and OpenAPI have them."""
 _TEXT = "Runs what a model wrote in isolated vms, remembers every execution, and can undo any of them."
 
@@ -57,7 +73,11 @@ def made(box: Callable[[], AsyncRewindbox], choices: Choices) -> tuple[ASGIApp, 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with box() as opened, anyio.create_task_group() as group:
             work = Work(group, opened, choices.bounds, metrics)
-            app.state.service = Service(opened, work, choices.bounds, metrics, Readiness(opened))
+            runs = Runs(opened.settings.folder, opened, work)
+            runs.prepare()
+            for execution_id in await opened.settle():
+                journal.note("settled", execution_id=execution_id)
+            app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened))
             try:
                 yield
             finally:

@@ -15,6 +15,8 @@ from rewindbox.store import id_bounds
 _EXAMPLE_ID = "7f3k2mqxwz4tb5ncg6hjlsdarv"
 Text = Annotated[str, Field(max_length=256)]
 Seconds = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+TEXT_CHARS = 1_000_000
+"""Of an answer: to look for code in it takes time that is nobody else's."""
 Whole = Annotated[int, Field(gt=0, lt=2**53)]
 
 
@@ -174,6 +176,209 @@ class Languages(BaseModel):
     """The table of languages."""
 
     languages: list[Language] = Field(description="All of them, in the table's order.")
+
+
+class FileEntry(BaseModel):
+    """One entry of a folder."""
+
+    name: str = Field(description="Its name; bytes that are not UTF-8 are replaced.")
+    kind: Literal["file", "folder", "link", "other"] = Field(description="What it is.")
+    size_bytes: int = Field(description="Its size, in bytes.")
+    modified_s: float = Field(description="When it was last changed, in seconds since 1970, UTC.")
+
+
+class Folder(BaseModel):
+    """The entries of a folder of a vm."""
+
+    path: str = Field(description="The folder, as it was asked for.")
+    entries: list[FileEntry] = Field(description="By name.")
+
+
+class Written(BaseModel):
+    """A file that was written."""
+
+    path: str = Field(description="The file, as it was named.")
+    bytes: int = Field(description="Its size now, in bytes.")
+
+
+class Point(BaseModel):
+    """What a vm was after an execution, or after files of it were written."""
+
+    id: str = Field(description="`pt_` and 26 characters.")
+    parent_id: str | None = Field(description="The point from which it came; null: the vm's first.")
+    execution_id: str | None = Field(description="The execution that left it; null: none did.")
+    created_at: str = Field(description="When it was taken.")
+    kept: bool = Field(description="The vm can be put back to it.")
+    live: bool = Field(description="Variables of its live sessions go back, too.")
+    is_tip: bool = Field(description="The vm stands on it.")
+
+
+class Points(BaseModel):
+    """The points of a vm: a tree, by their parents."""
+
+    points: list[Point] = Field(description="Oldest first.")
+
+
+class NewSnapshot(Asked):
+    """The present state, to be kept."""
+
+    name: Text | None = Field(None, description="Unique in the vm: 1 to 64 letters, digits, `.`, `_`, `-`. Null: none.")
+    agent_id: Text | None = Field(None, description="Who asks. Null: the token's agent, or as configured.")
+
+
+class Snapshot(BaseModel):
+    """A point that is listed and kept."""
+
+    snapshot_id: str = Field(description="`snap_` and 26 characters.")
+    vm_id: str = Field(description="Its vm.")
+    point_id: str = Field(description="The point that it is.")
+    kind: str = Field(description="`manual`, `pre_execution`, `post_execution`, `failure` or `pre_rollback`.")
+    name: str | None = Field(description="Its name, if it has one.")
+    created_at: str = Field(description="When it was made.")
+    execution_id: str | None = Field(description="The execution for which it was made; null: none.")
+    agent_id: str | None = Field(description="Who asked.")
+
+
+class Snapshots(BaseModel):
+    """The snapshots of a vm."""
+
+    snapshots: list[Snapshot] = Field(description="Oldest first.")
+
+
+class RollbackRequest(Asked):
+    """Where a vm is to be put back to: exactly one of `to`, `before` and `last_success`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"to": "clean"}, {"last_success": True}]})
+    to: Text | None = Field(None, description="A point or snapshot by id, or by the beginning of one; or a name.")
+    before: Text | None = Field(None, description="An execution: to before it ran.")
+    last_success: bool = Field(False, description="To after the last execution that succeeded.")
+    preview: bool = Field(False, description="Change nothing; say what would be undone.")
+    snapshot_first: bool = Field(True, description="Keep the present state as a snapshot, so that this can be undone.")
+    rebuild: bool = Field(False, description="Sessions whose variables are gone: run again what they had run.")
+    agent_id: Text | None = Field(None, description="Who asks. Null: the token's agent, or as configured.")
+
+
+class RebuiltSession(BaseModel):
+    """A session that was made anew."""
+
+    session: str = Field(description="Its name.")
+    executions: int = Field(description="So many were run again.")
+    differences: list[str] = Field(description="Where something else came out than the first time, in words.")
+
+
+class Rollback(BaseModel):
+    """A vm that was put back; its id stays, and its history."""
+
+    vm_id: str = Field(description="The vm.")
+    from_point: str | None = Field(description="What it stood on before.")
+    to_point: str = Field(description="What it stands on now.")
+    snapshot_id: str | None = Field(description="The snapshot of what it was; null: none was asked for.")
+    reason: Literal["manual", "auto"] = Field(description="Somebody asked for it, or an execution failed.")
+    agent_id: str | None = Field(description="Who asked.")
+    at: str = Field(description="When.")
+    sessions: list[str] = Field(description="Live sessions whose variables went back, too.")
+    lost: list[str] = Field(description="Live sessions that ended.")
+    gone: list[str] = Field(description="What did not come back, in words.")
+    rebuilt: list[RebuiltSession] = Field(description="Sessions that were made anew.")
+
+
+class Preview(BaseModel):
+    """What a rollback would do."""
+
+    vm_id: str = Field(description="The vm.")
+    from_point: str | None = Field(description="What it stands on.")
+    to_point: str = Field(description="What it would stand on.")
+    undone: list[str] = Field(description="Executions whose effects would no longer be there, newest first.")
+    redone: list[str] = Field(description="Executions that were undone and whose effects would be there again.")
+    live: bool = Field(description="Variables of the point's live sessions would go back, too.")
+
+
+class NewSession(Asked):
+    """A session to be begun."""
+
+    language: Text = Field("python", description="A language that has sessions.")
+    name: Text = Field("main", description="1 to 64 letters, digits, `.`, `_`, `-`.")
+
+
+class Session(BaseModel):
+    """Variables that stay from one execution to the next."""
+
+    vm_id: str = Field(description="Its vm.")
+    name: str = Field(description="Its name: `session` of an execution.")
+    language: str | None = Field(description="Its language; null where only its name is known.")
+
+
+class Sessions(BaseModel):
+    """The live sessions of a vm."""
+
+    sessions: list[Session] = Field(description="By name.")
+
+
+class RunRequest(Asked):
+    """A model's answer, whose code is to be run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "```python\nprint(6 * 7)\n```", "vm": "demo"}]})
+    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most a million characters.")
+    vm: Text | None = Field(None, description="By name or id; made when it is new. Null: a new one.")
+    on_failure: Literal["stop", "continue", "rollback"] = Field(
+        "stop", description="After a block that fails: run no more; go on; or undo it and go on."
+    )
+    threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
+    session: Text | None = Field(None, description="Run blocks in the session of this name, where they have one.")
+    agent_id: Text | None = Field(None, description="Who runs. Null: the token's agent, or as configured.")
+    limits: LimitsBody | None = Field(None, description="What each execution may consume.")
+
+
+class PlanRequest(Asked):
+    """A model's answer, to be looked at."""
+
+    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most a million characters.")
+    threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
+
+
+class Decision(BaseModel):
+    """A block of an answer, and what is to become of it."""
+
+    number: int = Field(description="Its number in the answer, from 1.")
+    language: str = Field(description="Its language.")
+    code: str = Field(description="The block.")
+    execution_confidence: float = Field(description="How sure we are that it is meant to be run, 0 to 1.")
+    start_pos: int = Field(description="Where it begins in the answer, in characters.")
+    end_pos: int = Field(description="Where it ends.")
+    metadata: dict[str, Any] | None = Field(description="How it was found.")
+    skipped: str | None = Field(description="Why it is not run; null: it is, or it is written to `path`.")
+    path: str | None = Field(description="The file of the vm to which it is written instead of being run.")
+
+
+class Plan(BaseModel):
+    """What `POST /v1/runs` would do with an answer."""
+
+    decisions: list[Decision] = Field(description="In the order of the answer.")
+
+
+class Finding(BaseModel):
+    """What one probe of the host found."""
+
+    name: str = Field(description="What was probed.")
+    verdict: Literal["good", "missing", "bad"] = Field(description="`missing`: vms can do without.")
+    text: str = Field(description="What was seen.")
+    remedy: str | None = Field(description="What to do about it.")
+
+
+class LimitFound(BaseModel):
+    """How this host holds one limit."""
+
+    limit: str = Field(description="A field of an execution's `limits`.")
+    enforcement: Literal["hard", "watched", "absent"] = Field(description="The kernel refuses; we look and kill; none.")
+    by: str = Field(description="What enforces it.")
+
+
+class Doctor(BaseModel):
+    """What this host can do, found out by doing it."""
+
+    ok: bool = Field(description="Vms work here.")
+    findings: list[Finding] = Field(description="What each probe found.")
+    limits: list[LimitFound] = Field(description="How each limit is held.")
 
 
 class Health(BaseModel):

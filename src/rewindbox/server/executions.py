@@ -1,6 +1,6 @@
 """/v1/executions: run code in a vm, wait for it or follow it, cancel it, read how it ended."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated
 
 import anyio
@@ -176,7 +176,7 @@ async def events(who: Who, execution: str, last: LastId = None, last_in_query: L
     return EventStream(found, who.service.bounds)
 
 
-async def follow(who: Caller, execution: str, after: str | None) -> AsyncIterator[Event]:
+async def follow(who: Caller, execution: str, after: str | None) -> AsyncGenerator[Event, None]:
     """The events of an execution after a place. Raises UnknownExecution, InvalidArgument: before the first one."""
     place = Place() if after is None else Place.parse(after)
     feed = live(who, execution)

@@ -7,7 +7,7 @@ known only while it runs.
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,7 +104,7 @@ class Feed:
         while not self.is_over:
             await self._news.wait()
 
-    async def events(self, place: Place, *, from_the_start: bool = False) -> AsyncIterator[Event]:
+    async def events(self, place: Place, *, from_the_start: bool = False) -> AsyncGenerator[Event, None]:
         """What happened after a place and happens from now on; the end is the last."""
         if from_the_start:
             yield begun(str(self.execution_id), self.vm_id)
@@ -136,7 +136,7 @@ def ended(how: Execution | RewindboxError | None) -> Event:
     return Event("error", problem(how), END)
 
 
-async def recorded(execution: Execution, place: Place, *, from_the_start: bool = False) -> AsyncIterator[Event]:
+async def recorded(execution: Execution, place: Place, *, from_the_start: bool = False) -> AsyncGenerator[Event, None]:
     """What happened after a place in an execution that is over."""
     if from_the_start:
         yield begun(execution.id, execution.vm_id)

@@ -4,6 +4,7 @@ order when we are told to stop."""
 import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,6 +97,9 @@ class Listener(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The first signal ends in order, the second at once. uvicorn's own would raise it again afterwards."""
+        if threading.current_thread() is not threading.main_thread():  # who started us there calls `stop`
+            yield
+            return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop)

@@ -5,7 +5,7 @@ each stream reads where it is, so that a slow one costs what a fast one does.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,7 +30,9 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, events: AsyncIterator[Event], bounds: Bounds, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, events: AsyncGenerator[Event, None], bounds: Bounds, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(None, 200, {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._events, self._bounds = events, bounds
@@ -68,7 +70,7 @@ class EventStream(Response):
         scope.cancel()
 
 
-async def _pumped(events: AsyncIterator[Event], sending: Any) -> None:
+async def _pumped(events: AsyncGenerator[Event, None], sending: Any) -> None:
     async with sending:
         async for event in events:
             await sending.send(event)

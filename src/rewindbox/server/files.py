@@ -1,0 +1,51 @@
+"""/v1/vms/VM/file and /files: files into and out of a vm. Paths are the vm's own, never the host's."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from rewindbox.errors import BadRequest, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
+from rewindbox.server.access import Who
+from rewindbox.server.bodies import FileEntry, Folder, Written
+from rewindbox.server.problems import Responses, responses
+
+routes = APIRouter(prefix="/v1/vms/{vm}", tags=["files"])
+_STARTING = (UnknownVm, VmBusy, VmDamaged, VmNotAvailable, BadRequest)
+FilePath = Annotated[str, Query(max_length=4096, description="In the vm; relative to its home.")]
+Mode = Annotated[str, Query(pattern="^[0-7]{3}$", description="Its permissions, in octal.")]
+_BYTES: Responses = {200: {"content": {"application/octet-stream": {}}, "description": "Its content, byte by byte."}}
+
+
+@routes.get("/files", responses=responses(*_STARTING))
+async def list_folder(who: Who, vm: str, path: FilePath = ".") -> Folder:
+    """The entries of a folder."""
+    found = await (await who.vm(vm)).list(path)
+    return Folder(path=path, entries=[FileEntry.model_validate(_shown(asdict(entry))) for entry in found])
+
+
+def _shown(entry: dict[str, object]) -> dict[str, object]:
+    """An entry whose name is text: the code may have given it any."""
+    return {**entry, "name": str(entry["name"]).encode("utf-8", "surrogateescape").decode("utf-8", "replace")}
+
+
+@routes.get("/file", response_class=Response, responses=responses(*_STARTING, also=_BYTES))
+async def read(who: Who, vm: str, path: FilePath) -> Response:
+    """A file's content, at most 64 MiB. What is no regular file, is too big or is not there is an error."""
+    data = await (await who.vm(vm)).read(path, max_bytes=who.service.bounds.file_bytes)
+    # A browser that is led here must not take what the code wrote for a page of ours.
+    headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+@routes.put(
+    "/file",
+    responses=responses(*_STARTING),
+    openapi_extra={"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}},
+)
+async def write(who: Who, vm: str, path: FilePath, request: Request, mode: Mode = "644") -> Written:
+    """Make or replace a file, at most 64 MiB; folders on the way are made. Leaves a point."""
+    found = await who.vm(vm)
+    data = await request.body()
+    await found.write(path, data, mode=int(mode, 8))
+    return Written(path=path, bytes=len(data))

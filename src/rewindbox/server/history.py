@@ -1,0 +1,57 @@
+"""/v1/history: what ran, how it ended."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime
+
+from rewindbox.errors import UnknownVm
+from rewindbox.execution import Ended
+from rewindbox.server.access import Caller, Who
+from rewindbox.server.bodies import ExecutionBody, History, execution_body
+from rewindbox.server.problems import responses
+
+routes = APIRouter(prefix="/v1", tags=["history"])
+Words = Annotated[str | None, Query(max_length=256)]
+When = Annotated[AwareDatetime | None, Query(description="RFC 3339, with a zone; inclusive.")]
+
+
+@routes.get("/history", responses=responses(UnknownVm))
+async def history(
+    who: Who,
+    vm: Annotated[Words, Query(description="Of this vm, by name or id; a removed one by its id.")] = None,
+    agent_id: Annotated[Words, Query(description="That this agent ran.")] = None,
+    language: Annotated[Words, Query(description="In this language, by its name or an alias.")] = None,
+    ended: Annotated[Ended | None, Query(description="That ended so.")] = None,
+    failures_only: Annotated[bool, Query(description="That did not succeed.")] = False,
+    since: When = None,
+    until: When = None,
+    limit: Annotated[int, Query(ge=0, le=100, description="At most so many.")] = 20,
+    offset: Annotated[int, Query(ge=0, lt=2**53, description="Without the newest so many.")] = 0,
+) -> History:
+    """Executions that have ended, newest first, with their output."""
+    if vm is not None:
+        await _check_seen(who, vm)
+    page = await who.service.box.history(
+        vm,
+        agent_id=who.agent(agent_id),
+        failures_only=failures_only,
+        since=since,
+        until=until,
+        language=language,
+        ended=ended,
+        limit=limit,
+        offset=offset,
+    )
+    entries = [ExecutionBody.model_validate(execution_body(entry)) for entry in page.entries]
+    return History(entries=entries, total=page.total)
+
+
+async def _check_seen(who: Caller, vm: str) -> None:
+    """Raises UnknownVm: it is another agent's, or none."""
+    agent = who.token.agent
+    if agent is None or any(vm in (known.id, known.name) for known in await who.vms()):
+        return
+    page = await who.service.box.history(vm, agent_id=agent, limit=0) if vm.startswith("vm_") else None
+    if page is None or not page.total:  # a removed one, in which it ran something, is there
+        raise UnknownVm(f"no vm has the name or id {vm!r}", remedy="`GET /v1/vms` shows them")

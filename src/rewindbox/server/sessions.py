@@ -1,0 +1,43 @@
+"""/v1/vms/VM/sessions: variables that stay. An execution names its session; here they are begun and ended."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from rewindbox import errors
+from rewindbox.registry import check_name
+from rewindbox.server.access import Who
+from rewindbox.server.bodies import NewSession, Session, Sessions
+from rewindbox.server.problems import responses
+
+routes = APIRouter(prefix="/v1/vms/{vm}/sessions", tags=["sessions"])
+_STARTING = (errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable, errors.UnsupportedLanguage)
+
+
+@routes.post("", status_code=201, responses=responses(*_STARTING))
+async def begin(who: Who, vm: str, asked: NewSession) -> Session:
+    """Begin a session, if there is none of that name; it can as well begin with its first execution."""
+    found = await who.vm(vm)
+    session = await found.session(asked.language, asked.name)
+    return Session(vm_id=found.id, name=session.name, language=session.language)
+
+
+@routes.get("", responses=responses(errors.UnknownVm))
+async def list_all(who: Who, vm: str) -> Sessions:
+    """The live sessions of a vm. Those that are saved in its files, as bash's are, are not among them."""
+    found = await who.vm(vm)
+    return Sessions(sessions=[Session(vm_id=found.id, name=name, language=None) for name in sorted(found.sessions)])
+
+
+@routes.delete("/{session}", responses=responses(*_STARTING))
+async def end(
+    who: Who,
+    vm: str,
+    session: str,
+    language: Annotated[str, Query(max_length=256, description="Its language.")] = "python",
+) -> Session:
+    """End a session; points that it left can still be gone back to. One that is not there has ended already."""
+    found = await who.vm(vm)
+    check_name(session, "session name")
+    await found.end_session(session, language)
+    return Session(vm_id=found.id, name=session, language=language)
