@@ -11,7 +11,7 @@ from rewindbox.server.runs import Run, decision_body
 from rewindbox.server.streams import MEDIA_TYPE, EventStream
 
 routes = APIRouter(prefix="/v1", tags=["runs"])
-_EVENTS: Responses = {200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "The events."}}
+_EVENTS: Responses = {200: {"content": {MEDIA_TYPE: {}}, "description": "The events."}}
 
 
 @routes.post("/plan", responses=responses(errors.ValidationFailed))
@@ -51,9 +51,9 @@ async def run(who: Who, asked: RunRequest) -> Response:
 
 
 @routes.get("/runs/{run}/events", response_class=Response, responses=responses(errors.UnknownRun, also=_EVENTS))
-async def events(who: Who, run: str, last: LastId = None, last_in_query: LastIdInQuery = None) -> Response:
+async def events(who: Who, run: str, last: LastId = "", last_in_query: LastIdInQuery = "") -> Response:
     """The events of a run, from the first, or from the one after the id that is given; see `POST /v1/runs`."""
-    after = last if last is not None else last_in_query
+    after = last or last_in_query or None
     return EventStream(await who.service.runs.events(_seen(who, run), after), who.service.bounds)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 from fastapi import FastAPI
@@ -26,7 +27,7 @@ from rewindbox.server import (
 )
 from rewindbox.server.access import Service
 from rewindbox.server.bounds import Bounds
-from rewindbox.server.gate import Gate
+from rewindbox.server.gate import OPEN, Gate
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.readiness import Readiness
 from rewindbox.server.runs import Runs
@@ -62,7 +63,23 @@ def routed() -> FastAPI:
     for routes in ROUTES:
         app.include_router(routes)
     problems.install(app)
+    generated = app.openapi
+    app.openapi = lambda: described(generated())  # type: ignore[method-assign]  # FastAPI's way to change it
     return app
+
+
+def described(openapi: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI with what FastAPI does not know: the token, our errors, and that its own for requests never comes."""
+    components = openapi["components"]
+    components["schemas"] |= {"Problem": problems.Problem.model_json_schema()}
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": "`rewindbox token`"}}
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    for path, operations in openapi["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["security"] = [] if path in OPEN else [{"token": []}]
+    return openapi
 
 
 def made(box: Callable[[], AsyncRewindbox], choices: Choices) -> tuple[ASGIApp, FastAPI]:

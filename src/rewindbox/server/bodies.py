@@ -8,12 +8,14 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from rewindbox.execution import Display, Ended, Execution
 from rewindbox.store import id_bounds
 
 _EXAMPLE_ID = "7f3k2mqxwz4tb5ncg6hjlsdarv"
 Text = Annotated[str, Field(max_length=256)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 TEXT_CHARS = 1_000_000
 """Of an answer: to look for code in it takes time that is nobody else's."""
@@ -23,7 +25,7 @@ Whole = Annotated[int, Field(gt=0, lt=2**53)]
 class Asked(BaseModel):
     """A request's body: an unknown field is an error, so that a misspelt one is not without effect."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class LimitsBody(Asked):
@@ -43,7 +45,7 @@ class LimitsBody(Asked):
 class NewVm(Asked):
     """A vm to be made."""
 
-    name: Text | None = Field(None, description="1 to 64 letters, digits, `.`, `_`, `-`. Null: one is made up.")
+    name: Name | None = Field(None, description="1 to 64 letters, digits, `.`, `_`, `-`. Null: one is made up.")
     agent_id: Text | None = Field(None, description="Whose it is. Null: the token's agent, or as configured.")
 
 
@@ -85,7 +87,7 @@ class ExecutionRequest(Asked):
     language: Text = Field(description="Its name or an alias; `GET /v1/languages` lists them.")
     code: str = Field(description="The code. How long it may be is configured (`max_code_length`, characters).")
     agent_id: Text | None = Field(None, description="Who runs. Null: the token's agent, or as configured.")
-    session: Text | None = Field(None, description="Run it in the session of this name. Null: by itself.")
+    session: Name | None = Field(None, description="Run it in the session of this name. Null: by itself.")
     timeout_s: Seconds | None = Field(None, description="Shorthand for `limits.wall_s`, in seconds; wins over it.")
     limits: LimitsBody | None = Field(None, description="What it may consume.")
     environment: dict[str, str] | None = Field(None, description="Variables besides the vm's own. Not recorded.")
@@ -219,10 +221,16 @@ class Points(BaseModel):
     points: list[Point] = Field(description="Oldest first.")
 
 
+_TEXT: JsonDict = {"type": "string"}
+_NULL: JsonDict = {"type": "null"}
+_NO: JsonDict = {"const": False}
+_YES: JsonDict = {"const": True}
+
+
 class NewSnapshot(Asked):
     """The present state, to be kept."""
 
-    name: Text | None = Field(None, description="Unique in the vm: 1 to 64 letters, digits, `.`, `_`, `-`. Null: none.")
+    name: Name | None = Field(None, description="Unique in the vm: 1 to 64 letters, digits, `.`, `_`, `-`. Null: none.")
     agent_id: Text | None = Field(None, description="Who asks. Null: the token's agent, or as configured.")
 
 
@@ -248,7 +256,16 @@ class Snapshots(BaseModel):
 class RollbackRequest(Asked):
     """Where a vm is to be put back to: exactly one of `to`, `before` and `last_success`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"to": "clean"}, {"last_success": True}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"to": "clean"}, {"last_success": True}],
+            "oneOf": [
+                {"required": ["to"], "properties": {"to": _TEXT, "before": _NULL, "last_success": _NO}},
+                {"required": ["before"], "properties": {"to": _NULL, "before": _TEXT, "last_success": _NO}},
+                {"required": ["last_success"], "properties": {"to": _NULL, "before": _NULL, "last_success": _YES}},
+            ],
+        }
+    )
     to: Text | None = Field(None, description="A point or snapshot by id, or by the beginning of one; or a name.")
     before: Text | None = Field(None, description="An execution: to before it ran.")
     last_success: bool = Field(False, description="To after the last execution that succeeded.")
@@ -297,7 +314,7 @@ class NewSession(Asked):
     """A session to be begun."""
 
     language: Text = Field("python", description="A language that has sessions.")
-    name: Text = Field("main", description="1 to 64 letters, digits, `.`, `_`, `-`.")
+    name: Name = Field("main", description="1 to 64 letters, digits, `.`, `_`, `-`.")
 
 
 class Session(BaseModel):
@@ -324,7 +341,7 @@ class RunRequest(Asked):
         "stop", description="After a block that fails: run no more; go on; or undo it and go on."
     )
     threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
-    session: Text | None = Field(None, description="Run blocks in the session of this name, where they have one.")
+    session: Name | None = Field(None, description="Run blocks in the session of this name, where they have one.")
     agent_id: Text | None = Field(None, description="Who runs. Null: the token's agent, or as configured.")
     limits: LimitsBody | None = Field(None, description="What each execution may consume.")
 

@@ -29,9 +29,10 @@ _RUNNING = (
     *(errors.UnknownVm, errors.UnsupportedLanguage, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable),
     *(errors.SnapshotFailed, errors.ExecutionFailed),
 )
-LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="The id of the last event that came.")]
+_ID = r"^(|end|\d{1,9}|(\d{1,9}:)?\d{1,18}-\d{1,18})$"
+LastId = Annotated[str, Header(alias="Last-Event-ID", pattern=_ID, description="The id of the last event that came.")]
 LastIdInQuery = Annotated[
-    str | None, Query(alias="last_event_id", description="The same, for who cannot set a header.")
+    str, Query(alias="last_event_id", pattern=_ID, description="The same, for who cannot set a header.")
 ]
 
 
@@ -157,18 +158,18 @@ async def cancel(who: Who, execution: str) -> Accepted:
     responses=responses(
         errors.UnknownExecution,
         also={
-            200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "The events."},
+            200: {"content": {MEDIA_TYPE: {}}, "description": "The events."},
             204: {"description": "The last event was told already."},
         },
     ),
 )
-async def events(who: Who, execution: str, last: LastId = None, last_in_query: LastIdInQuery = None) -> Response:
+async def events(who: Who, execution: str, last: LastId = "", last_in_query: LastIdInQuery = "") -> Response:
     """What an execution does, as server-sent events: `begun`, `output`, and at its end `ended` or `error`.
 
     A client that comes back with the id of the last event goes on there, also when the execution has ended
     meanwhile, and when the server was started anew: then events come from the record. Comments are signs of life.
     """
-    after = last if last is not None else last_in_query
+    after = last or last_in_query or None
     if after == feeds.END:
         await who.execution(execution)
         return Response(status_code=204)

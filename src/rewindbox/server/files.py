@@ -12,8 +12,10 @@ from rewindbox.server.problems import Responses, responses
 
 routes = APIRouter(prefix="/v1/vms/{vm}", tags=["files"])
 _STARTING = (UnknownVm, VmBusy, VmDamaged, VmNotAvailable, BadRequest)
-FilePath = Annotated[str, Query(max_length=4096, description="In the vm; relative to its home.")]
-Mode = Annotated[str, Query(pattern="^[0-7]{3}$", description="Its permissions, in octal.")]
+FilePath = Annotated[
+    str, Query(min_length=1, max_length=1000, pattern=r"^[^\x00]+$", description="In the vm; relative to its home.")
+]
+Mode = Annotated[str, Query(pattern=r"^[0-7]{3}$", description="Its permissions, in octal.")]
 _BYTES: Responses = {200: {"content": {"application/octet-stream": {}}, "description": "Its content, byte by byte."}}
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from rewindbox.errors import UnknownVm
 from rewindbox.execution import Ended
@@ -13,7 +13,18 @@ from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1", tags=["history"])
 Words = Annotated[str | None, Query(max_length=256)]
-When = Annotated[AwareDatetime | None, Query(description="RFC 3339, with a zone; inclusive.")]
+
+
+def _no_number(value: object) -> object:
+    """Seconds since 1970 are no RFC 3339."""
+    if isinstance(value, str) and "T" not in value.upper():
+        raise ValueError("a date, a T and a time, with a zone")
+    return value
+
+
+When = Annotated[
+    AwareDatetime | None, BeforeValidator(_no_number), Query(description="RFC 3339, with a zone; inclusive.")
+]
 
 
 @routes.get("/history", responses=responses(UnknownVm))

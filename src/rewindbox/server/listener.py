@@ -87,9 +87,11 @@ class Listener(uvicorn.Server):
             )
         )
         self._on_stop, self._on_started = on_stop, on_started
+        self._loop: asyncio.AbstractEventLoop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does it, and then say so."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started and sockets:
             self._on_started(sockets[0].getsockname()[1])
@@ -116,3 +118,7 @@ class Listener(uvicorn.Server):
             return
         self.should_exit = True
         self._on_stop()
+
+    def stop_soon(self) -> None:
+        """As `stop`, from another thread."""
+        self._loop.call_soon_threadsafe(self.stop)

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from rewindbox import errors
 from rewindbox.errors import Internal, InvalidArgument, RewindboxError
@@ -108,6 +109,12 @@ def _of_http(error: HTTPException) -> RewindboxError:
     return errors.BadRequest("the request cannot be read", remedy="see /openapi.json")
 
 
+def _methods(app: FastAPI, path: str) -> set[str]:
+    """What a path can be asked for; the framework knows only the first of several routes."""
+    found = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    return {method for route in found for method in route.methods or ()}
+
+
 def install(app: FastAPI) -> None:
     """Have every error answered as a problem."""
 
@@ -118,10 +125,11 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return answer(_malformed(error))
 
-    async def of_http(_: Request, error: Exception) -> Response:
+    async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         made = answer(_of_http(error))
-        made.headers.update({name: value for name, value in (error.headers or {}).items() if name == "Allow"})
+        if error.status_code == 405:
+            made.headers["Allow"] = ", ".join(sorted(_methods(app, request.url.path)))
         return made
 
     app.add_exception_handler(RewindboxError, told)

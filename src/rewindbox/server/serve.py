@@ -63,7 +63,7 @@ def _serve(call: Call) -> int:
     box = AsyncRewindbox(arguments.store)  # a wrong setting is said now
     choices = app.Choices(tokens=tokens, hosts=arguments.name or (), origins=arguments.origin or ())
     gate, inner = app.made(lambda: box, choices)
-    with _bound(arguments.host, arguments.port) as bound:
+    with bound(arguments.host, arguments.port) as listening:
         journal.begin()
         server = listener.Listener(
             gate,
@@ -71,7 +71,7 @@ def _serve(call: Call) -> int:
             on_stop=lambda: app.stop(inner),
             on_started=lambda port: _say_where(call, arguments.host, port, first),
         )
-        asyncio.run(server.serve([bound]))
+        asyncio.run(server.serve([listening]))
     return 0 if server.started else 4
 
 
@@ -85,7 +85,7 @@ def _check_loopback(host: str, no_auth: bool) -> None:
         raise InvalidArgument(f"--no-auth on {host}", remedy="leave out one of them: anybody could run code here")
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises BadRequest: it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from rewindbox import errors
-from rewindbox.registry import check_name
 from rewindbox.server.access import Who
-from rewindbox.server.bodies import NewSession, Session, Sessions
+from rewindbox.server.bodies import Name, NewSession, Session, Sessions
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1/vms/{vm}/sessions", tags=["sessions"])
@@ -33,11 +32,10 @@ async def list_all(who: Who, vm: str) -> Sessions:
 async def end(
     who: Who,
     vm: str,
-    session: str,
+    session: Annotated[Name, Path()],
     language: Annotated[str, Query(max_length=256, description="Its language.")] = "python",
 ) -> Session:
     """End a session; points that it left can still be gone back to. One that is not there has ended already."""
     found = await who.vm(vm)
-    check_name(session, "session name")
     await found.end_session(session, language)
     return Session(vm_id=found.id, name=session, language=language)

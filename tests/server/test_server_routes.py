@@ -1,0 +1,297 @@
+"""What every route does for whoever may ask, and that it does nothing for anybody else."""
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from served import Served, events, output_of
+
+from conftest import remove
+from rewindbox.execution import Execution
+from rewindbox.server import app
+from rewindbox.server.bodies import ExecutionBody
+from rewindbox.server.gate import OPEN
+from rewindbox.server.tokens import Tokens
+
+BODIES = {
+    "/v1/vms": {"name": "elses"},
+    "/v1/vms/{vm}/executions": {"language": "bash", "code": "touch was-here"},
+    "/v1/vms/{vm}/sessions": {"name": "theirs"},
+    "/v1/vms/{vm}/snapshots": {"name": "theirs"},
+    "/v1/vms/{vm}/rollback": {"last_success": True},
+    "/v1/plan": {"text": "no code"},
+    "/v1/runs": {"text": "```bash\ntouch was-here\n```", "vm": "mine"},
+}
+QUERIES = {"/v1/vms/{vm}/file": {"path": "was-here"}, "/v1/history": {"vm": "mine"}}
+UNTIED = {
+    ("POST", "/v1/vms"),
+    ("GET", "/v1/vms"),
+    ("GET", "/v1/executions"),
+    ("POST", "/v1/plan"),
+    ("GET", "/v1/languages"),
+}
+"""What there is for the token of any agent: nothing of another one's is in it."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    store = tmp_path_factory.mktemp("serve") / "store"
+    with Served(store) as made:
+        yield made
+    remove(store)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with server.client() as made:
+        assert made.post("/v1/vms", json={"name": "mine", "agent_id": "me"}).status_code == 201
+        yield made
+
+
+def every_route() -> list[tuple[str, str]]:
+    """Method and path of everything in OpenAPI, and of OpenAPI itself."""
+    paths = app.routed().openapi()["paths"]
+    return [*((method.upper(), path) for path, each in paths.items() for method in each), ("GET", "/openapi.json")]
+
+
+def filled(path: str, **ids: str) -> str:
+    return re.sub(r"\{(\w+)\}", lambda name: ids.get(name[1], "stdout"), path)
+
+
+def test_nobody_comes_in_without_a_token(server, client):
+    """Every route but health and readiness is 401 without a token, with a wrong one, and with what is none."""
+    wrong = [
+        {},
+        *(
+            {"Authorization": text}
+            for text in (
+                "Bearer rbx_wrong",
+                "Bearer",
+                "Bearer  x y",
+                "Basic YTpi",
+                "rbx",
+                f"bearer{server.token}",
+                "Bearer \u00e9".encode("latin-1"),
+            )
+        ),
+    ]
+    with server.client() as outside:
+        del outside.headers["Authorization"]
+        for method, path in every_route():
+            for headers in wrong if path == "/v1/vms" else wrong[:2]:
+                answer = outside.request(method, filled(path, vm="mine", execution="ex_abcdef"), headers=headers)
+                assert answer.status_code == (200 if path in OPEN else 401), (method, path, headers)
+                if path not in OPEN:
+                    assert answer.json()["code"] == "unauthorized"
+                    assert answer.headers["WWW-Authenticate"] == "Bearer"
+        twice = [("Authorization", f"Bearer {server.token}"), ("Authorization", "Bearer other")]
+        assert outside.get("/v1/vms", headers=twice).status_code == 401
+
+
+def test_what_is_anothers_is_not_there(server, client):
+    """With the token of another agent, vm, executions, runs and files are 404 on every route, and unchanged."""
+    other = Tokens(str(server.store)).create("other", "somebody")
+    done = client.post("/v1/vms/mine/executions", json={"language": "bash", "code": "echo 1", "agent_id": "me"}).json()
+    answer = client.post("/v1/runs", json={"text": "```bash\necho 2\n```", "vm": "mine", "agent_id": "me"})
+    run_id = next(events(iter(answer.text.split("\n"))))["data"]["run_id"]
+    ids = {"vm": "mine", "execution": done["id"], "run": run_id, "session": "main", "snapshot": "good"}
+    with server.client(other) as outside:
+        for method, path in every_route():
+            if path in OPEN or (method, path) in UNTIED or path == "/openapi.json":
+                continue
+            for vm in ("mine", done["vm_id"]):
+                url = filled(path, **{**ids, "vm": vm})
+                answer = outside.request(method, url, json=BODIES.get(path), params=QUERIES.get(path, {}))
+                expected = 403 if path in ("/metrics", "/v1/doctor") else 400 if path == "/v1/runs" else 404
+                assert answer.status_code == expected, (method, path, answer.text)
+        assert outside.get("/v1/vms").json() == {"vms": []}
+        assert outside.get("/v1/history").json() == {"entries": [], "total": 0}
+        asked = {"name": "own", "agent_id": "me"}
+        assert outside.post("/v1/vms", json=asked).json()["code"] == "refused"
+        assert outside.post("/v1/vms", json={"name": "mine"}).json()["code"] == "invalid_argument"
+        assert outside.post("/v1/vms", json={"name": "own"}).json()["agent_id"] == "somebody"
+        own = outside.post("/v1/vms/own/executions", json={"language": "bash", "code": "echo 3"}).json()
+        assert own["agent_id"] == "somebody"
+        assert outside.get("/v1/history").json()["total"] == 1
+        assert outside.get("/v1/history", params={"vm": own["vm_id"]}).json()["total"] == 1
+        assert outside.get(f"/v1/executions/{own['id']}").json() == own
+    assert client.get("/v1/vms/mine/files").json()["entries"] == []
+    assert client.get(f"/v1/vms/{done['vm_id']}").json()["sessions"] == []
+
+
+def test_a_revoked_token_ends_at_once(server):
+    """The running server asks the file: a new token works, a revoked one no longer; neither is in any file."""
+    tokens = Tokens(str(server.store))
+    secret = tokens.create("short")
+    with server.client(secret) as client:
+        assert client.get("/v1/vms").status_code == 200
+        tokens.revoke("short")
+        assert client.get("/v1/vms").status_code == 401
+    assert stat.S_IMODE(Path(tokens.path).stat().st_mode) == 0o600
+    for path in (Path(tokens.path), server.log):
+        assert secret not in path.read_text() and str(server.token) not in path.read_text()
+
+
+def test_an_execution_is_what_its_schema_says():
+    """Every field of an execution is in the schema, and none that it does not have."""
+    assert set(ExecutionBody.model_fields) == {*Execution.__slots__, *_TOLD} - _INSIDE
+
+
+_INSIDE = {"stdout_bytes", "stderr_bytes", "wall_s", "cpu_s"}
+_TOLD = {"success", "stdout", "stderr", "completed_at", "duration_ms", "cpu_ms"}
+
+
+def test_the_way_of_a_vm(client):
+    """Make, write, run, look, keep, break, look what a rollback would do, go back, stop, remove: all over HTTP."""
+    made = client.post("/v1/vms", json={"name": "way"})
+    assert made.headers["Location"] == f"/v1/vms/{made.json()['id']}"
+    assert client.post("/v1/vms", json={"name": "way"}).status_code == 200
+    home = "/v1/vms/way"
+    data = bytes(range(256))
+    assert client.put(f"{home}/file", params={"path": "a b/\u00fc"}, content=data).json() == {
+        "path": "a b/\u00fc",
+        "bytes": 256,
+    }
+    got = client.get(f"{home}/file", params={"path": "a b/\u00fc"})
+    assert got.content == data and got.headers["X-Content-Type-Options"] == "nosniff"
+    assert [entry["name"] for entry in client.get(f"{home}/files", params={"path": "a b"}).json()["entries"]] == [
+        "\u00fc"
+    ]
+    assert client.get(f"{home}/file", params={"path": "../../../etc/shadow"}).status_code == 400
+    assert client.post(f"{home}/snapshots", json={"name": "good"}).status_code == 201
+    broke = client.post(f"{home}/executions", json={"language": "bash", "code": "rm -rf *; echo gone; exit 3"}).json()
+    assert (broke["exit_code"], broke["stdout"], broke["ended"]) == (3, "gone\n", "exit")
+    seen = client.post(f"{home}/rollback", json={"to": "good", "preview": True}).json()
+    assert (seen["undone"], seen["redone"], seen["live"]) == ([broke["id"]], [], False)
+    assert client.get(f"{home}/files").json()["entries"] == []
+    done = client.post(f"{home}/rollback", json={"to": "good"}).json()
+    assert client.get(f"{home}/file", params={"path": "a b/\u00fc"}).content == data
+    kinds = {snapshot["kind"]: snapshot for snapshot in client.get(f"{home}/snapshots").json()["snapshots"]}
+    assert kinds["pre_rollback"]["snapshot_id"] == done["snapshot_id"]
+    seen = client.post(f"{home}/rollback", json={"to": done["snapshot_id"], "preview": True}).json()
+    assert (seen["undone"], seen["redone"]) == ([], [broke["id"]])
+    points = client.get(f"{home}/points").json()["points"]
+    assert [point["id"] for point in points if point["is_tip"]] == [done["to_point"]]
+    assert client.request("DELETE", f"{home}/snapshots/good").json()["name"] == "good"
+    assert client.post(f"{home}/rollback", json={"before": broke["id"]}).status_code == 200
+    assert client.post(f"{home}/stop").json()["status"] == "stopped"
+    assert client.delete(home).json()["name"] == "way"
+    assert client.get(home).json()["code"] == "unknown_vm"
+    assert client.get("/v1/history", params={"vm": made.json()["id"], "failures_only": True}).json()["total"] == 1
+
+
+def test_a_session_over_http(client):
+    """Variables stay from one request to the next, show what they are worth, and go back."""
+    home = "/v1/vms/mine"
+    assert client.post(f"{home}/sessions", json={"name": "s"}).status_code == 201
+
+    def run(code):
+        return client.post(f"{home}/executions", json={"language": "python", "code": code, "session": "s"}).json()
+
+    first = run("x = 41")
+    shown = run("x = x + 1; x")
+    assert shown["displays"][0]["data"]["text/plain"] == "42"
+    assert client.post(f"{home}/rollback", json={"to": first["after"], "preview": True}).json()["live"]
+    assert client.post(f"{home}/rollback", json={"to": first["after"]}).json()["sessions"] == ["s"]
+    assert run("x")["displays"][0]["data"]["text/plain"] == "41"
+    nan = "{'application/json': float('nan'), 'text/plain': 'nan'}"
+    hostile = f"class X:\n def _repr_mimebundle_(self, **_): return {nan}\nX()"
+    assert run(hostile)["displays"][0]["data"]["text/plain"] == "nan"
+    assert [session["name"] for session in client.get(f"{home}/sessions").json()["sessions"]] == ["s"]
+    assert client.delete(f"{home}/sessions/s").status_code == 200
+    assert client.get(f"{home}/sessions").json()["sessions"] == []
+
+
+def test_what_is_refused(client):
+    """Each wrong request has its status and its code, says what to do, and has done nothing."""
+    run = "/v1/vms/mine/executions"
+    good = {"language": "bash", "code": "touch was-here"}
+    before = client.get("/v1/history").json()["total"]
+    cases = [
+        (run, {**good, "language": "klingon"}, 400, "unsupported_language"),
+        (run, {**good, "language": "perl"}, 403, "language_refused"),
+        (run, {**good, "code": " "}, 400, "validation_failed"),
+        (run, {**good, "code": "x" * 10_001}, 400, "validation_failed"),
+        (run, {**good, "session": "../s"}, 400, "invalid_argument"),
+        (run, {**good, "timeout_s": 0}, 400, "invalid_argument"),
+        (run, {**good, "timeout_s": 3601}, 403, "refused"),
+        (run, {**good, "limits": {"memory_mib": 1 << 40}}, 403, "refused"),
+        (run, {**good, "limits": {"memory": 1}}, 400, "invalid_argument"),
+        (run, {**good, "wall_s": 1}, 400, "invalid_argument"),
+        (run, {**good, "environment": {"A=B": "c"}}, 400, "invalid_argument"),
+        ("/v1/vms/none/executions", good, 404, "unknown_vm"),
+        ("/v1/vms/mine/rollback", {}, 400, "invalid_argument"),
+        ("/v1/vms/mine/rollback", {"to": "x", "last_success": True}, 400, "invalid_argument"),
+        ("/v1/vms/mine/rollback", {"to": "nothing"}, 404, "snapshot_not_found"),
+        ("/v1/vms/mine/rollback", {"before": "ex_nothing"}, 404, "unknown_execution"),
+        ("/v1/runs", {"text": "x" * 1_000_001}, 400, "invalid_argument"),
+        ("/v1/nothing", {}, 404, "unknown_path"),
+        ("/v1/history", {}, 405, "wrong_method"),
+    ]
+    for url, body, status, code in cases:
+        answer = client.post(url, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (status, code), (url, str(body)[:80], answer.text)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert client.get("/v1/vms/mine/files").json()["entries"] == []
+    assert client.get("/v1/history").json()["total"] == before
+    answer = client.post(run, json={**good, "working_dir": "/nowhere"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+def test_limits_end_code_and_not_the_server(client):
+    """Too slow and too much are results, with the output so far."""
+    run = "/v1/vms/mine/executions"
+    slow = client.post(
+        run, json={"language": "bash", "code": "echo Starting; sleep 100; echo no", "timeout_s": 0.5}
+    ).json()
+    assert (slow["ended"], slow["exit_code"], slow["stdout"]) == ("timeout", 124, "Starting\n")
+    much = client.post(run, json={"language": "bash", "code": "yes", "limits": {"output_bytes": 1000}}).json()
+    assert (much["ended"], len(much["stdout"]), much["truncated"]) == ("output", 1000, True)
+    given = {
+        "language": "bash",
+        "code": "read x; echo $x $A; pwd",
+        "stdin": "in\n",
+        "environment": {"A": "b"},
+        "working_dir": "/tmp",
+    }
+    assert client.post(run, json=given).json()["stdout"] == "in b\n/tmp\n"
+    undone = client.post(run, json={"language": "bash", "code": "touch f; exit 1", "on_failure": "rollback"}).json()
+    assert undone["rolled_back_to"] == undone["before"]
+
+
+def test_the_numbers_are_true(client):
+    """What was run is counted, in a form that Prometheus reads; health and readiness say what is."""
+
+    def count():
+        text = client.get("/metrics").text
+        line = r'^rewindbox_executions_total\{ended="exit",language="bash",outcome="failed"\} (\d+)$'
+        found = re.search(line, text, re.M)
+        return int(found[1]) if found else 0, text
+
+    before, _ = count()
+    client.post("/v1/vms/mine/executions", json={"language": "sh", "code": "exit 1"})
+    after, text = count()
+    assert after == before + 1
+    for line in text.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) \S+ .+|[a-z_]+(\{([a-z]+="[^"]*",?)+\})? [0-9.e+-]+', line), line
+    assert client.get("/health").json()["status"] == "healthy"
+    assert client.get("/ready").json() | {"timestamp": ""} == client.get("/ready").json() | {"timestamp": ""}
+    assert client.get("/ready").json()["status"] == "ready"
+    python = next(entry for entry in client.get("/v1/languages").json()["languages"] if entry["name"] == "python")
+    assert python["allowed"] and "py" in python["aliases"]
+
+
+def test_a_run_is_told(client):
+    """A model's answer: a decision for each block, what each writes, and how it ends."""
+    text = (
+        "Run this:\n```python\nprint('\u00e4' * 3)\n```\n"
+        "```klingon\nqapla'\n```\n```bash\necho oh >&2; exit 1\n```\n```bash\necho no\n```\n"
+    )
+    found = list(events(iter(client.post("/v1/runs", json={"text": text, "vm": "mine"}).text.split("\n"))))
+    kinds = [event["event"] for event in found if event["event"] != "output"]
+    assert kinds == ["run", "decision", "begun", "ended", "decision", "decision", "begun", "ended", "done"]
+    assert output_of(found) == "\u00e4\u00e4\u00e4\n" and output_of(found, "stderr") == "oh\n"
+    assert found[-1]["data"] == {"executions": 2}
+    plan = client.post("/v1/plan", json={"text": text}).json()["decisions"]
+    assert [decision["skipped"] is None for decision in plan] == [True, False, True, True]
