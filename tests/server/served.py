@@ -51,7 +51,7 @@ class Served:
     def kill(self) -> None:
         """Without a word."""
         self.process.kill()
-        self.process.wait(PATIENCE_S)
+        self.stop()
 
     def stop(self) -> int:
         """As a service manager does it; the exit code."""

@@ -2,21 +2,75 @@
 
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 
 from rewindbox import __version__, doctor, errors
 from rewindbox.execution import rfc3339
 from rewindbox.server import metrics
 from rewindbox.server.access import Who
-from rewindbox.server.bodies import Doctor, Health, Languages
 from rewindbox.server.problems import responses
 
 routes = APIRouter(tags=["about"])
+
+
+class Language(BaseModel):
+    """A language, and whether it runs here."""
+
+    name: str = Field(description="Its name.")
+    aliases: list[str] = Field(description="What else it is called.")
+    extension: str = Field(description="Of its files, without a dot.")
+    timeout_multiplier: float = Field(description="The configured time of an execution is multiplied by it.")
+    allowed: bool = Field(description="`allowed_languages` has it.")
+    program: str | None = Field(description="Where a vm finds its program; null: it is not installed.")
+    programs: list[str] = Field(description="The programs that can run it, the first that is there does.")
+    package: str | None = Field(description="The Debian package that has it.")
+
+
+class Languages(BaseModel):
+    """The table of languages."""
+
+    languages: list[Language] = Field(description="All of them, in the table's order.")
+
+
+class Finding(BaseModel):
+    """What one probe of the host found."""
+
+    name: str = Field(description="What was probed.")
+    verdict: Literal["good", "missing", "bad"] = Field(description="`missing`: vms can do without.")
+    text: str = Field(description="What was seen.")
+    remedy: str | None = Field(description="What to do about it.")
+
+
+class LimitFound(BaseModel):
+    """How this host holds one limit."""
+
+    limit: str = Field(description="A field of an execution's `limits`.")
+    enforcement: Literal["hard", "watched", "absent"] = Field(description="The kernel refuses; we look and kill; none.")
+    by: str = Field(description="What enforces it.")
+
+
+class Doctor(BaseModel):
+    """What this host can do, found out by doing it."""
+
+    ok: bool = Field(description="Vms work here.")
+    findings: list[Finding] = Field(description="What each probe found.")
+    limits: list[LimitFound] = Field(description="How each limit is held.")
+
+
+class Health(BaseModel):
+    """That there is a server, and whether it can work."""
+
+    status: Literal["healthy", "ready", "stopping", "broken"] = Field(description="What it is.")
+    service: str = Field("rewindbox", description="Who answers.")
+    version: str = Field(description="Its version.")
+    timestamp: str = Field(description="Its clock.")
+    error: str | None = Field(None, description="Why it cannot work.")
 
 
 def _health(status: str, error: str | None = None) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """/v1/runs and /v1/plan: a model's answer, whose code is found, decided on and run."""
 
+from typing import Any, Literal
+
 from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox import errors
 from rewindbox.server.access import Caller, Who
-from rewindbox.server.bodies import Decision, Plan, PlanRequest, Removed, RunRequest
+from rewindbox.server.bodies import TEXT_CHARS, Asked, LimitsBody, Name, Removed, Text
 from rewindbox.server.executions import LastId, LastIdInQuery
 from rewindbox.server.problems import Responses, responses
 from rewindbox.server.runs import Run, decision_body
@@ -12,6 +15,48 @@ from rewindbox.server.streams import MEDIA_TYPE, EventStream
 
 routes = APIRouter(prefix="/v1", tags=["runs"])
 _EVENTS: Responses = {200: {"content": {MEDIA_TYPE: {}}, "description": "The events."}}
+
+
+class RunRequest(Asked):
+    """A model's answer, whose code is to be run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "```python\nprint(6 * 7)\n```", "vm": "demo"}]})
+    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most a million characters.")
+    vm: Text | None = Field(None, description="By name or id; made when it is new. Null: a new one.")
+    on_failure: Literal["stop", "continue", "rollback"] = Field(
+        "stop", description="After a block that fails: run no more; go on; or undo it and go on."
+    )
+    threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
+    session: Name | None = Field(None, description="Run blocks in the session of this name, where they have one.")
+    agent_id: Text | None = Field(None, description="Who runs. Null: the token's agent, or as configured.")
+    limits: LimitsBody | None = Field(None, description="What each execution may consume.")
+
+
+class PlanRequest(Asked):
+    """A model's answer, to be looked at."""
+
+    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most a million characters.")
+    threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
+
+
+class Decision(BaseModel):
+    """A block of an answer, and what is to become of it."""
+
+    number: int = Field(description="Its number in the answer, from 1.")
+    language: str = Field(description="Its language.")
+    code: str = Field(description="The block.")
+    execution_confidence: float = Field(description="How sure we are that it is meant to be run, 0 to 1.")
+    start_pos: int = Field(description="Where it begins in the answer, in characters.")
+    end_pos: int = Field(description="Where it ends.")
+    metadata: dict[str, Any] | None = Field(description="How it was found.")
+    skipped: str | None = Field(description="Why it is not run; null: it is, or it is written to `path`.")
+    path: str | None = Field(description="The file of the vm to which it is written instead of being run.")
+
+
+class Plan(BaseModel):
+    """What `POST /v1/runs` would do with an answer."""
+
+    decisions: list[Decision] = Field(description="In the order of the answer.")
 
 
 @routes.post("/plan", responses=responses(errors.ValidationFailed))

@@ -1,13 +1,13 @@
 """/v1/vms/VM/file and /files: files into and out of a vm. Paths are the vm's own, never the host's."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from rewindbox.errors import BadRequest, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
 from rewindbox.server.access import Who
-from rewindbox.server.bodies import FileEntry, Folder, Written
 from rewindbox.server.problems import Responses, responses
 
 routes = APIRouter(prefix="/v1/vms/{vm}", tags=["files"])
@@ -17,6 +17,29 @@ FilePath = Annotated[
 ]
 Mode = Annotated[str, Query(pattern=r"^[0-7]{3}$", description="Its permissions, in octal.")]
 _BYTES: Responses = {200: {"content": {"application/octet-stream": {}}, "description": "Its content, byte by byte."}}
+
+
+class FileEntry(BaseModel):
+    """One entry of a folder."""
+
+    name: str = Field(description="Its name; bytes that are not UTF-8 are replaced.")
+    kind: Literal["file", "folder", "link", "other"] = Field(description="What it is.")
+    size_bytes: int = Field(description="Its size, in bytes.")
+    modified_s: float = Field(description="When it was last changed, in seconds since 1970, UTC.")
+
+
+class Folder(BaseModel):
+    """The entries of a folder of a vm."""
+
+    path: str = Field(description="The folder, as it was asked for.")
+    entries: list[FileEntry] = Field(description="By name.")
+
+
+class Written(BaseModel):
+    """A file that was written."""
+
+    path: str = Field(description="The file, as it was named.")
+    bytes: int = Field(description="Its size now, in bytes.")
 
 
 @routes.get("/files", responses=responses(*_STARTING))

@@ -117,6 +117,9 @@ class Gate:
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "WEBSOCKET")
 
 
+_DRAIN_S, _DRAIN_MESSAGES = 1.0, 64
+
+
 class _Told:
     """What was sent so far."""
 
@@ -142,14 +145,21 @@ class _Body:
         self._is_over = scope["type"] != "http"
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self._most:
-            raise self._too_large()
+            self._left = -1
 
-    def _too_large(self) -> TooLarge:
+    async def _refused(self) -> TooLarge:
+        """Some of the rest is read first: an answer to who still writes is lost when the connection is closed."""
+        with anyio.move_on_after(_DRAIN_S):
+            for _ in range(_DRAIN_MESSAGES):
+                if not (await self._receive()).get("more_body"):
+                    break
         return TooLarge(f"a body of more than {self._most} bytes", remedy="send less")
 
     async def __call__(self) -> MutableMapping[str, Any]:
         if self._is_over:
             return await self._receive()
+        if self._left < 0:
+            raise await self._refused()
         try:
             with anyio.fail_after(max(0.0, self._deadline - anyio.current_time())):
                 message = await self._receive()
@@ -157,7 +167,7 @@ class _Body:
             raise TooSlow("the body did not come to its end in time", remedy="send it faster") from error
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise self._too_large()
+            raise await self._refused()
         self._is_over = message["type"] != "http.request" or not message.get("more_body")
         return message
 

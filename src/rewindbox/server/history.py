@@ -3,12 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from rewindbox.errors import UnknownVm
 from rewindbox.execution import Ended
 from rewindbox.server.access import Caller, Who
-from rewindbox.server.bodies import ExecutionBody, History, execution_body
+from rewindbox.server.bodies import ExecutionBody, execution_body
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1", tags=["history"])
@@ -25,6 +25,13 @@ def _no_number(value: object) -> object:
 When = Annotated[
     AwareDatetime | None, BeforeValidator(_no_number), Query(description="RFC 3339, with a zone; inclusive.")
 ]
+
+
+class History(BaseModel):
+    """A page of the history."""
+
+    entries: list[ExecutionBody] = Field(description="Executions that have ended, newest first.")
+    total: int = Field(description="How many match in all, on every page.")
 
 
 @routes.get("/history", responses=responses(UnknownVm))

@@ -1,5 +1,5 @@
-"""HTTP and WebSocket on a socket, by uvicorn: with a time limit for who connects and says nothing, and an end in
-order when we are told to stop."""
+"""HTTP and WebSocket on a socket, by uvicorn: with an end to waiting for who says nothing or takes nothing, and an
+end in order when we are told to stop."""
 
 import asyncio
 import signal
@@ -16,51 +16,57 @@ from rewindbox.server.bounds import Bounds
 
 
 def protocol(bounds: Bounds) -> type[H11Protocol]:
-    """uvicorn's protocol, which waits for ever for the first request of a connection, with an end to that."""
+    """uvicorn's protocol, which waits for ever for a request and for an answer to be taken, with an end to both."""
 
     class Bounded(H11Protocol):
-        deadline: asyncio.TimerHandle | None = None
+        _deadline: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
+        _is_upgraded = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.watch()
+            self._watch()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self.watch()
+            self._watch()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self.watch()
+            self._watch()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stuck = self.loop.call_later(bounds.told_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            _cancel(self._stuck)
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            self.forget()
+            _cancel(self._deadline)
+            _cancel(self._stuck)
 
         def handle_websocket_upgrade(self, event: Any) -> None:
+            self._is_upgraded = True
             super().handle_websocket_upgrade(event)
-            self.forget()
-            self.is_upgraded = True
 
-        is_upgraded = False
-
-        def watch(self) -> None:
+        def _watch(self) -> None:
             """A time limit while there is no request, none while there is one."""
-            if (
-                self.is_upgraded
-                or self.transport.is_closing()
-                or not (self.cycle is None or self.cycle.response_complete)
-            ):
-                self.forget()
-            elif self.deadline is None:
-                self.deadline = self.loop.call_later(bounds.headers_s, self.transport.close)
-
-        def forget(self) -> None:
-            if self.deadline is not None:
-                self.deadline.cancel()
-                self.deadline = None
+            is_waiting = self.cycle is None or self.cycle.response_complete
+            if self._is_upgraded or self.transport.is_closing() or not is_waiting:
+                _cancel(self._deadline)
+                self._deadline = None
+            elif self._deadline is None:
+                self._deadline = self.loop.call_later(bounds.headers_s, self.transport.close)
 
     return Bounded
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
 
 
 class Listener(uvicorn.Server):

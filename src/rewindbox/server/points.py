@@ -1,24 +1,17 @@
 """/v1/vms/VM/points, /snapshots and /rollback: where a vm can go back to, and going there."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from rewindbox import errors, show
 from rewindbox.execution import rfc3339
 from rewindbox.server.access import Caller, Who
-from rewindbox.server.bodies import (
-    NewSnapshot,
-    Point,
-    Points,
-    Preview,
-    Rollback,
-    RollbackRequest,
-    Snapshot,
-    Snapshots,
-)
+from rewindbox.server.bodies import Asked, Name, Text
 from rewindbox.server.problems import responses
 from rewindbox.timeline import Point as Recorded
 from rewindbox.timeline import ancestors
@@ -26,6 +19,113 @@ from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/v1/vms/{vm}", tags=["points"])
 _STARTING = (errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable)
+
+
+class Point(BaseModel):
+    """What a vm was after an execution, or after files of it were written."""
+
+    id: str = Field(description="`pt_` and 26 characters.")
+    parent_id: str | None = Field(description="The point from which it came; null: the vm's first.")
+    execution_id: str | None = Field(description="The execution that left it; null: none did.")
+    created_at: str = Field(description="When it was taken.")
+    kept: bool = Field(description="The vm can be put back to it.")
+    live: bool = Field(description="Variables of its live sessions go back, too.")
+    is_tip: bool = Field(description="The vm stands on it.")
+
+
+class Points(BaseModel):
+    """The points of a vm: a tree, by their parents."""
+
+    points: list[Point] = Field(description="Oldest first.")
+
+
+_TEXT: JsonDict = {"type": "string"}
+_NULL: JsonDict = {"type": "null"}
+_NO: JsonDict = {"const": False}
+_YES: JsonDict = {"const": True}
+
+
+class NewSnapshot(Asked):
+    """The present state, to be kept."""
+
+    name: Name | None = Field(None, description="Unique in the vm: 1 to 64 letters, digits, `.`, `_`, `-`. Null: none.")
+    agent_id: Text | None = Field(None, description="Who asks. Null: the token's agent, or as configured.")
+
+
+class Snapshot(BaseModel):
+    """A point that is listed and kept."""
+
+    snapshot_id: str = Field(description="`snap_` and 26 characters.")
+    vm_id: str = Field(description="Its vm.")
+    point_id: str = Field(description="The point that it is.")
+    kind: str = Field(description="`manual`, `pre_execution`, `post_execution`, `failure` or `pre_rollback`.")
+    name: str | None = Field(description="Its name, if it has one.")
+    created_at: str = Field(description="When it was made.")
+    execution_id: str | None = Field(description="The execution for which it was made; null: none.")
+    agent_id: str | None = Field(description="Who asked.")
+
+
+class Snapshots(BaseModel):
+    """The snapshots of a vm."""
+
+    snapshots: list[Snapshot] = Field(description="Oldest first.")
+
+
+class RollbackRequest(Asked):
+    """Where a vm is to be put back to: exactly one of `to`, `before` and `last_success`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"to": "clean"}, {"last_success": True}],
+            "oneOf": [
+                {"required": ["to"], "properties": {"to": _TEXT, "before": _NULL, "last_success": _NO}},
+                {"required": ["before"], "properties": {"to": _NULL, "before": _TEXT, "last_success": _NO}},
+                {"required": ["last_success"], "properties": {"to": _NULL, "before": _NULL, "last_success": _YES}},
+            ],
+        }
+    )
+    to: Text | None = Field(None, description="A point or snapshot by id, or by the beginning of one; or a name.")
+    before: Text | None = Field(None, description="An execution: to before it ran.")
+    last_success: bool = Field(False, description="To after the last execution that succeeded.")
+    preview: bool = Field(False, description="Change nothing; say what would be undone.")
+    snapshot_first: bool = Field(True, description="Keep the present state as a snapshot, so that this can be undone.")
+    rebuild: bool = Field(False, description="Sessions whose variables are gone: run again what they had run.")
+    agent_id: Text | None = Field(None, description="Who asks. Null: the token's agent, or as configured.")
+
+
+class RebuiltSession(BaseModel):
+    """A session that was made anew."""
+
+    session: str = Field(description="Its name.")
+    executions: int = Field(description="So many were run again.")
+    differences: list[str] = Field(description="Where something else came out than the first time, in words.")
+
+
+class Rollback(BaseModel):
+    """A vm that was put back; its id stays, and its history."""
+
+    vm_id: str = Field(description="The vm.")
+    from_point: str | None = Field(description="What it stood on before.")
+    to_point: str = Field(description="What it stands on now.")
+    snapshot_id: str | None = Field(description="The snapshot of what it was; null: none was asked for.")
+    reason: Literal["manual", "auto"] = Field(description="Somebody asked for it, or an execution failed.")
+    agent_id: str | None = Field(description="Who asked.")
+    at: str = Field(description="When.")
+    sessions: list[str] = Field(description="Live sessions whose variables went back, too.")
+    lost: list[str] = Field(description="Live sessions that ended.")
+    gone: list[str] = Field(description="What did not come back, in words.")
+    rebuilt: list[RebuiltSession] = Field(description="Sessions that were made anew.")
+
+
+class Preview(BaseModel):
+    """What a rollback would do."""
+
+    vm_id: str = Field(description="The vm.")
+    from_point: str | None = Field(description="What it stands on.")
+    to_point: str = Field(description="What it would stand on.")
+    undone: list[str] = Field(description="Executions whose effects would no longer be there, newest first.")
+    redone: list[str] = Field(description="Executions that were undone and whose effects would be there again.")
+    live: bool = Field(description="Variables of the point's live sessions would go back, too.")
 
 
 @routes.get("/points", responses=responses(errors.UnknownVm))

@@ -22,7 +22,6 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUS: Mapping[type[RewindboxError], int] = {
     errors.Unauthorized: 401,
-    errors.Refused: 403,
     errors.UnknownVm: 404,
     errors.UnknownExecution: 404,
     errors.UnknownRun: 404,
@@ -35,6 +34,7 @@ STATUS: Mapping[type[RewindboxError], int] = {
     errors.VmDamaged: 409,
     errors.TooLarge: 413,
     errors.TooMany: 429,
+    errors.Refused: 403,
     errors.BadRequest: 400,
     errors.VmNotAvailable: 503,
     errors.HostUnsupported: 503,

@@ -102,15 +102,13 @@ def bound(host: str, port: int) -> socket.socket:
 def _say_where(call: Call, host: str, port: int, first: str | None) -> None:
     """Where it is, and once the token: a line each, or with --json a document."""
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if call.arguments.no_auth:
+        warning = "WARNING: --no-auth: every program on this host may run code here"
+        call.err.write(f"{call.err.styled(warning, 'red')}\n")
     if call.arguments.json:
         call.out.write(json.dumps({"url": url, "token": first, "auth": not call.arguments.no_auth}) + "\n")
         return
     call.out.write(f"rewindbox at {url}\n")
     if first is not None:
-        call.out.write(
-            f"token: {first}\n(named {FIRST}; it is not shown again, `rewindbox token create` makes others)\n"
-        )
-    if call.arguments.no_auth:
-        call.err.write(
-            f"{call.err.styled('WARNING', 'red')}: --no-auth: every program on this host may run code here\n"
-        )
+        note = f"named {FIRST}; it is not shown again, `rewindbox token create` makes others"
+        call.out.write(f"token: {first}\n({note})\n")

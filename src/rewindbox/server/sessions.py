@@ -3,14 +3,36 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
 
 from rewindbox import errors
 from rewindbox.server.access import Who
-from rewindbox.server.bodies import Name, NewSession, Session, Sessions
+from rewindbox.server.bodies import Asked, Name, Text
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1/vms/{vm}/sessions", tags=["sessions"])
 _STARTING = (errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable, errors.UnsupportedLanguage)
+
+
+class NewSession(Asked):
+    """A session to be begun."""
+
+    language: Text = Field("python", description="A language that has sessions.")
+    name: Name = Field("main", description="1 to 64 letters, digits, `.`, `_`, `-`.")
+
+
+class Session(BaseModel):
+    """Variables that stay from one execution to the next."""
+
+    vm_id: str = Field(description="Its vm.")
+    name: str = Field(description="Its name: `session` of an execution.")
+    language: str | None = Field(description="Its language; null where only its name is known.")
+
+
+class Sessions(BaseModel):
+    """The live sessions of a vm."""
+
+    sessions: list[Session] = Field(description="By name.")
 
 
 @routes.post("", status_code=201, responses=responses(*_STARTING))

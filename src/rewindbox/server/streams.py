@@ -1,15 +1,15 @@
 """Events as server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
-A client that does not take an event in time is let go; it can come back for it. Nothing is queued for anybody:
-each stream reads where it is, so that a slow one costs what a fast one does.
+Nothing is queued for anybody: each stream reads where it is, so that a slow one costs what a fast one does. One
+that takes nothing is let go (`listener.py`); it can come back for what it missed.
 """
 
 import json
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
-from typing import Any
+from contextlib import aclosing
 
 import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -39,38 +39,33 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell them."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._until_gone, receive, group.cancel_scope)
-            with suppress(TimeoutError):  # gone without a word
-                await self._tell(send)
-            group.cancel_scope.cancel()
-
-    async def _tell(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         sending, receiving = anyio.create_memory_object_stream[Event](0)
         async with anyio.create_task_group() as group, receiving:
+            group.start_soon(_until_gone, receive, group.cancel_scope)
             group.start_soon(_pumped, self._events, sending)
-            while True:
-                data: Any = None
-                with anyio.move_on_after(self._bounds.alive_s):
-                    try:
-                        data = encoded(await receiving.receive())
-                    except anyio.EndOfStream:
-                        break
-                await self._send(send, data or b": alive\n\n")
-        await self._send(send, b"", more=False)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while (data := await self._next(receiving)) is not None:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            group.cancel_scope.cancel()
 
-    async def _send(self, send: Send, data: bytes, *, more: bool = True) -> None:
-        with anyio.fail_after(self._bounds.told_s):
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def _until_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
+    async def _next(self, receiving: MemoryObjectReceiveStream[Event]) -> bytes | None:
+        """The next event, or a sign of life; None: there are no more."""
+        with anyio.move_on_after(self._bounds.alive_s):
+            try:
+                return encoded(await receiving.receive())
+            except anyio.EndOfStream:
+                return None
+        return b": alive\n\n"
 
 
-async def _pumped(events: AsyncGenerator[Event, None], sending: Any) -> None:
-    async with sending:
+async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _pumped(events: AsyncGenerator[Event, None], sending: MemoryObjectSendStream[Event]) -> None:
+    async with sending, aclosing(events):
         async for event in events:
             await sending.send(event)

@@ -1,15 +1,46 @@
 """/v1/vms: make, list, look at, stop and remove vms."""
 
+from typing import Literal
+
 from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
 
 from rewindbox.errors import InvalidArgument, UnknownVm, VmBusy
 from rewindbox.execution import rfc3339
 from rewindbox.registry import VmRecord
 from rewindbox.server.access import Who
-from rewindbox.server.bodies import NewVm, Removed, Vm, Vms
+from rewindbox.server.bodies import Asked, Name, Removed, Text
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1/vms", tags=["vms"])
+
+
+class NewVm(Asked):
+    """A vm to be made."""
+
+    name: Name | None = Field(None, description="1 to 64 letters, digits, `.`, `_`, `-`. Null: one is made up.")
+    agent_id: Text | None = Field(None, description="Whose it is. Null: the token's agent, or as configured.")
+
+
+class Vm(BaseModel):
+    """An isolated machine with files that stay."""
+
+    id: str = Field(description="`vm_` and 26 characters; it never changes, also not by a rollback.")
+    name: str = Field(description="Unique among the vms that there are.")
+    vm_type: str = Field(description="What it is made of.")
+    backend: str = Field(description="What makes it.")
+    agent_id: str = Field(description="The agent that made it.")
+    created_at: str = Field(description="When it was made.")
+    last_activity: str | None = Field(description="When its state last changed; null: never.")
+    tip: str | None = Field(description="The point it stands on; null: it was never started.")
+    status: Literal["running", "stopped"] = Field(description="A stopped one is started by what needs it running.")
+    sessions: list[str] = Field(description="The names of its live sessions.")
+
+
+class Vms(BaseModel):
+    """The vms that there are for the caller."""
+
+    vms: list[Vm] = Field(description="Oldest first.")
 
 
 def shown(record: VmRecord, who: Who) -> Vm:
