@@ -10,7 +10,7 @@ COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-ex
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := check
-.PHONY: check demo test lint types fix bench real programs soak wheel lock locked audit clean
+.PHONY: check demo test lint types fix bench real programs soak reference wheel lock locked audit clean
 
 check: lint test                ## what a change must pass
 
@@ -76,6 +76,9 @@ programs: $(VENV)/.dev          ## programs with known outcomes, inside and outs
 
 soak: $(VENV)/.dev              ## the large counts in full
 	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest $(ARGS)
+
+reference: $(VENV)/.dev         ## the part of docs/http-api.md that is made from OpenAPI
+	$(BIN)/python -m rewindbox.server.reference docs/http-api.md
 
 wheel: $(VENV)/.dev             ## build it, install it in an empty environment, run an answer
 	bash tests/wheel.sh $(BIN)/python
