@@ -183,4 +183,3 @@ class _Call(Generic[T]):
             raise self._error
         finally:
             self._error = None  # its traceback has this frame, which has it
-
