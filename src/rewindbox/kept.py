@@ -100,8 +100,7 @@ class KeptVm:
 
     async def history(self, **query: Any) -> HistoryPage:
         """See `AsyncVm.history`."""
-        entries, total = self._open.history.query(vm_id=self.id, **query)
-        return HistoryPage(entries=entries, total=total)
+        return self._open.page(self.id, **query)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """See `AsyncVm.read`."""
