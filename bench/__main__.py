@@ -43,6 +43,7 @@ def run(given: argparse.Namespace) -> Any:
             memory.IdleVms(box, min(50, max(given.samples, 2))),
             memory.Checkpoints(box, min(4, given.samples)),
             deadline.Deadline(box, min(20, given.samples)),
+            deadline.Deadline(box, min(20, given.samples), session="main"),
             deadline.Recovery(box, min(5, given.samples)),
             extraction.RealAnswers(),
             extraction.Growth(),

@@ -182,21 +182,27 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
+_COUNTED = {
+    "attack": "attacks held",
+    "control": "of their controls fired",
+    "road": "roads to exhaustion closed",
+    "road's control": "of their controls fired",
+}
+_UNCONTROLLED = ("uncontrolled", "road without")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many attacks were held, how many of their controls fired, and which have none here."""
-    tried: dict[str, list[bool]] = {"attack": [], "control": []}
-    uncontrolled: list[str] = []
+    """How many attacks and roads were held, how many of their controls fired, and which have none, with the reason."""
+    found: dict[str, list[str]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
             for name, value in getattr(report, "user_properties", ()):
-                if name in tried:
-                    tried[name].append(outcome == "passed")
-                elif name == "uncontrolled":
-                    uncontrolled.append(value)
-    if any(tried.values()):
-        counts = [f"{sum(tried[name])} of {len(tried[name])}" for name in tried]
-        none = f"; without a control: {len(uncontrolled)} ({', '.join(uncontrolled)})" if uncontrolled else ""
-        terminalreporter.write_line(f"attacks: {counts[0]} held; controls: {counts[1]} fired{none}")
+                found.setdefault(name, []).append(outcome if name in _COUNTED else value)
+    for name, text in _COUNTED.items():
+        if name in found:
+            terminalreporter.write_line(f"{text}: {found[name].count('passed')} of {len(found[name])}")
+    for line in (line for name in _UNCONTROLLED for line in found.get(name, [])):
+        terminalreporter.write_line(f"without a control: {line}")
 
 
 @pytest.fixture(scope="session", autouse=True)

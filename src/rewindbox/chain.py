@@ -136,4 +136,13 @@ def _check_losses(query: _Query) -> Iterator[str]:
             yield text.format(row[0])
 
 
+def check_head(query: _Query, seq: int, entry: str) -> Iterator[str]:
+    """The entry that was the newest once is still there, and the same: nothing up to it was cut off or made anew."""
+    found = [row["hash"] for row in query("select hash from log where seq = ?", (seq,))]
+    if not found and seq:
+        yield f"log: entry {seq}, which is expected, is not there: the newest entries were cut off"
+    elif found and found[0] != entry:
+        yield f"log: entry {seq} is not the one that is expected: the chain was made anew"
+
+
 CHECKS = (_check_file, _check_chain, _check_facts, _check_contents, _check_losses)

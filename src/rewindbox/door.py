@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
 from rewindbox.execution import Ended, Execution
-from rewindbox.history import HistoryPage
+from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision, Support
 from rewindbox.portal import Portal
@@ -188,12 +188,14 @@ class Rewindbox:
         self,
         vm: "Vm | str | None" = None,
         *,
+        session: str | None = None,
         agent_id: str | None = None,
         failures_only: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
         language: str | None = None,
         ended: Ended | None = None,
+        text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> HistoryPage:
@@ -201,12 +203,14 @@ class Rewindbox:
         return self.call(
             self._box.history,
             vm.inner if isinstance(vm, Vm) else vm,
+            session=session,
             agent_id=agent_id,
             failures_only=failures_only,
             since=since,
             until=until,
             language=language,
             ended=ended,
+            text=text,
             limit=limit,
             offset=offset,
         )
@@ -219,9 +223,13 @@ class Rewindbox:
         """See `AsyncRewindbox.check`."""
         self.call(self._box.check)
 
-    def verify(self) -> list[str]:
+    def head(self) -> Head:
+        """See `AsyncRewindbox.head`."""
+        return self.call(self._box.head)
+
+    def verify(self, expect: str | None = None) -> list[str]:
         """See `AsyncRewindbox.verify`."""
-        return self.call(self._box.verify)
+        return self.call(self._box.verify, expect)
 
 
 class Vm:

@@ -15,7 +15,7 @@ from rewindbox import backends, config, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm, VmNotAvailable
 from rewindbox.execution import Ended, Execution
-from rewindbox.history import HistoryPage
+from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened
@@ -316,26 +316,30 @@ class AsyncRewindbox:
         self,
         vm: "AnyVm | str | None" = None,
         *,
+        session: str | None = None,
         agent_id: str | None = None,
         failures_only: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
         language: str | None = None,
         ended: Ended | None = None,
+        text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
     ) -> HistoryPage:
-        """Executions, newest first; see `History.query`. A removed vm is found by its id."""
+        """Executions, newest first; see `History.query`. A removed vm is found by its id, a language by an alias."""
         open_ = self._opened()
         vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
-        return open_.history.page(
-            vm_id=vm_id,
+        return open_.page(
+            vm_id,
+            session=session,
             agent_id=agent_id,
             failures_only=failures_only,
             since=since,
             until=until,
-            language=None if language is None else self.settings.languages.canonical(language),
+            language=language,
             ended=ended,
+            text=text,
             limit=limit,
             offset=offset,
         )
@@ -352,10 +356,7 @@ class AsyncRewindbox:
             last = found[-1][0]
 
     async def settle(self) -> list[str]:
-        """End what processes that died left unfinished: it is recorded as `killed`, and undone. Returns its ids.
-
-        Otherwise each vm does so when it is next used. What another process still runs is left alone.
-        """
+        """End what processes that died left unfinished, as each vm does when it is next used: it is undone. Its ids."""
         unfinished = self._opened().history.unfinished()
         for vm_id in {start.vm_id for start in unfinished}:
             with suppress(VmNotAvailable):
@@ -368,14 +369,17 @@ class AsyncRewindbox:
 
     async def check(self) -> None:
         """Make a machine and end it, and take the lock for writing. Raises HostUnsupported, HistoryError."""
-        open_ = self._opened()
-        with open_.store.transaction():
+        with self._opened().store.transaction():
             pass
-        await open_.backend.barriers()
+        await self._opened().backend.barriers()
 
-    async def verify(self) -> list[str]:
-        """What is wrong with the history's file, a sentence each; empty when nothing is."""
-        return self._opened().store.verify()
+    async def head(self) -> Head:
+        """What the history ends with; its text, kept in another place, is what `verify` can be told to expect."""
+        return self._opened().history.head()
+
+    async def verify(self, expect: str | None = None) -> list[str]:
+        """What is wrong with the history's file, a sentence each; empty when nothing is. See `History.verify`."""
+        return self._opened().history.verify(expect)
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)

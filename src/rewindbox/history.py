@@ -6,42 +6,21 @@ clock put back cannot make the execution of this minute the oldest. Environment 
 
 import json
 import os
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, get_args
+from typing import get_args
 
 from rewindbox.chain import canonical, digest
-from rewindbox.errors import HistoryError, Internal, InvalidArgument, UnknownExecution
+from rewindbox.errors import HistoryError, InvalidArgument, UnknownExecution
 from rewindbox.execution import Ended, Execution
+from rewindbox.query import Query, forget, found, problems
+from rewindbox.rows import Start, end_row, read_execution, read_start, refuse_another
 from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
-from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, to_us
+from rewindbox.store import PREFIX_MIN, Store, Transaction, Value, id_bounds, is_damage, new_id, to_us
 from rewindbox.timeline import Timeline
 
-_NO_LIMIT = -1  # as SQLite spells it
 _BIGGEST = 2**63 - 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """An execution that was begun."""
-
-    id: str
-    vm_id: str
-    agent_id: str
-    language: str
-    code: str
-    started_at: datetime
-    before: str | None
-    """The point the vm stood on; None when history is off."""
-    block: int | None
-    """Which block of its text it is, from 0; None when it came alone."""
-    pid: int
-    """The process that began it."""
-    session: str | None = None
-    """The session in which it runs."""
-    seq: int
-    """The number of its log entry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +29,19 @@ class HistoryPage:
 
     entries: list[Execution]
     total: int
+    note: str | None = None
+    """What the user should know of how it was found."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """What a history ends with. Kept in another place, its text shows later whether anything was cut off."""
+
+    text: str
+    """Number and hash of the newest log entry, with a colon between."""
+    entries: int
+    executions: int
+    """That have ended."""
 
 
 class History:
@@ -92,7 +84,7 @@ class History:
         }
         seq = tx.add(BEGUN, str(row["id"]), row, code=code)
         tx.execute("insert into running values (?, ?)", (seq, vm_id))
-        return _start({**row, "code": code, "seq": seq})
+        return read_start({**row, "code": code, "seq": seq})
 
     def finish(self, tx: Transaction, execution: Execution, start: Start | None = None) -> None:
         """Note how an execution ended. Its points may be added before or after, in the same transaction.
@@ -106,11 +98,11 @@ class History:
         """
         start = start or self._begun(execution.id)
         seq = start.seq
-        _refuse_another(start, execution)
+        refuse_another(start, execution)
         if not tx.execute("delete from running where start_seq = ?", (seq,)).rowcount:
             raise HistoryError(f"{execution.id} has ended before", remedy="finish an execution once")
         displays = canonical(execution.displays) if execution.displays else None
-        end = {**_end_row(seq, execution), "displays_sha256": None if displays is None else digest(displays)}
+        end = {**end_row(seq, execution), "displays_sha256": None if displays is None else digest(displays)}
         tx.add(ENDED, execution.id, end)
         tx.execute(
             "insert into outputs(start_seq, vm_id, stdout, stderr, displays) values (?, ?, ?, ?, ?)",
@@ -121,7 +113,7 @@ class History:
         rows = self._store.rows("select * from starts where id = ?", (execution_id,))
         if not rows:
             raise UnknownExecution(f"{execution_id} was not begun", remedy="call `begin` before it runs")
-        return _start(dict(rows[0]))
+        return read_start(dict(rows[0]))
 
     def unfinished(self, vm_id: str | None = None) -> list[Start]:
         """Begun and not ended, oldest first; None: of every vm. They run now, or their process died."""
@@ -130,7 +122,7 @@ class History:
             " where ?1 is null or r.vm_id = ?1 order by r.start_seq",
             (vm_id,),
         )
-        return [_start(dict(row)) for row in rows]
+        return [read_start(dict(row)) for row in rows]
 
     def get(self, ref: str) -> Execution:
         """By id, or a unique prefix of one (`ex_` and 6 characters or more).
@@ -154,21 +146,26 @@ class History:
         self,
         *,
         vm_id: str | None = None,
+        session: str | None = None,
         agent_id: str | None = None,
         failures_only: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
         language: str | None = None,
         ended: Ended | None = None,
+        text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
-    ) -> tuple[list[Execution], int]:
+    ) -> HistoryPage:
         """Ended executions, newest start first, and how many match in all, whatever `limit` and `offset`.
 
         Args:
+            session: The name of a session, of any vm.
             failures_only: Those that did not end by themselves with exit code 0.
             since, until: Bounds of the start, both inclusive, in any timezone.
             ended: Only those that ended so.
+            text: Stands in the code, in stdout or in stderr, in upper or lower case. Output that is no longer kept
+                is not searched. The first search in a long history makes an index of it.
             limit: At most so many; None: all of them, with their output, in memory.
 
         Raises InvalidArgument: a time without a timezone, a negative number, or no way to end.
@@ -178,32 +175,49 @@ class History:
                 raise InvalidArgument(f"{name} is {number}", remedy="give 0 or more")
         if ended is not None and ended not in get_args(Ended):
             raise InvalidArgument(f"ended is {ended!r}", remedy=f"give one of {', '.join(get_args(Ended))}")
-        where, values = _filter(
-            ("vm_id = ?", vm_id),
-            ("agent_id = ?", agent_id),
-            ("success = 0 and ?", failures_only or None),
-            ("started_us >= ?", None if since is None else to_us(since)),
-            ("started_us <= ?", None if until is None else to_us(until)),
-            ("language = ?", language),
-            ("ended = ?", ended),
+        asked = Query(
+            vm_id=vm_id,
+            session=session,
+            agent_id=agent_id,
+            failures_only=failures_only,
+            ended=ended,
+            language=language,
+            since_us=None if since is None else to_us(since),
+            until_us=None if until is None else to_us(until),
+            text=text or "",
         )
-        page = (
-            f"x.start_seq in (select start_seq from executions{where}"  # noqa: S608 (our own conditions)
-            " order by started_us desc, start_seq desc limit ? offset ?)"
-        )
-        with self._store.reading():  # so that total and page are of the same moment
-            total = self._store.rows(f"select count(*) from executions{where}", values)[0][0]  # noqa: S608 (as above)
-            return self._load(page, (*values, _NO_LIMIT if limit is None else limit, offset)), total
+        return self._page(asked, limit, offset)
 
-    def page(self, **query: Any) -> HistoryPage:
-        """What `query` finds."""
-        entries, total = self.query(**query)
-        return HistoryPage(entries=entries, total=total)
+    def _page(self, asked: Query, limit: int | None, offset: int) -> HistoryPage:
+        note = None
+        try:
+            numbers, total = found(self._store, asked, limit=limit, offset=offset)
+        except HistoryError as error:
+            if not is_damage(error):
+                raise
+            note = f"what makes searching quick was damaged, and is made anew ({error.detail})"
+            forget(self._store)
+            numbers, total = found(self._store, asked, limit=limit, offset=offset)
+        entries = self._load("x.start_seq in (select value from json_each(?))", (json.dumps(numbers),))
+        return HistoryPage(entries=entries, total=total, note=note)
+
+    def head(self) -> Head:
+        """What the history ends with now."""
+        seq, entry = self._store.head()
+        return Head(text=f"{seq}:{entry}", entries=seq, executions=self._store.rows(_ENDED_COUNT)[0][0])
+
+    def verify(self, expect: str | None = None) -> list[str]:
+        """What is wrong with the history, a sentence each; see `Store.verify`. `expect`: the text of an earlier `head`.
+
+        Also whether what makes finding quick says the same; where it does not, it is made anew.
+        Raises InvalidArgument: `expect` is no head.
+        """
+        return [*self._store.verify(None if expect is None else _expected(expect)), *problems(self._store)]
 
     def after(self, seq: int, limit: int) -> list[tuple[int, Execution]]:
         """The next ended executions in the order of recording, each with its number; 0 begins at the first."""
         rows = self._store.rows(f"{_EXECUTIONS} where x.start_seq > ? order by x.start_seq limit ?", (seq, limit))
-        return [(row["start_seq"], _execution(row)) for row in rows]
+        return [(row["start_seq"], read_execution(row)) for row in rows]
 
     def of_session(self, vm_id: str, session: str, point_id: str) -> list[Execution]:
         """What made the variables that a session had at a point: its executions since it began, oldest first.
@@ -261,12 +275,14 @@ class History:
 
     def _load(self, where: str, values: tuple[Value, ...]) -> list[Execution]:
         sql = f"{_EXECUTIONS} where {where} order by x.started_us desc, x.start_seq desc"
-        return [_execution(row) for row in self._store.rows(sql, values)]
+        return [read_execution(row) for row in self._store.rows(sql, values)]
 
 
 _EXECUTIONS = """
 select s.id, s.code, s.session, x.*, o.start_seq is null as output_dropped, o.stdout, o.stderr, o.displays
 from executions x join starts s on s.seq = x.start_seq left join outputs o on o.start_seq = x.start_seq"""
+
+_ENDED_COUNT = "select count(*) from executions"
 
 _USES = """
 select x.before_point, x.after_point from outputs o join executions x on x.start_seq = o.start_seq"""
@@ -316,90 +332,8 @@ where p.vm_id = ?1 and p.state is not null and x.vm_id = ?1 and x.success = 1
 order by x.start_seq desc limit 1"""
 
 
-def _filter(*conditions: tuple[str, Value]) -> tuple[str, tuple[Value, ...]]:
-    """A WHERE of the conditions whose value is not None, and those values."""
-    chosen = [(text, value) for text, value in conditions if value is not None]
-    where = " where " + " and ".join(text for text, _ in chosen) if chosen else ""
-    return where, tuple(value for _, value in chosen)
-
-
-# What a start and its execution both say, and how to name it in a text.
-_SAID_TWICE: dict[str, Callable[[Any], object]] = {
-    **dict.fromkeys(("id", "vm_id", "agent_id", "language", "before", "session"), repr),
-    "code": digest,
-    "started_at": to_us,
-}
-
-
-def _refuse_another(start: Start, execution: Execution) -> None:
-    for name, told in _SAID_TWICE.items():
-        begun, ended = getattr(start, name), getattr(execution, name)
-        if begun != ended:
-            raise Internal(f"{execution.id} was begun with {name} {told(begun)} and ended with {told(ended)}")
-
-
-def _end_row(start_seq: int, execution: Execution) -> dict[str, Value]:
-    error = execution.error
-    return {
-        "start_seq": start_seq,
-        "vm_id": execution.vm_id,
-        "agent_id": execution.agent_id,
-        "language": execution.language,
-        "started_us": to_us(execution.started_at),
-        "success": int(execution.success),
-        "ended": execution.ended,
-        "exit_code": execution.exit_code,
-        "stdout_sha256": digest(execution.stdout_bytes),
-        "stderr_sha256": digest(execution.stderr_bytes),
-        "truncated": int(execution.truncated),
-        "wall_s": execution.wall_s + 0.0,  # a float, and never -0.0, which SQLite gives back as 0.0
-        "cpu_s": execution.cpu_s + 0.0,
-        "memory_peak_bytes": execution.memory_peak_bytes,
-        # A record is not lost for the sake of a file name in its text that is not Unicode.
-        "error": None if error is None else error.encode("utf-8", "backslashreplace").decode(),
-        "before_point": execution.before,
-        "after_point": execution.after,
-        "rolled_back_to": execution.rolled_back_to,
-    }
-
-
-def _start(row: dict[str, Any]) -> Start:
-    return Start(
-        id=row["id"],
-        vm_id=row["vm_id"],
-        agent_id=row["agent_id"],
-        language=row["language"],
-        code=row["code"],
-        started_at=from_us(row["started_us"]),
-        before=row["before_point"],
-        block=row["block_index"],
-        pid=row["pid"],
-        session=row["session"],
-        seq=row["seq"],
-    )
-
-
-def _execution(row: Row) -> Execution:
-    return Execution(
-        id=row["id"],
-        vm_id=row["vm_id"],
-        agent_id=row["agent_id"],
-        language=row["language"],
-        code=row["code"],
-        ended=row["ended"],
-        exit_code=row["exit_code"],
-        stdout_bytes=row["stdout"] or b"",
-        stderr_bytes=row["stderr"] or b"",
-        truncated=bool(row["truncated"]),
-        started_at=from_us(row["started_us"]),
-        wall_s=row["wall_s"],
-        cpu_s=row["cpu_s"],
-        memory_peak_bytes=row["memory_peak_bytes"],
-        error=row["error"],
-        before=row["before_point"],
-        after=row["after_point"],
-        rolled_back_to=row["rolled_back_to"],
-        output_dropped=bool(row["output_dropped"]),
-        session=row["session"],
-        displays=tuple(json.loads(row["displays"] or "[]")),
-    )
+def _expected(head: str) -> tuple[int, str]:
+    if not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", head.strip()):
+        raise InvalidArgument(f"{head[:80]!r} is no head of a history", remedy="give one that `verify` has printed")
+    seq, _, entry = head.strip().partition(":")
+    return int(seq), entry

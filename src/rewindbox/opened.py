@@ -2,10 +2,11 @@
 
 import fcntl
 import os
+from typing import Any
 
 from rewindbox import backends, config
 from rewindbox.errors import HistoryError, VmBusy
-from rewindbox.history import History
+from rewindbox.history import History, HistoryPage
 from rewindbox.registry import Registry, VmRecord
 from rewindbox.store import Store
 from rewindbox.timeline import Timeline
@@ -30,6 +31,11 @@ class Opened:
             History(self.store),
             Timeline(self.store),
         )
+
+    def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
+        """See `History.query`; the language by its name or an alias."""
+        name = None if language is None else self.settings.languages.canonical(language)
+        return self.history.query(vm_id=vm_id, language=name, **query)
 
 
 def _make_folder(folder: str) -> None:

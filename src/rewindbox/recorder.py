@@ -8,8 +8,8 @@ from typing import Any, Literal
 from rewindbox.backends.base import BackendVm, Job, Outcome, Taken
 from rewindbox.errors import HistoryError
 from rewindbox.execution import EXIT_KILLED, Execution
-from rewindbox.history import Start
 from rewindbox.opened import Opened
+from rewindbox.rows import Start
 from rewindbox.store import Transaction
 from rewindbox.timeline import Point, Rollback
 

@@ -140,3 +140,30 @@ alter table starts add column session_begins integer;
 alter table executions add column displays_sha256 text;
 alter table outputs add column displays text;
 """
+
+# What finding is made quick by. It follows from the facts, is no part of the chain, and is filled when somebody looks:
+# an execution does not wait for it. docs/store.md says how.
+LISTING = """
+drop index executions_vm;
+drop index executions_agent;
+drop index executions_time;
+drop index executions_failed;
+create table listing(
+    start_seq integer primary key, started_us integer not null, vm_id text not null, agent_id text not null,
+    language text not null, session text, ended text not null, success integer not null);
+create index listing_vm on listing(vm_id, started_us, session, agent_id, language, ended, success);
+create index listing_session on listing(session, started_us, agent_id, language, ended, success)
+    where session is not null;
+create index listing_agent on listing(agent_id, started_us, language, ended, success);
+create index listing_failed on listing(started_us, language, ended) where success = 0;
+create index listing_ended on listing(ended, started_us, language);
+create index listing_language on listing(language, started_us);
+create index listing_time on listing(started_us);
+create table tallies(
+    kind text not null, value text not null, from_us integer not null, before_us integer not null,
+    executions integer not null, primary key (kind, value, from_us)) without rowid;
+create table large_texts(
+    start_seq integer primary key);
+create table caught_up(
+    name text primary key, log_seq integer not null) without rowid;
+"""

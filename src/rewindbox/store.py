@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Literal
 
-from rewindbox.chain import CHECKS, FIRST_HASH, canonical, entry_hash, not_unicode
+from rewindbox.chain import CHECKS, FIRST_HASH, canonical, check_head, entry_hash, not_unicode
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
-from rewindbox.schema import SESSIONS, TABLES, Fact
+from rewindbox.schema import LISTING, SESSIONS, TABLES, Fact
 
 Kind = Literal["vm", "ex", "pt", "snap"]
 Row = sqlite3.Row
@@ -65,6 +65,7 @@ def from_us(at_us: int) -> datetime:
 
 # What SQLite reports -> what it means, what to do. https://sqlite.org/rescode.html
 _BUSY = (f"another process kept it locked for {BUSY_TIMEOUT_S:.0f} s", "try again, or end that process")
+_BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _CAUSES = {
     sqlite3.SQLITE_PERM: ("access is denied", "make it readable and writable for this user"),
     sqlite3.SQLITE_BUSY: _BUSY,
@@ -89,9 +90,22 @@ _UNKNOWN_CAUSE = ("SQLite refused", "this may be a bug of ours; please report it
 
 
 def _history_error(where: str, exc: sqlite3.Error) -> HistoryError:
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the upper bits only say more of the same
-    cause, remedy = _CAUSES.get(code, _UNKNOWN_CAUSE)
+    cause, remedy = _CAUSES.get(_code(exc), _UNKNOWN_CAUSE)
     return HistoryError(f"{where}: {cause} ({exc})", remedy=remedy)
+
+
+def _code(exc: BaseException | None) -> int:
+    return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF  # the upper bits only say more of the same
+
+
+def is_damage(error: HistoryError) -> bool:
+    """What was read is not what SQLite wrote."""
+    return _code(error.__cause__) == sqlite3.SQLITE_CORRUPT
+
+
+def is_no_time_to_write(error: HistoryError) -> bool:
+    """Nothing can be written now, but it can be read: it is read-only, locked, or the disk is full."""
+    return _code(error.__cause__) in (*_BUSY_CODES, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL)
 
 
 class Transaction:
@@ -162,7 +176,12 @@ def _sessions(tx: Transaction) -> None:
         tx.execute(statement)
 
 
-_STEPS: tuple[Callable[[Transaction], None], ...] = (_first_schema, _sessions)
+def _listing(tx: Transaction) -> None:
+    for statement in LISTING.split(";\n"):
+        tx.execute(statement)
+
+
+_STEPS: tuple[Callable[[Transaction], None], ...] = (_first_schema, _sessions, _listing)
 """Step n turns a database of version n into one of version n+1. A released step is never edited."""
 
 
@@ -209,6 +228,19 @@ class Store:
         except sqlite3.Error as exc:  # SQLite reads as it goes: damage may show up late
             raise _history_error(self._where, exc) from exc
 
+    def each(self, sql: str, values: Sequence[Value] = ()) -> Iterator[Row]:
+        """The rows of a query, one after the other: few are in memory. Raises HistoryError."""
+        with closing(self._run(sql, values)) as cursor:
+            try:
+                yield from cursor
+            except sqlite3.Error as exc:
+                raise _history_error(self._where, exc) from exc
+
+    @property
+    def is_writing(self) -> bool:
+        """A transaction of this store is open."""
+        return self._tx is not None
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Write: all of the block, or, on any exception, none of it. Waits up to 5 s for other processes.
@@ -249,11 +281,12 @@ class Store:
         rows = self.rows("select seq, hash from log order by seq desc limit 1")
         return (rows[0][0], rows[0][1]) if rows else (0, FIRST_HASH)
 
-    def verify(self) -> list[str]:
+    def verify(self, expected: tuple[int, str] | None = None) -> list[str]:
         """What is wrong with the file, a sentence each; empty when nothing is.
 
         Finds what was edited, deleted, put in another order or cut off, in the log or in a table of facts;
-        not: edits of a vm's tip, live state or last activity, and a cut that took log and tables alike.
+        not: edits of a vm's tip, live state or last activity, and a cut that took log and tables alike, unless
+        a `head` from before it is `expected`.
         Reads everything: two to three minutes for a million executions (3 GB). Raises HistoryError: it cannot be read.
         """
         if self._db is None:
@@ -261,7 +294,8 @@ class Store:
         self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # an edit may be no text at all
         try:
             with self.reading():
-                return [problem for check in CHECKS for problem in check(self._each)]
+                told = [problem for check in CHECKS for problem in check(self.each)]
+                return told if expected is None else [*told, *check_head(self.each, *expected)]
         finally:
             self._db.text_factory = str
 
@@ -270,13 +304,6 @@ class Store:
         if self._db is not None:
             self._db.close()
             self._db = None
-
-    def _each(self, sql: str, values: Sequence[Value] = ()) -> Iterator[Row]:
-        with closing(self._run(sql, values)) as cursor:
-            try:
-                yield from cursor
-            except sqlite3.Error as exc:
-                raise _history_error(self._where, exc) from exc
 
     def _roll_back(self) -> None:
         # What went wrong before is what the caller must hear of; SQLite may also have rolled back by itself.
@@ -358,7 +385,6 @@ def _until_free(action: Callable[[], object]) -> None:
             action()
             return
         except HistoryError as exc:
-            code = getattr(exc.__cause__, "sqlite_errorcode", 0) & 0xFF
-            if code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if _code(exc.__cause__) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)

@@ -23,6 +23,11 @@ def intervals(column, guarded):
     return [(n, "ask" if n in asked else "kill" if n == 1 << 30 else "allow") for n in sorted(starts)]
 seccomp._intervals = intervals
 """,
+    "word of the filter": """
+for verdict in ("refuse", "no family", "no protocol", "newer"): seccomp._VERDICTS[verdict] = 0x50000 | 222
+known = seccomp._intervals
+seccomp._intervals = lambda *which: [(n, "newer" if n > seccomp._LAST_KNOWN and to == "absent" else to) for n, to in known(*which)]
+""",
     "other architectures": 'seccomp._VERDICTS["kill"] = seccomp._VERDICTS["allow"]',
     "capabilities": "machine.INNER_ID = 0; kernel.empty_bounding_set = lambda: None",
     "no_new_privs": "kernel.no_new_privileges = lambda: None",
@@ -140,7 +145,9 @@ def install(machine, **options):
 spawner.seccomp.install = install
 """,
 }
-"""Name -> code that takes it away. A name is what entries of the corpus say in `held_by`."""
+"""Name -> code that takes it away. A name is what entries of the corpus say in `held_by`.
+
+The word of the filter is not taken away: it is another one, which no kernel says."""
 
 ROOT_ONLY = {"kernel ids"}
 """Only root has other ids to give a vm than its own."""

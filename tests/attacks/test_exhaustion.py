@@ -1,13 +1,19 @@
 """Programs that want all there is get what their limits give, end, and leave the host as it was; told from the host."""
 
+import contextlib
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
-from exhaustion import GREEDY, Greedy
+from exhaustion import FULL, GREEDY, Greedy
 
-from conftest import eventually, has_ready_thread, job, members, namespace, needs, out, status_of, survivors
+from conftest import eventually, has_ready_thread, job, members, namespace, needs, out, remove, status_of, survivors
+from rewindbox import backends
 from rewindbox.backends.base import Job, Outcome
+from rewindbox.backends.namespace import starting, trees
 
 pytestmark = pytest.mark.anyio
 _SLACK_KIB = 16 * 1024
@@ -43,7 +49,7 @@ async def settled(vm) -> None:
     assert await out(vm, "echo fine") == "fine\n"
 
 
-async def endure(vm, greedy: Greedy, ended: tuple[str, ...], limits: dict[str, float]) -> None:
+async def endure(vm, greedy: Greedy, ended: tuple[str, ...], limits: dict[str, float], seen) -> None:
     """Run it as a process of its own; compare the host before and after."""
     await settled(vm)
     inside = await namespace(vm)
@@ -51,45 +57,205 @@ async def endure(vm, greedy: Greedy, ended: tuple[str, ...], limits: dict[str, f
     await eventually(host.is_ready, "the vm is ready for the next")
     before, resident = host.look(), host.resident_kib()
     order = job(greedy.code, greedy.language, **limits)
-    check(order, await vm.execute(order), ended)
+    check(order, await attended(vm, order, greedy, ended, lambda quantity: seen(inside, quantity)), ended)
     assert survivors(inside) == []
     await settled(vm)
     await eventually(lambda: host.look() == before, f"the host is as before: {before}")
     assert host.resident_kib() < resident + _SLACK_KIB
 
 
+async def attended(vm, order: Job, greedy: Greedy, ended: tuple[str, ...], seen: Callable[[str], "Seen"]) -> Outcome:
+    """Run it; one that says that it is full is looked at then, and cancelled."""
+    if ended != FULL or greedy.past is None:
+        return await vm.execute(order)
+    quantity, bound = greedy.past
+    looked = seen(quantity)
+    outcome = await looked.until(order, lambda: b"full" in looked.heard)
+    assert 0 < looked.most <= bound, looked.most
+    return outcome
+
+
 def check(order: Job, outcome: Outcome, ended: tuple[str, ...]) -> None:
     """How it ended, and that what was kept of its output is bounded."""
     said = outcome.stderr[-2000:].decode(errors="replace")
-    assert outcome.ended in ended, (outcome.ended, outcome.exit_code, outcome.error, said)
+    assert outcome.ended in (ended if ended != FULL else ("killed",)), (outcome, said)
     if ended == ("exit",):
         assert outcome.exit_code == 0, said
     assert max(len(outcome.stdout), len(outcome.stderr)) <= order.limits.output_bytes
     assert outcome.truncated == (outcome.ended == "output")
 
 
+class Seen:
+    """How much of something the host sees a vm have, while a program runs there."""
+
+    def __init__(self, vm, folder: Path, inside: str, quantity: str) -> None:
+        """`folder`: where its files are; `inside`: its pid namespace; `quantity`: a name of the table below."""
+        self._vm, self._inside, self._started = vm, inside, 0.0
+        self.heard, self.most = bytearray(), 0.0
+        self._quantity: Callable[[], float] = {
+            "resident bytes": lambda: sum(1024 * _number(status, "VmRSS") for status in self._statuses()),
+            "threads": lambda: sum(_number(status, "Threads") for status in self._statuses()),
+            "descriptors": lambda: max((len(_listed(f"/proc/{pid}/fd")) for pid in survivors(self._inside)), default=0),
+            "descriptors in sockets": lambda: sum(map(_parked, survivors(self._inside))),
+            "bytes in a file": lambda: max(map(_largest, survivors(self._inside)), default=0),
+            "bytes on disk": lambda: trees.usage(str(folder)).size_bytes,
+            "files": lambda: trees.usage(str(folder)).files,
+            "bytes of output": lambda: len(self.heard),
+            "seconds of CPU": lambda: sum(map(_cpu_s, survivors(self._inside))),
+            "seconds": lambda: time.monotonic() - self._started,
+        }[quantity]
+
+    async def until(self, order: Job, is_enough: Callable[[], bool]) -> Outcome:
+        """Run it until then, or until it ends by itself."""
+        outcomes: list[Outcome] = []
+
+        async def execute() -> None:
+            outcomes.append(await self._vm.execute(order, lambda _, data: self.heard.extend(data)))
+
+        self._started = time.monotonic()
+        async with anyio.create_task_group() as group:
+            group.start_soon(execute)
+            await eventually(lambda: bool(outcomes) or is_enough(), "it has what it can, or is over")
+            self.look()
+            await self._vm.cancel()
+        return outcomes[0]
+
+    def look(self) -> float:
+        """The most that was seen so far."""
+        self.most = max(self.most, self._quantity())
+        return self.most
+
+    def _statuses(self) -> list[dict[str, str]]:
+        """Of its processes and of what ended and nobody waited for, which has no namespace any more."""
+        pids = survivors(self._inside)
+        ended = {child for pid in pids for child in _children(pid)} - {*pids}
+        return [status_of(pid) for pid in (*pids, *ended)]
+
+
+def _number(status: dict[str, str], name: str) -> int:
+    return int(status.get(name, "0").split()[0])
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _parked(pid: int) -> int:
+    """Descriptors that lie in sockets of this process."""
+    found = 0
+    for name in _listed(f"/proc/{pid}/fdinfo"):
+        with contextlib.suppress(OSError):
+            _, is_there, rest = Path(f"/proc/{pid}/fdinfo/{name}").read_text().partition("scm_fds:")
+            found += int(rest.split()[0]) if is_there else 0
+    return found
+
+
+def _largest(pid: int) -> int:
+    """The size of the largest file that it has open."""
+    sizes = [0]
+    for name in _listed(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            sizes.append(os.stat(f"/proc/{pid}/fd/{name}").st_size)
+    return max(sizes)
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture
+def seen(backend, vm):
+    """Makes what looks at a quantity of the vm."""
+    return lambda inside, quantity: Seen(vm, Path(backend.folder, vm.id), inside, quantity)
+
+
 @pytest.mark.parametrize("greedy", GREEDY, ids=lambda greedy: greedy.id)
-async def test_greedy_programs(backend, vm, greedy):
+async def test_greedy_programs(backend, vm, seen, greedy, record_property):
     """The run ends as its limit says, nothing of it is left, and the vm goes on."""
+    record_property("road", greedy.id)
     needs(backend, greedy.language)
-    await endure(vm, greedy, greedy.ended, greedy.limits)
+    await endure(vm, greedy, greedy.ended, greedy.limits, seen)
 
 
-@pytest.mark.parametrize("greedy", [g for g in GREEDY if g.more], ids=lambda greedy: greedy.id)
-async def test_it_is_the_limit(vm, greedy):
+BY_THEMSELVES = [greedy for greedy in GREEDY if greedy.more and greedy.past is None]
+FURTHER = [greedy for greedy in GREEDY if greedy.more and greedy.past is not None]
+
+
+@pytest.mark.parametrize("greedy", BY_THEMSELVES, ids=lambda greedy: greedy.id)
+async def test_it_is_the_limit(vm, seen, greedy, record_property):
     """With a higher limit the same program ends by itself: it was that limit that ended it."""
-    await endure(vm, greedy, ("exit",), greedy.more)
+    record_property("road's control", greedy.id)
+    await endure(vm, greedy, ("exit",), greedy.more, seen)
+
+
+@pytest.mark.parametrize("greedy", FURTHER, ids=lambda greedy: greedy.id)
+async def test_it_gets_further(backend, tmp_path, greedy, record_property):
+    """With a higher limit the host sees the same program have more than the lower one allows."""
+    record_property("road's control", greedy.id)
+    needs(backend, greedy.language)
+    quantity, bound = greedy.past
+    with lifted(greedy.lifted):
+        made = backends.load("namespace", str(tmp_path / "vms"), spare=False)
+        made.warm()
+    try:
+        vm = await made.create("vm_more")
+        looked = Seen(vm, tmp_path / "vms" / vm.id, await namespace(vm), quantity)
+        outcome = await looked.until(job(greedy.code, greedy.language, **greedy.more), lambda: looked.look() > bound)
+        assert looked.most > bound, (looked.most, outcome)
+    finally:
+        await made.close()
+        remove(tmp_path / "vms")
+
+
+@contextlib.contextmanager
+def lifted(code: str):
+    """Vms that are made meanwhile do without a bound that no limit raises."""
+    with pytest.MonkeyPatch.context() as patch:
+        boot = (
+            starting._BOOT.replace("import launcher; ", f"import launcher, machine; {code}; ")
+            if code
+            else starting._BOOT
+        )
+        patch.setattr(starting, "_BOOT", boot)
+        yield
+
+
+def test_every_road_is_shown_to_be_closed_by_its_limit(record_property):
+    """Each has limits under which it gets further, or says why there are none."""
+    for greedy in GREEDY:
+        assert bool(greedy.more) != bool(greedy.unshown), greedy.id
+        if greedy.unshown:
+            record_property("road without", f"{greedy.id}: {greedy.unshown}")
+    assert len({greedy.id for greedy in GREEDY}) == len(GREEDY)
+    counts = f"{len(GREEDY)} | {sum(bool(greedy.more) for greedy in GREEDY)}"
+    page = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    assert f"| programs that want all there is | {counts} |" in page
 
 
 @pytest.mark.parametrize("greedy", [g for g in GREEDY if g.in_session], ids=lambda greedy: greedy.id)
-async def test_greedy_sessions(vm, greedy):
+async def test_greedy_sessions(vm, seen, greedy):
     """In a live session the same: it ends as its limit says, goes back to what it was, and nothing but it is left."""
     fixed = {name: value for name, value in greedy.limits.items() if name in ("processes", "file_mib", "open_files")}
     assert (await vm.execute(job("kept = 41", "python", session="s", **fixed))).ended == "exit"
     point = (await vm.take_point()).state
     inside = await namespace(vm)
     order = job(greedy.code, greedy.language, session="s", **greedy.limits)
-    check(order, await vm.execute(order), greedy.ended)
+    ended = greedy.ended_in_session or greedy.ended
+    check(order, await attended(vm, order, greedy, ended, lambda quantity: seen(inside, quantity)), ended)
     await vm.go_to(point)
     again = job("print(kept + 1)", "python", session="s", **fixed)
     assert (await vm.execute(again)).stdout == b"42\n"

@@ -20,7 +20,7 @@ import anyio
 import pytest
 from refusing import OPENAT2, boot
 
-from conftest import FULL, eventually, out, run, scaled
+from conftest import FULL, eventually, out, remove, run, scaled
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 from rewindbox.errors import BadRequest
@@ -151,34 +151,39 @@ async def test_lures(vm, canary, lure):
 
 UNDEFENDED = starting._BOOT.replace(
     "launcher.main()",
-    "import os; from rewindbox.backends.namespace import paths; "
+    "import os, stat; from rewindbox.backends.namespace import files, paths; "
     "paths.open_in = lambda root, path, flags, mode=0, how=0: os.open(path.lstrip('/') or '.', flags, mode, dir_fd=root); "
+    "files.stat = type('Trusting', (), dict(vars(stat), S_ISREG=lambda mode: True)); "
     "launcher.main()",
 )
-"""Boot code of a launcher whose supervisors open paths as everybody does."""
+"""Boot code of a launcher whose supervisors open paths as everybody does, and take whatever it is that was opened."""
 
 
-async def test_lures_are_lures(vms_folder, monkeypatch):
-    """Where paths are opened as everybody opens them, links lead to the host, by reading and by writing."""
-    folder = tempfile.mkdtemp(dir="/var/tmp")  # a supervisor has a /tmp of its own
-    os.chmod(folder, 0o755)
-    canary = Path(folder, "canary")
-    canary.write_bytes(SECRET)
-    canary.chmod(0o666)
+@pytest.fixture
+async def undefended(tmp_path, monkeypatch):
+    """A vm of such a supervisor, and a canary where that can see it: it has a /tmp of its own."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    folder.chmod(0o755)
+    (folder / "canary").write_bytes(SECRET)
+    (folder / "canary").chmod(0o666)
     monkeypatch.setattr(starting, "_BOOT", UNDEFENDED)
-    made = backends.load("namespace", str(vms_folder.with_name("undefended")))
-    try:
-        vm = await made.create("vm_control")
-        for lure in (lure for lure in LURES if lure.id == "links-to-the-host"):
-            await out(vm, "import os\n" + lure.code.replace("@", str(canary)), "python")
-            for path in ("out", "folder/canary", "folder/../" + "../" * 20 + str(canary)):
-                assert await vm.read(path, BIG) == SECRET
-        with contextlib.suppress(BadRequest):  # of a file of somebody else's the mode cannot be set, afterwards
-            await vm.write("out", b"broke")
-        assert canary.read_bytes() in (b"broke", b"")
-    finally:
-        await made.close()
-        shutil.rmtree(folder)
+    made = backends.load("namespace", str(tmp_path / "vms"))
+    yield await made.create("vm_control"), folder / "canary"
+    await made.close()
+    remove(tmp_path / "vms")
+    shutil.rmtree(folder)
+
+
+async def test_lures_are_lures(undefended):
+    """Where paths are opened as everybody opens them, links lead to the host, by reading and by writing."""
+    vm, canary = undefended
+    for lure in (lure for lure in LURES if lure.id == "links-to-the-host"):
+        await out(vm, "import os\n" + lure.code.replace("@", str(canary)), "python")
+        for path in ("out", "folder/canary", "folder/../" + "../" * 20 + str(canary)):
+            assert await vm.read(path, BIG) == SECRET
+    with contextlib.suppress(BadRequest):  # of a file of somebody else's the mode cannot be set, afterwards
+        await vm.write("out", b"broke")
+    assert canary.read_bytes() in (b"broke", b"")
 
 
 SWAPS = {
@@ -234,35 +239,58 @@ while True:
 """
 
 
+@contextlib.asynccontextmanager
+async def swapping(vm, swap: str, host: Path):
+    """Code in the vm that swaps as fast as it can, from the first line of the block to its last."""
+    code = SWAPPING.format(host=str(host), swap=SWAPS[swap])
+    started, outcomes = anyio.Event(), []
+
+    async def go_on():
+        outcomes.append(await run(vm, code, "python", wall_s=600, cpu_s=600, on_output=lambda *_: started.set()))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(go_on)
+        await started.wait()
+        with anyio.fail_after(120):
+            yield
+        await vm.cancel()
+    assert outcomes[0].ended == "killed", outcomes  # it swapped until the end
+
+
 @pytest.mark.parametrize("swap", SWAPS)
 async def test_swapped_at_full_speed(vm, canary, swap):
     """However often and whenever a folder becomes a link, a verb gets what is inside, or is refused."""
-    code = SWAPPING.format(host=str(canary.parent), swap=SWAPS[swap])
-    started, seen, outcomes = anyio.Event(), {"inside": 0, "refused": 0}, []
-
-    async def swapping():
-        outcomes.append(await run(vm, code, "python", on_output=lambda *_: started.set()))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(swapping)
-        await started.wait()
-        with anyio.fail_after(120):
-            for number in itertools.count():
-                if number >= scaled(400) and min(seen.values()) > 0:  # who is faster differs from machine to machine
-                    break
-                for path in ("x/canary", "x/deep/../canary", "x/deep/deeper/../../canary", "x/../x/canary"):
-                    with contextlib.suppress(BadRequest):
-                        assert SECRET not in await vm.read(path, BIG)
-                        seen["inside"] += 1
-                        continue
-                    seen["refused"] += 1
+    seen = {"inside": 0, "refused": 0}
+    async with swapping(vm, swap, canary.parent):
+        for number in itertools.count():
+            if number >= scaled(400) and min(seen.values()) > 0:  # who is faster differs from machine to machine
+                break
+            for path in ("x/canary", "x/deep/../canary", "x/deep/deeper/../../canary", "x/../x/canary"):
                 with contextlib.suppress(BadRequest):
-                    await vm.write("x/canary" if number % 2 else f"x/new{number % 9}", b"written")
-                with contextlib.suppress(BadRequest):
-                    await vm.list("x")
-        await vm.cancel()
-    assert outcomes[0].ended == "killed", outcomes  # it swapped until the end
+                    assert SECRET not in await vm.read(path, BIG)
+                    seen["inside"] += 1
+                    continue
+                seen["refused"] += 1
+            with contextlib.suppress(BadRequest):
+                await vm.write("x/canary" if number % 2 else f"x/new{number % 9}", b"written")
+            with contextlib.suppress(BadRequest):
+                await vm.list("x")
     assert await out(vm, "echo fine") == "fine\n"
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+async def test_swaps_reach_the_host(undefended, swap):
+    """Where paths are opened as everybody opens them, each of the swaps gets a reader out, sooner or later.
+
+    The one without a link has nothing to lead out with: it gets its pipe taken for a file, which reads as empty.
+    """
+    vm, canary = undefended
+    wanted = b"" if swap == "file-for-pipe" else SECRET
+    async with swapping(vm, swap, canary.parent):
+        while True:
+            with contextlib.suppress(BadRequest):
+                if await vm.read("x/canary", BIG) == wanted:
+                    break
 
 
 async def test_entries_that_come_and_go(vm):

@@ -27,6 +27,7 @@ ALWAYS = {
     ),
     *("checkpoint", "checkpoint private", "session memory"),
     *("shell", "memory", "memory new", "memory once", "extraction growth", "deadline", "deadline p99", "recovery"),
+    *("session deadline", "session deadline p99"),
 }
 MAY_BE_ABSENT = {"bubblewrap", "sandlock", "ipykernel", "eryx", "eryx snapshot", "extraction", "library parse"}
 ONLY_FOR_ROOT = {"bare setpriv", "bubblewrap setpriv"}

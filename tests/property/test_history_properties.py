@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rewindbox.chain import entry_hash
 from rewindbox.errors import HistoryError, SnapshotNotFound
 from rewindbox.execution import Ended, Execution
-from rewindbox.history import History, Start
+from rewindbox.history import History, HistoryPage
 from rewindbox.registry import Registry
+from rewindbox.rows import Start
 from rewindbox.schema import FACTS
 from rewindbox.store import Store, Transaction, new_id
 from rewindbox.timeline import Point, Snapshot, Timeline, ancestors, points_to_drop
@@ -250,7 +251,7 @@ class HistoryMachine(RuleBasedStateMachine):
         matching.sort(key=lambda found: found[:2], reverse=True)
         expected = [execution for *_, execution in matching][asked["offset"] :][: asked["limit"]]
         answer = self.history.query(vm_id=vm.id if vm else None, agent_id=agent, failures_only=failures_only, **asked)
-        assert answer == (expected, len(matching))
+        assert answer == HistoryPage(entries=expected, total=len(matching))
 
     @invariant()
     def nothing_is_wrong_with_the_file(self) -> None:
@@ -502,7 +503,8 @@ def test_dropping_output_keeps_the_chain(kept, code, out):
             )  # fmt: skip
             History(store).finish(tx, execution)
         assert History(store).trim(tx, vm.id, kept) == []
-    found, total = History(store).query()
+    page = History(store).query()
+    found, total = page.entries, page.total
     assert (total, sum(not execution.output_dropped for execution in found)) == (4, kept)
     assert store.verify() == []
     store.close()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+import rewindbox.store as store_module
 from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
 from rewindbox.execution import Execution
 from rewindbox.history import History
@@ -99,6 +100,12 @@ def ids(found):
     return [execution.id for execution in found]
 
 
+def answer(history, **asked):
+    page = history.query(**asked)
+    assert page.note is None
+    return page.entries, page.total
+
+
 # --- beginning and ending
 
 
@@ -108,7 +115,7 @@ def test_begun_is_unfinished(store, history, vm_id):
     assert (start.block, start.pid, start.code) == (3, os.getpid(), "x = 'é'\0\n")
     assert history.unfinished(vm_id) == history.unfinished() == [start]
     assert history.unfinished("vm_none") == []
-    assert history.query() == ([], 0)
+    assert answer(history) == ([], 0)
     with pytest.raises(UnknownExecution, match="has not ended; ask again"):
         history.get(start.id)
     finish(store, ended(start))
@@ -132,7 +139,7 @@ def test_execution_comes_back(store, history, vm_id, outcome):
     """An execution comes back as it ended, its output byte for byte."""
     execution = finish(store, ended(begin(store, vm_id), **outcome))
     assert history.get(execution.id) == execution
-    assert history.query() == ([execution], 1)
+    assert answer(history) == ([execution], 1)
 
 
 def test_points_of_an_execution_come_back(store, history, vm_id):
@@ -291,7 +298,7 @@ def test_query(history, twelve, asked, numbers, page):
     if isinstance(asked.get("vm_id"), int):
         asked = {**asked, "vm_id": twelve[asked["vm_id"]].vm_id}
     matching = [twelve[n] for n in reversed(numbers)]
-    found, total = history.query(**asked, limit=limit, offset=offset)
+    found, total = answer(history, **asked, limit=limit, offset=offset)
     assert found == matching[offset:][:limit]
     assert total == len(matching)
 
@@ -315,7 +322,7 @@ def test_bad_query(history, asked):
 def test_equal_times_keep_their_order(store, history, vm_id):
     """Executions that started in the same microsecond come in the order of recording, newest first."""
     made = [run(store, vm_id) for _ in range(5)]
-    assert ids(history.query()[0]) == ids(made)[::-1]
+    assert ids(answer(history)[0]) == ids(made)[::-1]
 
 
 # --- the success to go back to
@@ -378,7 +385,7 @@ def test_trim(store, history, vm_id):
     made = [run(store, vm_id, after=True) for _ in range(5)]
     with store.transaction() as tx:
         needless = history.trim(tx, vm_id, 2)
-    found, total = history.query(vm_id=vm_id)
+    found, total = answer(history, vm_id=vm_id)
     assert total == 5
     assert found[:2] == made[:2:-1]
     bare = [replace(old, stdout_bytes=b"", stderr_bytes=b"", output_dropped=True) for old in made[2::-1]]
@@ -468,27 +475,36 @@ def test_trim_of_many(store, history, vm_id):
             )
             history.finish(tx, ended(start, after=point.id))
         assert len(history.trim(tx, vm_id, 10)) == 1490
-    assert sum(not execution.output_dropped for execution in history.query(limit=None)[0]) == 10
+    assert sum(not execution.output_dropped for execution in history.query(limit=None).entries) == 10
 
 
-def test_a_file_from_before_sessions(tmp_path):
-    """A history of the first version is brought up to date when it is opened; nothing of it changes."""
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_version(tmp_path, monkeypatch, version):
+    """A history of an older version is brought up to date when it is opened; nothing of it changes, all is found."""
     path = str(tmp_path / "old.db")
-    with closing(Store(path)) as new:
-        vm_id = make_vm(new, "box")
-        execution = run(new, vm_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "_STEPS", store_module._STEPS[:2])
+        with closing(Store(path)) as old:
+            vm_id = make_vm(old, "box")
+            execution = run(old, vm_id)
     with closing(sqlite3.connect(path)) as db:
         for table, column in (
-            ("starts", "session"),
-            ("starts", "session_begins"),
-            ("executions", "displays_sha256"),
-            ("outputs", "displays"),
+            (
+                ("starts", "session"),
+                ("starts", "session_begins"),
+                ("executions", "displays_sha256"),
+                ("outputs", "displays"),
+            )
+            if version == 1
+            else ()
         ):
             db.execute(f"alter table {table} drop column {column}")
-        db.execute("pragma user_version = 1")
+        db.execute(f"pragma user_version = {version}")
         db.commit()
     with closing(Store(path)) as again:
         assert again.verify() == []
         assert History(again).get(execution.id) == execution
         later = run(again, vm_id)
-        assert [entry.id for entry in History(again).query()[0]] == [later.id, execution.id]
+        assert answer(History(again), vm_id=vm_id) == ([later, execution], 2)
+        assert answer(History(again), text="PRINT(1") == ([later, execution], 2)
+        assert again.verify() == []

@@ -539,6 +539,7 @@ def test_docs_show_the_schema():
     """docs/store.md shows the schema word for word, and names every kind of entry."""
     text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
     assert schema_module.SESSIONS.strip() in text
+    assert schema_module.LISTING.strip() in text
     assert schema_module.TABLES.strip() in text
     kinds = [fact.kind for fact in FACTS]
     others = (schema_module.VM_REMOVED, schema_module.OUTPUT_DROPPED, schema_module.STATE_DROPPED)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Outside = Literal["plain", "root"]
+WORD = ("word of the filter",)
+"""See `Attack.held_by`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,10 @@ class Attack:
     tries: str
     code: str
     held_by: tuple[str, ...] = ()
-    """Defences, as tests/attacks/defences.py names them. Each may hold alone; without all of them it breaks through."""
+    """Defences, as tests/attacks/defences.py names them. Each may hold alone; without all of them it breaks through.
+
+    Where success would do harm, or this kernel has no such thing: `WORD`. The filter says another word then, and that
+    it comes back shows that the filter refused, before any code of the kernel for it."""
     outside: Outside | None = None
     """No defence can be taken away safely: the same code breaks through as a program of the host; `root`: of root."""
     unshown: str = ""
@@ -69,6 +74,10 @@ def must_not_arrive(name, *arguments):
     result, number = call(name, *arguments)
     refused = result < 0 and number in (errno.EPERM, errno.ENOSYS)
     say("HELD" if refused else "BROKE", name, result, errno.errorcode.get(number))
+def must_be_refused(name, *arguments, by):
+    '''The filter says so, as a kernel without it may, too.'''
+    result, number = call(name, *arguments)
+    say("HELD" if result < 0 and number == by else "BROKE", name, result, errno.errorcode.get(number, number))
 def all_must_raise(**attempts):
     done = []
     for name, attempt in attempts.items():

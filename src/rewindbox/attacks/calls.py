@@ -1,27 +1,20 @@
 """System calls that no program in a vm needs, each on its own: does the kernel's own code see it at all?
 
-Arguments are such that the call does nothing where it arrives. Which of them the kernel would refuse by itself
-to whoever has no capability of the host's is said in the entry.
+Arguments are such that the call does nothing where it arrives. Those that the kernel refuses everybody but root of the
+host, for whom they would do harm, and those that it may not have, are shown by the filter's word.
 """
 
-from rewindbox.attacks.attack import Attack, Outside
-
-_OF_ROOT = "the kernel refuses it itself to all but root of the host, for whom it would do harm"
-_RELIC = "kernels of today do not have it"
-_OPTIONAL = "kernels may be built without it"
+from rewindbox.attacks.attack import WORD, Attack, Outside
 
 
-def _call(name: str, tries: str, arguments: str = "0, 0, 0, 0, 0", why: str = "", root: bool = False) -> Attack:
-    code = f'must_not_arrive("{name}", {arguments})'
-    held_by = () if why or root else ("seccomp",)
+def _call(name: str, tries: str, arguments: str = "0, 0, 0, 0, 0", by_word: bool = False, root: bool = False) -> Attack:
     outside: Outside | None = "root" if root else None
     return Attack(
         id=f"call-{name.strip('_').replace('_', '-')}",
         tries=tries,
-        code=code,
-        held_by=held_by,
+        code=f'must_not_arrive("{name}", {arguments})',
+        held_by=() if root else WORD if by_word else ("seccomp",),
         outside=outside,
-        unshown=why,
     )
 
 
@@ -49,8 +42,8 @@ CALLS = (
     _call("get_mempolicy", "find out about it", "0, 0, 0, 0, 0"),
     _call("set_mempolicy_home_node", "the same anew", "0, 0, 0, 1"),
     _call("modify_ldt", "change the processor's tables", "0, 0, 0"),
-    _call("iopl", "reach the machine's ports", "0", why=_OPTIONAL),
-    _call("ioperm", "the same for some of them", "0, 0, 0", why=_OPTIONAL),
+    _call("iopl", "reach the machine's ports", "0", by_word=True),
+    _call("ioperm", "the same for some of them", "0, 0, 0", by_word=True),
     _call("adjtimex", "tune the host's clock", "ctypes.create_string_buffer(400)"),
     _call("clock_adjtime", "the same for any clock", "0, ctypes.create_string_buffer(400)"),
     _call("sysfs", "list the kernel's file systems", "3, 0, 0"),
@@ -63,22 +56,22 @@ CALLS = (
     _call("open_tree_attr", "copy a mount with other attributes", "-1, 0, 0, 0, 0"),
     _call("quotactl", "change quotas of a disk", "0, 0, 0, 0"),
     _call("quotactl_fd", "the same by descriptor", "-1, 0, 0, 0"),
-    _call("settimeofday", "set the clock", "0, 0", why=_OF_ROOT),
+    _call("settimeofday", "set the clock", "0, 0", by_word=True),
     _call("clock_settime", "set any clock", "0, 0"),
-    _call("kexec_load", "start another kernel", why=_OF_ROOT),
-    _call("kexec_file_load", "the same by file", "-1, -1, 0, 0, 0", why=_OF_ROOT),
-    _call("init_module", "put code into the kernel", "0, 0, 0", why=_OF_ROOT),
-    _call("finit_module", "the same by file", "-1, 0, 0", why=_OF_ROOT),
-    _call("delete_module", "take code out of the kernel", "0, 0", why=_OF_ROOT),
+    _call("kexec_load", "start another kernel", by_word=True),
+    _call("kexec_file_load", "the same by file", "-1, -1, 0, 0, 0", by_word=True),
+    _call("init_module", "put code into the kernel", "0, 0, 0", by_word=True),
+    _call("finit_module", "the same by file", "-1, 0, 0", by_word=True),
+    _call("delete_module", "take code out of the kernel", "0, 0", by_word=True),
     _call("reboot", "restart the machine", "0, 0, 0, 0", root=True),
     _call("swapon", "swap to a file", "0, 0", root=True),
     _call("swapoff", "end swapping", "0", root=True),
-    _call("acct", "have a file written about every process", "0", why=_OF_ROOT),
-    _call("vhangup", "hang up the terminal", why=_OF_ROOT),
+    _call("acct", "have a file written about every process", "0", by_word=True),
+    _call("vhangup", "hang up the terminal", by_word=True),
     _call("syslog", "read the kernel's log", "10, 0, 0", root=True),
-    _call("lookup_dcookie", "find a file's name by the kernel's number", why=_RELIC),
-    _call("uselib", "load a library as forty years ago", why=_RELIC),
-    _call("_sysctl", "change settings by number", why=_RELIC),
-    _call("create_module", "the oldest way to put code into the kernel", why=_RELIC),
-    _call("nfsservctl", "speak to the kernel's file server", why=_RELIC),
+    _call("lookup_dcookie", "find a file's name by the kernel's number", by_word=True),
+    _call("uselib", "load a library as forty years ago", by_word=True),
+    _call("_sysctl", "change settings by number", by_word=True),
+    _call("create_module", "the oldest way to put code into the kernel", by_word=True),
+    _call("nfsservctl", "speak to the kernel's file server", by_word=True),
 )

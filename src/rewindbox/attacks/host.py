@@ -50,6 +50,7 @@ class Host:
         with open(self.canary, "x", encoding="ascii") as file:
             file.write(self.secret)
         os.chmod(self.canary, 0o666)
+        os.makedirs(f"{self.folder}/home/.ssh")
         self._abstract_name = f"rewindbox-{secrets.token_hex(8)}"
         self._servers = {
             "tcp": self._server(socket.AF_INET, ("127.0.0.1", 0)),
@@ -143,6 +144,7 @@ class Host:
             "PID": os.getpid(),
             "USER": _user(),
             "HOME": os.path.expanduser("~"),
+            "OTHER": f"{self.folder}/home",
         }
         for name, value in names.items():
             code = code.replace(f"@{name}@", str(value))

@@ -89,10 +89,10 @@ all_must_raise(**{p: lambda p=p: os.stat(p) for p in places})""",
         tries="find credentials of whoever started the vm, below any root",
         code="""
 names = (".ssh", ".aws", ".config/gcloud", ".kube", ".docker", ".gitconfig", ".netrc", ".bash_history", ".python_history", ".cache", ".bashrc", ".profile", ".local")
-homes = ["@HOME@", "/root", "/home/" + "@USER@"]
+homes = ["@HOME@", "/root", "/home/" + "@USER@", "@OTHER@"]
 found = [p for r in roots() for h in homes if not (r + h).endswith("/home/agent") for n in names if os.path.lexists(p := f"{r}{h}/{n}")]
 say("BROKE", found[:10]) if found else say("HELD")""",
-        unshown="a user may have none of them",
+        held_by=("own root",),
     ),
     Attack(
         id="hardware",

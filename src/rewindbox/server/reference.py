@@ -1,4 +1,4 @@
-"""OpenAPI -> the part of docs/http-api.md that is made: each call with a command that makes it, every type, every error.
+"""OpenAPI -> the part of docs/http-api.md that is made: each call with its command, every type, every error.
 
 python -m rewindbox.server.reference docs/http-api.md     puts it into the file
 """

@@ -2,12 +2,27 @@
 
 import os
 import re
+from collections.abc import Iterable
 
-from rewindbox.backends.namespace.processes import read
+from rewindbox.backends.namespace.processes import has_ended, read, stat_fields
 
 _THREADS_THAT_COME_BACK = re.compile(rb"openblas|libgomp|libiomp|libmkl|libtbb|libblis")
 """Libraries that start their worker threads anew in a forked process."""
 _OWN_FD = 900
+_NAMED_MAX = 8
+
+
+def of_company(proc: int, head: int, python_threads: int, members: Iterable[int]) -> list[str]:
+    """Of a session's processes what is more than an idle head. `python_threads`: those of the head."""
+    found, more = list[str](), 0
+    for pid in sorted(members):
+        if pid != head and len(found) >= _NAMED_MAX:
+            more += 1
+        elif (fields := stat_fields(proc, pid)) and pid == head:
+            found += of_head(proc, pid, int(fields[17]) - 1, python_threads)
+        elif fields and not has_ended(proc, pid):
+            found.append(of_child(proc, pid))
+    return [*found, f"{more} more"] if more else found
 
 
 def of_head(proc: int, pid: int, threads: int, python_threads: int) -> list[str]:

@@ -5,13 +5,17 @@ Nothing that they say is believed but that they are there; the kernel says who s
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rewindbox.backends.namespace.machine import PROC
+from rewindbox.backends.namespace.processes import read
+from rewindbox.backends.namespace.spawner import FIRST_TO_GO, open_score, score_for_end
 
 _BIRTH_S = 10.0
 """Forking takes 1 ms, and 0.03 ms for each MiB of small objects."""
@@ -48,6 +52,11 @@ class Process:
     def signal(self, number: int) -> None:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self.handle, number)
+
+    def limit(self, kind: int, soft: int, hard: int) -> None:
+        """Set what the kernel counts for it; nothing where it is gone, or its code has a lower hard limit."""
+        with contextlib.suppress(OSError):
+            resource.prlimit(self.outer, kind, (soft, hard))
 
     def close(self) -> None:
         self.control.close()
@@ -104,6 +113,39 @@ def _checked(control: socket.socket, outer: int, parent: Process) -> Process:
         os.close(handle)
         raise Lost("somebody else says that it is the child")
     return Process(control, handle, outer, int(told["NSpid"][-1]))
+
+
+def first_to_go(head: Process) -> None:
+    """When memory ends, a head and what it starts end before anything of ours."""
+    with contextlib.suppress(OSError):  # ended meanwhile: that is found out elsewhere
+        score_for_end(head.outer, FIRST_TO_GO)
+
+
+@contextlib.contextmanager
+def spared(head: Process) -> Iterator[None]:
+    """What a head forks meanwhile is ended after all code when memory ends: it goes on with the score of its parent.
+
+    A head that has made itself undumpable, or is gone, gets no such child.
+    """
+    with contextlib.ExitStack() as opened:
+        score = None
+        with contextlib.suppress(OSError):
+            score = opened.enter_context(open_score(head.outer))
+            score.write(b"0")
+        try:
+            yield
+        finally:
+            if score is not None:
+                with contextlib.suppress(OSError):
+                    score.write(FIRST_TO_GO)
+
+
+def mark_of(proc: int, pid: int) -> int:
+    """The limit of message queues of a process, which says whose session it is; 0: it is gone."""
+    for line in read(proc, f"{pid}/limits").splitlines():
+        if line.startswith(b"Max msgqueue size"):
+            return int(line.split()[3])
+    return 0
 
 
 def readable(descriptors: list[int], timeout_s: float) -> list[int]:

@@ -19,7 +19,7 @@ class Job(Watched):
         """`spawner` has been told to start it; `spare`: who is none of its processes, None: nobody."""
         super().__init__(machine, disk, limits, machine.groups.jobs, lambda: spawner.ipc_ns)
         self.spawner, self._spare = spawner, spare
-        self._is_struck = False
+        self._struck: set[int] = set()
         self._cpu_before = _children_cpu()
 
     def members(self) -> list[int]:
@@ -36,7 +36,7 @@ class Job(Watched):
         assert self.spawner.pid is not None
         _, status, usage = os.wait4(self.spawner.pid, 0)
         wall_s = self.elapsed_s()
-        kill_all(self.machine.proc, self._spare)
+        kill_all(self.machine.proc, self._spare, self._struck)
         self.ran_out_of_memory()
         self.spawner.close()
         return {
@@ -49,9 +49,9 @@ class Job(Watched):
 
     def kill(self) -> None:
         """SIGKILL to all there are: five hundred that go on leave nobody else much time. `reap` does the rest."""
-        if not self._is_struck:
-            strike(self.machine.proc, self._spare)
-            self._is_struck = self.spawner.pid is not None
+        if not self._struck:
+            struck = strike(self.machine.proc, self._spare)
+            self._struck = struck if self.spawner.pid is not None else set()
 
 
 def _children_cpu() -> float:

@@ -123,6 +123,7 @@ def _ending(job: Job, answer: dict[str, Any], output: Output) -> tuple[Ended, in
                 EXIT_KILLED,
                 f"disk limit of {limits.disk_mib} MiB or {limits.inodes} files reached",
             ),
+            "processes": ("killed", EXIT_KILLED, f"limit of {limits.processes} processes and threads reached"),
             "cancel": ("killed", EXIT_KILLED, "cancelled"),
             "broken": ("killed", EXIT_KILLED, "the code closed or misused its session's own descriptors"),
         }

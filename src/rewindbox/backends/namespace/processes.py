@@ -13,6 +13,9 @@ _DEADLY_S = 10.0
 _PAUSE_S = 0.002
 """Longest between two looks at who is left. Five hundred forks of a python take the kernel 70 ms to tear down."""
 
+_FORGETTING_S = 0.2
+"""After so long a number may have been given to another process: those that were killed are looked at anew."""
+
 Spare = Callable[[int], bool]
 """Whether the process with this pid (as the vm numbers it) is to live on."""
 
@@ -37,21 +40,30 @@ def signal_each(proc: int, pids: list[int], number: int) -> None:
                 os.close(handle)
 
 
-def stop_all(proc: int, spare: Spare | None = None) -> None:
-    """Stop every process of the vm but those to spare, however fast they fork: what is stopped does not.
+def stop_all(proc: int, spare: Spare | None = None, rested: set[int] | None = None) -> set[int]:
+    """Stop every process of the vm but those to spare, however fast they fork: what is stopped does not. Says whom.
 
-    Where nobody is spared that is one system call, by which the kernel stops also what is just being forked. It
-    reaches whoever is below us: only pid 1 of a pid namespace may make it.
+    Pid 1 of a pid namespace may stop all below it by one call, by which the kernel stops also what is just being
+    forked. Who is spared and ran goes on at once. `rested`: who is spared and did not run; None: to be found out,
+    which takes time that five hundred which go on do not leave us.
     """
-    if spare is None and os.getpid() == 1:
-        with contextlib.suppress(ProcessLookupError):  # nobody but us
-            os.kill(-1, signal.SIGSTOP)
-        signal_each(proc, [1], signal.SIGCONT)
-        return
+    if os.getpid() != 1:
+        return _stop_each(proc, spare)
+    if spare is not None and rested is None:
+        rested = {pid for pid in processes(proc) if is_stopped(proc, pid)}
+    with contextlib.suppress(ProcessLookupError):  # nobody but us
+        os.kill(-1, signal.SIGSTOP)
+    there, doomed = set(processes(proc)), set(_doomed(proc, spare))
+    signal_each(proc, [1, *(there - doomed - (rested or set()))], signal.SIGCONT)
+    return doomed
+
+
+def _stop_each(proc: int, spare: Spare | None) -> set[int]:
     known: set[int] = set()
     while fresh := _doomed(proc, spare, known):
         signal_each(proc, fresh, signal.SIGSTOP)
         known.update(fresh)
+    return known
 
 
 def strike(proc: int, spare: Spare | None = None) -> set[int]:
@@ -59,37 +71,45 @@ def strike(proc: int, spare: Spare | None = None) -> set[int]:
 
     First stop them all: one that is stopped makes no room for another.
     """
-    stop_all(proc, spare)
-    doomed = _doomed(proc, spare)
-    signal_each(proc, doomed, signal.SIGKILL)
-    return set(doomed)
+    doomed = stop_all(proc, spare)
+    signal_each(proc, list(doomed), signal.SIGKILL)
+    return doomed
 
 
-def kill_all(proc: int, spare: Spare | None = None) -> None:
+def kill_all(proc: int, spare: Spare | None = None, killed: set[int] | None = None) -> None:
     """End every process of the vm but pid 1 and those to spare, however fast they fork; returns when none is left.
 
-    Each is killed once in a while: what ends needs the processor more than we do.
+    `killed`: whom `strike` has killed already. Nobody is killed or asked about twice: what ends needs the processor
+    more than we do.
     """
     if spare is None and _is_empty(proc):
         return
-    pause, deadline = 0.0001, time.monotonic() + _DEADLY_S
-    killed = strike(proc, spare)
-    while doomed := _doomed(proc, spare):
-        signal_each(proc, [pid for pid in doomed if pid not in killed], signal.SIGKILL)
-        killed.update(doomed)
+    pause, began = 0.0001, time.monotonic()
+    killed, forget_at = killed or strike(proc, spare), began + _FORGETTING_S
+    while True:
+        fresh = _doomed(proc, spare, killed)
+        if not fresh and not _is_any_left(proc, spare, killed):
+            return
+        signal_each(proc, fresh, signal.SIGKILL)
+        killed = killed.union(fresh)
         _reap()
-        if time.monotonic() > deadline:
-            raise StillAlive(f"{len(doomed)} processes survive SIGKILL")
+        if time.monotonic() > began + _DEADLY_S:
+            raise StillAlive(f"{len(killed)} processes survive SIGKILL")
         time.sleep(pause)
         pause = min(pause * 2, _PAUSE_S)
-        if pause == _PAUSE_S:  # a number may have been given to another one meanwhile
-            killed.clear()
+        if time.monotonic() > forget_at:
+            killed, forget_at = set(), time.monotonic() + _FORGETTING_S
 
 
 def _doomed(proc: int, spare: Spare | None, known: Container[int] = ()) -> list[int]:
     """Who is to end, but for who is known. Where some are spared they may be parents of some that have ended."""
     pids = [pid for pid in processes(proc) if pid not in known]
     return pids if spare is None else [pid for pid in pids if not spare(pid) and not has_ended(proc, pid)]
+
+
+def _is_any_left(proc: int, spare: Spare | None, killed: Container[int]) -> bool:
+    """Whether one of those that were killed is still there; ended is enough where its parent may be spared."""
+    return any(pid in killed and (spare is None or not has_ended(proc, pid)) for pid in processes(proc))
 
 
 def _is_empty(proc: int) -> bool:

@@ -15,8 +15,8 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from rewindbox.backends.namespace import descriptions, template
@@ -26,27 +26,30 @@ from rewindbox.backends.namespace.forks import (
     Process,
     ask_to_fork,
     born,
+    first_to_go,
     fork_of,
+    mark_of,
     readable,
+    spared,
 )
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import proportional_bytes
 from rewindbox.backends.namespace.processes import (
+    Spare,
     StillAlive,
-    has_ended,
     kill_all,
     processes,
     read,
     signal_each,
     stat_fields,
+    stop_all,
 )
-from rewindbox.backends.namespace.spawner import FIRST_TO_GO, Spawner, open_score, score_for_end
+from rewindbox.backends.namespace.spawner import OWN_THREADS, Spawner
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MEASURE_S = 1.0
 """Least time between two measurements of memory, which take 0.3 ms for each checkpoint and 10 MiB."""
-_NAMED_MAX = 8
 _DEADLY_S = 10.0
 _MARK_BYTES = 800 << 10
 _STEPS = 32
@@ -70,6 +73,12 @@ class Session:
     """It has the means to map files, it says."""
     threads: int = 0
     """Python threads besides the first, as the head says; other ones belong to libraries."""
+    seen: set[int] = field(default_factory=set)
+    """Its processes at the last look at them in this execution: no number is given away again so soon."""
+    struck: set[int] = field(default_factory=set)
+    """What was killed of it."""
+    gone: list[str] = field(default_factory=list)
+    """What of that was more than an idle head, in words."""
 
 
 @dataclass(eq=False)
@@ -125,6 +134,11 @@ class Sessions:
         """How many there are besides those that the code starts, our own thread included."""
         return len(self.live) + len(self.checkpoints) + 2 if self._template is not None else 0
 
+    @property
+    def most_threads(self) -> int:
+        """So many of the code's there may be, with the few more that come of not knowing how many are ours just now."""
+        return int(self.limits["processes"]) + OWN_THREADS + self.machine.groups.threads
+
     def state(self) -> dict[str, str]:
         """What a point says of sessions: name -> id of the checkpoint."""
         return {name: session.tip for name, session in self.live.items() if session.tip}
@@ -141,8 +155,9 @@ class Sessions:
             self._last += 1
             head = fork_of(template)
             self.live[name] = Session(name, _MARK_BYTES - self._last, head, template)
-            resource.prlimit(head.outer, resource.RLIMIT_MSGQUEUE, (self.live[name].mark,) * 2)
-            _first_to_go(head)
+            head.limit(resource.RLIMIT_MSGQUEUE, self.live[name].mark, self.live[name].mark)
+            first_to_go(head)
+            self._bound(head)
         return self.live[name]
 
     def _ready_template(self, order: dict[str, Any]) -> Process:
@@ -158,6 +173,14 @@ class Sessions:
         self._ipc = os.fstat(self._spawner.ipc_ns).st_ino
         return self._template
 
+    def _bound(self, head: Process, *, beside: int | None = None) -> None:
+        """Its soft limit of processes: what the code may have, and `beside`, None: what there is of ours.
+
+        What checkpoints and new heads need is above it, below the hard one. Code that raises its own is watched.
+        """
+        most = self.most_threads + (self.processes - 1 if beside is None else beside)
+        head.limit(resource.RLIMIT_NPROC, most, self.most_threads + template.BESIDE)
+
     def restrict(self, memory_bytes: int) -> None:
         """An execution may add so much to what sessions and checkpoints have in memory together.
 
@@ -171,7 +194,8 @@ class Sessions:
         """Fork what the head is now; where that fails, its point has files only. Then keep to the budget."""
         assert self.guard is not None
         try:
-            with self.guard.births, _spared(session.head):
+            self._bound(session.head, beside=template.BESIDE)
+            with self.guard.births, spared(session.head):
                 process = fork_of(session.head, b"C")
                 self.guard.protected.add(process.pid)
         except Lost:
@@ -180,11 +204,13 @@ class Sessions:
         process.signal(signal.SIGSTOP)  # it waits anyway; but nothing stops a liar from saying that it is one
         self.checkpoints[session.name, session.tip] = Checkpoint(process, session.mark, session.count, session.may_map)
         self._keep_to_budget()
+        self._bound(session.head)
 
     def new_tip(self, session: Session) -> None:
         """An execution has ended: what the session is now will be the checkpoint of this id."""
         self._last += 1
         session.count += 1
+        session.seen.clear()
         session.tip = f"{self._instance}.{self._last}"
 
     def _keep_to_budget(self) -> None:
@@ -257,7 +283,8 @@ class Sessions:
             with contextlib.suppress(Lost):
                 head = born(control, found.process)
                 self.live[name] = Session(name, found.mark, head, found.process, tip, found.count, found.may_map)
-                _first_to_go(head)
+                first_to_go(head)
+                self._bound(head)
                 names.append(name)
             found.process.signal(signal.SIGSTOP)
         return names
@@ -266,7 +293,7 @@ class Sessions:
         """Kill all sessions; says what was more than idle heads. Where nothing was, `gone` waits for their end."""
         notes = []
         if self._has_company({session.head.pid for session in self.live.values()}):
-            notes = [f"{name}: {text}" for name, session in self.live.items() for text in self._company(session)]
+            notes = [f"{name}: {text}" for name, s in self.live.items() for text in self._company(s, self.members(s))]
         for session in self.live.values():
             session.head.signal(signal.SIGKILL)
             self._leaving.append(session.head)
@@ -303,23 +330,39 @@ class Sessions:
 
     def members(self, session: Session) -> list[int]:
         """The head, and what its code has started."""
-        return [pid for pid in processes(self.machine.proc) if self._is_member(session, pid)]
+        there, is_other = set(processes(self.machine.proc)), self._others(session)
+        session.seen &= there
+        session.seen.update(pid for pid in there - session.seen if not is_other(pid))
+        return list(session.seen)
 
-    def _is_member(self, session: Session, pid: int) -> bool:
+    def _others(self, session: Session) -> Spare:
+        """Tells of a process whether it is none of this session's; 0.05 ms where it was not seen before."""
         assert self.guard is not None
-        if pid == session.head.pid:
-            return True
         known = {other.head.pid for other in self.live.values()} | self.guard.protected
-        return pid not in known and self.owns(pid) and _mark_of(self.machine.proc, pid) == session.mark
+
+        def is_other(pid: int) -> bool:
+            if pid == session.head.pid or (pid in session.seen and pid not in known):
+                return False
+            return pid in known or not self.owns(pid) or mark_of(self.machine.proc, pid) != session.mark
+
+        return is_other
+
+    def strike(self, session: Session) -> None:
+        """SIGKILL to everything of a session but its checkpoints, stopped before; `end` waits for it. Idempotent."""
+        if not session.struck:
+            proc = self.machine.proc
+            rested = {c.process.pid for c in self.checkpoints.values()} | {p.pid for p in self._dying}
+            session.struck = stop_all(proc, self._others(session), rested if len(self.live) == 1 else None)
+            session.gone = self._company(session, session.struck)
+            signal_each(proc, list(session.struck), signal.SIGKILL)
 
     def end(self, session: Session) -> list[str]:
         """Kill everything of a session but its checkpoints; says what was more than an idle head."""
-        ended = self._company(session)
-        session.head.signal(signal.SIGKILL)
-        kill_all(self.machine.proc, lambda pid: not self._is_member(session, pid))
+        self.strike(session)
+        kill_all(self.machine.proc, self._others(session), session.struck)
         session.head.close()
         self.live.pop(session.name, None)
-        return ended
+        return session.gone
 
     def end_all(self) -> None:
         """Kill every session and checkpoint."""
@@ -328,18 +371,8 @@ class Sessions:
         for key in list(self.checkpoints):
             self.drop(key)
 
-    def _company(self, session: Session) -> list[str]:
-        """Threads and children of a session, in words: they do not come back with its variables."""
-        proc, found = self.machine.proc, []
-        for pid in self.members(session):
-            fields = stat_fields(proc, pid)
-            if not fields or has_ended(proc, pid):
-                continue
-            if pid == session.head.pid:
-                found += descriptions.of_head(proc, pid, int(fields[17]) - 1, session.threads)
-            else:
-                found.append(descriptions.of_child(proc, pid))
-        return found if len(found) <= _NAMED_MAX else [*found[:_NAMED_MAX], f"{len(found) - _NAMED_MAX} more"]
+    def _company(self, session: Session, members: Iterable[int]) -> list[str]:
+        return descriptions.of_company(self.machine.proc, session.head.pid, session.threads, members)
 
     def open_files(self) -> list[str]:
         """What sessions have open for writing, in words: after going back, that is no longer the file of this name."""
@@ -385,34 +418,3 @@ class Sessions:
         for session in self.live.values():
             with contextlib.suppress(Lost):
                 session.head.tell(b"D", [])
-
-
-def _first_to_go(head: Process) -> None:
-    with contextlib.suppress(OSError):  # ended meanwhile: that is found out elsewhere
-        score_for_end(head.outer, FIRST_TO_GO)
-
-
-@contextlib.contextmanager
-def _spared(head: Process) -> Iterator[None]:
-    """What a head forks meanwhile is ended after all code when memory ends: it goes on with the score of its parent.
-
-    A head that has made itself undumpable, or is gone, gets no such child.
-    """
-    with contextlib.ExitStack() as opened:
-        score = None
-        with contextlib.suppress(OSError):
-            score = opened.enter_context(open_score(head.outer))
-            score.write(b"0")
-        try:
-            yield
-        finally:
-            if score is not None:
-                with contextlib.suppress(OSError):
-                    score.write(FIRST_TO_GO)
-
-
-def _mark_of(proc: int, pid: int) -> int:
-    for line in read(proc, f"{pid}/limits").splitlines():
-        if line.startswith(b"Max msgqueue size"):
-            return int(line.split()[3])
-    return 0

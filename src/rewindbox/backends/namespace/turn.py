@@ -37,6 +37,7 @@ class Turn(Watched):
     ) -> None:
         super().__init__(machine, disk, limits, machine.groups.sessions, lambda: sessions.ipc_ns)
         self.session, self._sessions = session, sessions
+        self.most_threads = sessions.most_threads
         self.result, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._clock = ~session.head.outer << 3 | 2  # CPU time of that process, see clock_getcpuclockid(3)
         self.told: bool | None = None
@@ -86,8 +87,8 @@ class Turn(Watched):
             return self._cpu_before
 
     def kill(self) -> None:
-        """SIGKILL to the head; `reap` does the rest."""
-        self.session.head.signal(signal.SIGKILL)
+        """SIGKILL to the head and all that its code has started; `reap` does the rest."""
+        self._sessions.strike(self.session)
 
     def reap(self) -> dict[str, Any]:
         """Call when there is a result, or the head has ended: say how it was. A session without a head is ended."""

@@ -1,5 +1,6 @@
 """What runs is watched: its time, memory, CPU and disk. Runs in the supervisor."""
 
+import math
 import os
 import signal
 import threading
@@ -31,6 +32,8 @@ class Watched:
         self.why: str | None = None
         """The limit that was passed, or another reason to end it."""
         self.peak_bytes = 0
+        self.most_threads = math.inf
+        """Above so many it ends; infinite where the kernel refuses the next one."""
         self._memory = Memory(machine.proc, ipc_ns)
         self._group, self._kills_before = group, group.kills()
         self.begin()
@@ -72,13 +75,15 @@ class Watched:
             return 0.0
         if self.ran_out_of_memory():
             return 0.0
-        used_bytes, cpu_s = self._consumption()
+        used_bytes, cpu_s, threads = self._consumption()
         self.peak_bytes = max(self.peak_bytes, used_bytes)
         limit_bytes = int(self.limits["memory_mib"]) << 20
         if used_bytes > limit_bytes and self._is_over_when_stopped(limit_bytes):
             self.why = "memory"
         elif cpu_s > self.limits["cpu_s"]:
             self.why = "cpu"
+        elif threads > self.most_threads:
+            self.why = "processes"
         elif self._disk.is_over(self.limits):
             self.why = "disk"
         pause = (limit_bytes - used_bytes) / _FASTEST_GROWTH
@@ -109,16 +114,17 @@ class Watched:
         signal_each(proc, running, signal.SIGCONT)
         return False
 
-    def _consumption(self) -> tuple[int, float]:
-        """Bytes of memory and CPU seconds of all members."""
-        pages, ticks, limit = 0, 0, int(self.limits["memory_mib"]) << 20
+    def _consumption(self) -> tuple[int, float, int]:
+        """Bytes of memory, CPU seconds and threads of all members."""
+        pages, ticks, threads, limit = 0, 0, 0, int(self.limits["memory_mib"]) << 20
         pids = [living(self.machine.proc, pid) for pid in self.members()]
         for pid in pids:
             fields = stat_fields(self.machine.proc, pid)
             if len(fields) > 21:
                 pages += int(fields[21])
                 ticks += int(fields[11]) + int(fields[12])
-        return self._memory.used_bytes(pids, pages, limit), self.cpu_s(ticks)
+                threads += int(fields[17])
+        return self._memory.used_bytes(pids, pages, limit), self.cpu_s(ticks), threads
 
 
 class Disk:

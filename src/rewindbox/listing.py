@@ -1,0 +1,221 @@
+"""One narrow row for each ended execution, so that any page of the history and its total are quick to find.
+
+It follows from the facts and is none: it is filled when somebody looks, from what the log has since, so that an
+execution never waits for it, and it can be made anew at any time. `tallies` count what lies between two moments,
+about a thousand executions each: of a million that match, the total and a page in the middle take a millisecond.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rewindbox.errors import HistoryError
+from rewindbox.store import Store, Transaction, Value, is_no_time_to_write
+
+_BUCKET = 1024
+"""Executions that one row of `tallies` counts, or more where they began in the same microsecond."""
+_AT_ONCE = 20_000
+"""Taken in by one transaction, in a third of a second: an execution that ends meanwhile waits for it."""
+EARLIEST, LATEST = -(2**62), 2**62
+"""Beyond any time that `datetime` has, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What can be asked for: the column of `listing l` that says it, and which of the executions it is about."""
+
+    name: str
+    column: str
+    among: str = "1"
+
+    @property
+    def index(self) -> str:
+        """The index that leads to what is asked for, in the order of time."""
+        return f"listing_{self.name}"
+
+
+# Where several are asked for, the first leads: what stands before others has them in its index.
+KINDS = (
+    Kind("vm", "l.vm_id"),
+    Kind("session", "l.session", "l.session is not null"),
+    Kind("agent", "l.agent_id"),
+    Kind("failed", "''", "l.success = 0"),
+    Kind("ended", "l.ended"),
+    Kind("language", "l.language"),
+    Kind("time", "''"),
+)
+
+ROWS = """
+select x.start_seq, x.started_us, x.vm_id, x.agent_id, x.language, s.session, x.ended, x.success
+from executions x join starts s on s.seq = x.start_seq"""
+"""What `listing` has to be: the same, slower."""
+
+
+def bring_up(store: Store) -> bool:
+    """Take in what ended since somebody last looked. False: nothing can be written now, so it is not whole."""
+    news = "select 1 from log where seq > ? and kind = 'execution_ended' limit 1"
+    return taken_in(store, "listing", news, _take_in)
+
+
+def taken_in(store: Store, name: str, news: str, take_in: Callable[[Transaction, int], int]) -> bool:
+    """Call `take_in`, in a transaction, with the number of the last log entry that is in, as long as there is news.
+
+    `news`: a query that finds a row where an entry after a number concerns it. `take_in` says up to which it came.
+    False: nothing can be written now.
+    """
+    while store.rows(news, (_last(store, name),)):
+        if store.is_writing:
+            return False
+        try:
+            with store.transaction() as tx:
+                last = take_in(tx, _last(store, name))
+                tx.execute("insert or replace into caught_up values (?, ?)", (name, last))
+        except HistoryError as error:
+            if is_no_time_to_write(error):
+                return False
+            raise
+    return True
+
+
+def _last(store: Store, name: str) -> int:
+    found = store.rows("select log_seq from caught_up where name = ?", (name,))
+    return int(found[0][0]) if found else 0
+
+
+def clear(tx: Transaction) -> None:
+    """Forget all of it: it is made anew when somebody looks."""
+    for table in ("listing", "tallies"):
+        tx.execute(f"delete from {table}")  # noqa: S608 (our names)
+    tx.execute("delete from caught_up where name = 'listing'")
+
+
+def _take_in(tx: Transaction, last: int) -> int:
+    for statement in _FRESH:
+        tx.execute(statement)
+    tx.execute(_ENDED_SINCE, (last, _AT_ONCE))
+    tx.execute(f"insert or replace into listing {ROWS} where x.start_seq in (select start_seq from fresh)")  # noqa: S608 (our own names)
+    for kind in KINDS:
+        for statement in (_FORGET, _TOUCHED, _UNTALLIED, _TALLIED):
+            tx.execute(statement.format(kind=kind, bucket=_BUCKET))
+    return int(
+        tx.execute("select max(x.seq) from fresh f join executions x on x.start_seq = f.start_seq").fetchone()[0]
+    )
+
+
+_FRESH = (
+    "create temp table if not exists fresh(start_seq integer primary key)",
+    "create temp table if not exists touched(value text primary key, since_us integer not null) without rowid",
+    "delete from fresh",
+)
+
+_ENDED_SINCE = """
+insert into fresh select json_extract(body, '$.start_seq') from log
+where seq > ? and kind = 'execution_ended' order by seq limit ?"""
+
+_FORGET = "delete from touched"
+
+# From where on the tallies of a value are made anew: the end of the last that no fresh row falls into.
+_TOUCHED = f"""
+insert into touched select value, coalesce(
+    (select max(before_us) from tallies t
+     where t.kind = '{{kind.name}}' and t.value = f.value and before_us <= first_us),
+    {EARLIEST})
+from (select {{kind.column}} as value, min(l.started_us) as first_us
+      from fresh join listing l on l.start_seq = fresh.start_seq
+      where {{kind.among}} group by {{kind.column}}) f"""  # noqa: S608 (our own names)
+
+_UNTALLIED = """
+delete from tallies where kind = '{kind.name}'
+and exists (select 1 from touched where touched.value = tallies.value and tallies.from_us >= since_us)"""
+
+# `rank` gives those of one microsecond the same bucket. The last bucket is not complete: it is counted when asked for.
+_TALLIED = """
+insert into tallies select '{kind.name}', value, from_us, before_us, executions from (
+    select value, min(us) as from_us, lead(min(us)) over (partition by value order by min(us)) as before_us,
+           count(*) as executions
+    from (select t.value, l.started_us as us,
+                 (rank() over (partition by t.value order by l.started_us) - 1) / {bucket} as bucket
+          from touched t cross join listing l indexed by {kind.index}
+          on l.started_us >= t.since_us and {kind.column} = t.value and {kind.among})
+    group by value, bucket) where before_us is not null"""
+
+
+class Stretch:
+    """The executions of one kind and value between two moments, both inclusive: how many, and any page of them."""
+
+    def __init__(self, store: Store, kind: Kind, value: Value, since_us: int, until_us: int) -> None:
+        self._store, self._kind, self._value = store, kind, value
+        self._since_us, self._until_us = since_us, until_us
+        self._buckets = store.rows(_BUCKETS, (kind.name, value, since_us, until_us))  # newest first
+        self._newest_us = self._buckets[0]["before_us"] if self._buckets else since_us
+        """What began from then on is in no bucket."""
+        self._newest = self._count(self._newest_us, until_us)
+
+    def total(self) -> int:
+        """How many there are."""
+        if not self._buckets:
+            return self._newest
+        oldest = self._count(self._since_us, self._buckets[-1]["from_us"] - 1)
+        return self._newest + sum(int(bucket["executions"]) for bucket in self._buckets) + oldest
+
+    def page(self, limit: int, offset: int) -> list[int]:
+        """Their numbers, newest first."""
+        until_us, skipped = self._skip(offset)
+        rows = self._store.rows(
+            f"select start_seq {self._range} order by started_us desc, start_seq desc limit ? offset ?",
+            (self._value, self._since_us, until_us, limit, offset - skipped),
+        )
+        return [row[0] for row in rows]
+
+    def _skip(self, offset: int) -> tuple[int, int]:
+        """Where to begin so that few rows before the page are read, and how many are skipped by that."""
+        if not self._buckets or offset < self._newest:
+            return self._until_us, 0
+        until_us, skipped = self._newest_us - 1, self._newest
+        for bucket in self._buckets:
+            if offset < skipped + bucket["executions"]:
+                break
+            until_us, skipped = bucket["from_us"] - 1, skipped + bucket["executions"]
+        return until_us, skipped
+
+    def _count(self, since_us: int, until_us: int) -> int:
+        return int(self._store.rows(f"select count(*) {self._range}", (self._value, since_us, until_us))[0][0])
+
+    @property
+    def _range(self) -> str:
+        kind = self._kind
+        return (
+            f"from listing l indexed by {kind.index}"
+            f" where {kind.column} = ? and {kind.among} and l.started_us between ? and ?"
+        )
+
+
+_BUCKETS = """
+select from_us, before_us, executions from tallies
+where kind = ?1 and value = ?2 and from_us >= ?3 and before_us <= ?4 + 1 order by from_us desc"""
+
+
+def problems(store: Store) -> Iterator[str]:
+    """In what it differs from the facts."""
+    for text, sql in _DIFFERENCES.items():
+        for row in store.rows(sql):
+            yield text.format(*row)
+
+
+def _wrong_tallies(kind: Kind) -> str:
+    return (
+        f"select t.kind, t.value from tallies t where t.kind = '{kind.name}' and t.executions != (select count(*)"  # noqa: S608 (our own names)
+        f" from listing l indexed by {kind.index} where {kind.column} = t.value and {kind.among}"
+        " and l.started_us >= t.from_us and l.started_us < t.before_us)"
+    )
+
+
+_DIFFERENCES = {
+    "listing: it has execution {} otherwise than the history": (
+        f"select start_seq from (select * from listing except {ROWS}) limit 20"  # noqa: S608 (our own names)
+    ),
+    "listing: execution {} is missing": (
+        f"select start_seq from ({ROWS} where x.seq <= (select log_seq from caught_up where name = 'listing')"  # noqa: S608 (our own names)
+        " except select * from listing) limit 20"
+    ),
+    **{f"tallies: {{}} {{!r}} is counted wrong ({kind.name})": _wrong_tallies(kind) for kind in KINDS},
+}

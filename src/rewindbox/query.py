@@ -1,0 +1,133 @@
+"""What is asked of the history -> the numbers of its executions, newest first, and how many there are in all.
+
+With `listing` up to date a page and its total take about a millisecond, however many there are, where one kind of
+thing is asked for; where several are, or a text, as long as what the first of them finds. Where nothing can be
+written (a read-only file, say), the facts themselves are read: the same answer, slower.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from rewindbox import listing, texts
+from rewindbox.listing import EARLIEST, KINDS, LATEST, Kind, Stretch
+from rewindbox.store import Row, Store, Value
+
+FEW = 500
+"""Executions whose texts are sooner read than an index is asked."""
+MANY = 50_000
+"""Executions that the index is asked for in any case, if a text is long enough."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """Conditions that all hold; None or empty: no condition. Times are microseconds since 1970, both inclusive."""
+
+    vm_id: str | None = None
+    session: str | None = None
+    agent_id: str | None = None
+    failures_only: bool = False
+    ended: str | None = None
+    language: str | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    text: str = ""
+    """A part of the code or of what was written."""
+
+    def kinds(self) -> list[tuple[Kind, Value]]:
+        """What is asked for, in the order of `KINDS`; at least one: any time."""
+        asked = (self.vm_id, self.session, self.agent_id, "" if self.failures_only else None, self.ended, self.language)
+        found: list[tuple[Kind, Value]] = [
+            (kind, value) for kind, value in zip(KINDS, asked, strict=False) if value is not None
+        ]
+        return found or [(KINDS[-1], "")]
+
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last moment."""
+        since_us = EARLIEST if self.since_us is None else self.since_us
+        return since_us, LATEST if self.until_us is None else self.until_us
+
+    def where(self) -> tuple[str, tuple[Value, ...]]:
+        """The conditions but for the text, and their values."""
+        kinds = self.kinds()
+        conditions = [f"{kind.column} = ? and {kind.among}" for kind, _ in kinds]
+        values = tuple(value for _, value in kinds)
+        return " and ".join([*conditions, "l.started_us between ? and ?"]), (*values, *self.bounds())
+
+
+def found(store: Store, query: Query, *, limit: int | None, offset: int) -> tuple[list[int], int]:
+    """The numbers of a page, newest first, and how many match in all. `limit` None: all of them."""
+    is_listed = listing.bring_up(store)
+    with_text = _with_text(store, query, is_listed=is_listed) if query.text else None
+    with store.reading():  # so that total and page are of the same moment
+        if with_text is not None:
+            return _page(with_text, limit, offset)
+        many = -1 if limit is None else limit
+        if is_listed and len(query.kinds()) == 1:
+            stretch = Stretch(store, *query.kinds()[0], *query.bounds())
+            return stretch.page(many, offset), stretch.total()
+        return _counted(store, query, _source(query, is_listed=is_listed), many, offset)
+
+
+def _source(query: Query, *, is_listed: bool) -> str:
+    return f"listing l indexed by {query.kinds()[0][0].index}" if is_listed else f"({listing.ROWS}) l"
+
+
+def _counted(store: Store, query: Query, source: str, limit: int, offset: int) -> tuple[list[int], int]:
+    """By going through all that the first condition finds."""
+    where, values = query.where()
+    total = store.rows(f"select count(*) from {source} where {where}", values)[0][0]  # noqa: S608 (our own conditions)
+    newest = "order by l.started_us desc, l.start_seq desc limit ? offset ?"
+    sql = f"select l.start_seq from {source} where {where} {newest}"  # noqa: S608 (our own conditions)
+    return [row[0] for row in store.rows(sql, (*values, limit, offset))], total
+
+
+def _with_text(store: Store, query: Query, *, is_listed: bool) -> Iterator[Row]:
+    """Start and number of all that have the text, in any order."""
+    needle = texts.fold(query.text)
+    if not texts.can_be_found(needle):
+        return iter(())
+    where, values = query.where()
+    source = _source(query, is_listed=is_listed)
+    number = Stretch(store, *query.kinds()[0], *query.bounds()).total() if is_listed else 0
+    if number <= FEW or not texts.bring_up(store):
+        return texts.looked_at(store, needle, source, where, values)
+    large = texts.looked_at(store, needle, "listing l", where, values, large_only=True)
+    if len(needle) < texts.SHORTEST or (number <= MANY and texts.are_more(store, needle, number)):
+        return chain(texts.scanned(store, needle, source, where, values), large)
+    return chain(texts.matching(store, needle, where, values), large)
+
+
+def _page(rows: Iterator[Row], limit: int | None, offset: int) -> tuple[list[int], int]:
+    """Of rows in any order; no more of them are in memory than are asked for."""
+    count = 0
+
+    def counted() -> Iterator[tuple[int, int]]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield row[0], row[1]
+
+    if limit is None:
+        newest = sorted(counted(), reverse=True)[offset:]
+    else:
+        newest = heapq.nlargest(offset + limit, counted())[offset:]
+        count += sum(1 for _ in counted())  # of no page nobody reads the rows
+    return [start_seq for _, start_seq in newest], count
+
+
+def forget(store: Store) -> None:
+    """Forget what makes finding quick; it is made anew when somebody looks."""
+    with store.transaction() as tx:
+        listing.clear(tx)
+        texts.clear(tx)
+
+
+def problems(store: Store) -> list[str]:
+    """In what that differs from the history, a sentence each. If it does, it is forgotten."""
+    wrong = [*listing.problems(store), *texts.problems(store)]
+    if wrong:
+        forget(store)
+        wrong.append("what `history` shows may have been wrong; it is made anew, from the history itself")
+    return wrong

@@ -1,0 +1,191 @@
+"""Programs that want memory, in all the places where the kernel keeps some."""
+# ruff: noqa: E501  programs that are run inside stand here as they are
+
+from exhaustion.greedy import Greedy
+
+_SMALL = {"memory_mib": 150, "wall_s": 50}
+_LARGE = {"memory_mib": 2000, "wall_s": 50}
+
+MEMORY = (
+    Greedy(
+        id="heap",
+        wants="memory of its own",
+        code="parts = []\nfor _ in range(400): parts.append(bytearray(b'x' * (1 << 20)))",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="heap-of-children",
+        wants="memory of many processes, each of which takes little",
+        code="""
+import os, time
+for _ in range(20):
+    if os.fork() == 0:
+        part = bytearray(b'x' * (20 << 20)); time.sleep(1000)
+time.sleep(1000)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+        past=("resident bytes", 150 << 20),
+    ),
+    Greedy(
+        id="one-giant",
+        wants="ten gigabytes at once",
+        code="x = bytearray(10 ** 10)\nfor n in range(0, len(x), 4096): x[n] = 1",
+        limits=_SMALL,
+        ended=("memory",),
+        more={"memory_mib": 600, "wall_s": 50},
+        past=("resident bytes", 150 << 20),
+    ),
+    Greedy(
+        id="shared-anonymous",
+        wants="memory that is shared with children",
+        code="import mmap\nm = mmap.mmap(-1, 400 << 20)\nfor n in range(0, len(m), 4096): m[n] = 1",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="dev-shm",
+        wants="memory in /dev/shm",
+        code="import time\nf = open('/dev/shm/f', 'wb', 0)\nfor _ in range(200): f.write(b'x' * (1 << 20))\ntime.sleep(2)",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="dev-shm-without-end",
+        wants="more of /dev/shm and /run than there is",
+        code="""
+import errno
+for place in ("/dev/shm", "/run"):
+    try:
+        with open(place + "/f", "wb", 0) as f:
+            for _ in range(2000): f.write(b"x" * (1 << 20))
+        raise SystemExit("no end")
+    except OSError as error: assert error.errno == errno.ENOSPC, error
+n = 0
+try:
+    while True: open(f"/dev/shm/n{n}", "x").close(); n += 1
+except OSError as error: assert error.errno in (errno.ENOSPC, errno.ENOMEM) and n < 70_000, n""",
+        limits=_LARGE,
+        ended=("exit",),
+        more=_LARGE,
+        lifted='machine._VOLATILE_MEMORY = machine._VOLATILE_MEMORY.replace("256m", "600m")',
+        past=("bytes in a file", 256 << 20),
+    ),
+    Greedy(
+        id="memory-files",
+        wants="memory in files without a name",
+        code="import os, time\nfor _ in range(4):\n    f = os.memfd_create('x')\n    for _ in range(100): os.write(f, b'x' * (1 << 20))\ntime.sleep(2)",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="memory-files-passed-on",
+        wants="memory in files that lie in a socket, where no process has them open",
+        code="""
+import os, socket, time
+a, b = socket.socketpair()
+for _ in range(40):
+    f = os.memfd_create("x")
+    for _ in range(10): os.write(f, b"x" * (1 << 20))
+    socket.send_fds(a, [b"x"], [f]); os.close(f)
+time.sleep(2)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="segments",
+        wants="System V segments that are mapped nowhere",
+        code="""
+import ctypes, time
+libc = ctypes.CDLL(None); libc.shmat.restype = ctypes.c_void_p
+for _ in range(40):
+    i = libc.shmget(0, 10 << 20, 0o1600); p = libc.shmat(i, None, 0); ctypes.memset(ctypes.c_void_p(p), 1, 10 << 20); libc.shmdt(ctypes.c_void_p(p))
+time.sleep(2)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="messages",
+        wants="memory in System V messages",
+        code="""
+import ctypes, time
+libc = ctypes.CDLL(None, use_errno=True); block = ctypes.create_string_buffer(8 + 8192); block[0] = b"\\1"
+sent = 0
+for _ in range(25_000):
+    queue = libc.msgget(0, 0o1600)
+    if queue < 0: break
+    while libc.msgsnd(queue, block, 8192, 0o4000) == 0: sent += 8192
+time.sleep(2)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="page-tables",
+        wants="page tables, by touching a page here and there of memory that is all zero",
+        code="""
+import ctypes, mmap
+m = mmap.mmap(-1, 200 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, prot=mmap.PROT_READ)
+m.madvise(15)
+total = sum(m[n] for n in range(0, len(m), 2 << 20))""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="socket-buffers",
+        wants="memory in what was written to sockets and nobody reads",
+        code="""
+import os, socket, time
+for _ in range(4):
+    if os.fork() == 0: break
+pairs = [socket.socketpair() for _ in range(60)]
+for pair in pairs:
+    for end in pair:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20); end.setblocking(False)
+        try:
+            while True: end.send(b"x" * 32768)
+        except BlockingIOError: pass
+time.sleep(3)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="pipe-buffers",
+        wants="memory in pipes that are made large",
+        code="""
+import fcntl, os
+total, pipes = 0, []
+for _ in range(450):
+    r, w = os.pipe(); os.set_blocking(w, False); pipes.append((r, w))
+    try: fcntl.fcntl(w, 1031, 1 << 20)
+    except OSError: pass
+    try:
+        while True: total += os.write(w, b"x" * 65536)
+    except BlockingIOError: pass
+assert total < 100 << 20, total""",
+        limits=_LARGE,
+        ended=("exit",),
+        unshown="the bound is the kernel's, for all pipes of a user; no limit of ours raises it",
+    ),
+    Greedy(
+        id="message-queues",
+        wants="memory in POSIX message queues",
+        code="""
+import ctypes, errno
+librt = ctypes.CDLL("librt.so.1", use_errno=True); made = 0
+while librt.mq_open(b"/q%d" % made, 0o102, 0o600, None) >= 0: made += 1
+assert made < 100 and ctypes.get_errno() in (errno.EMFILE, errno.ENOSPC, errno.ENOMEM, errno.EACCES), (made, ctypes.get_errno())""",
+        limits=_LARGE,
+        ended=("exit",),
+        unshown="the bound is the launcher's for good, and they are files that Landlock refuses",
+    ),
+)
