@@ -9,6 +9,7 @@ RewindboxError
 │   ├── VmBusy                 another process holds the vm           (is a VmNotAvailable)
 │   ├── VmDamaged              somebody changed the vm's folder        (is a VmNotAvailable)
 │   ├── UnknownExecution       no execution has that id                 (is a HistoryError)
+│   ├── UnknownFile            a vm has no such file or folder
 │   ├── UnknownRun             no run has that id
 │   ├── UnknownPath            a server has nothing there; WrongMethod: not that way
 │   ├── TooLarge               a request has more bytes than a server takes; TooSlow: it took too long
@@ -218,6 +219,12 @@ class UnknownExecution(HistoryError, BadRequest):
 
     code = "unknown_execution"
     exit_code = 2
+
+
+class UnknownFile(BadRequest):
+    """The vm has no such file or folder."""
+
+    code = "unknown_file"
 
 
 class UnknownRun(BadRequest):

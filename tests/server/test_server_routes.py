@@ -158,7 +158,9 @@ def test_the_way_of_a_vm(client):
     assert [entry["name"] for entry in client.get(f"{home}/files", params={"path": "a b"}).json()["entries"]] == [
         "\u00fc"
     ]
-    assert client.get(f"{home}/file", params={"path": "../../../etc/shadow"}).status_code == 400
+    for path in ("../../../etc/shadow", "none", "a b/\u00fc/x"):
+        assert client.get(f"{home}/file", params={"path": path}).json()["code"] == "unknown_file"
+    assert client.get(f"{home}/file", params={"path": "a b"}).json()["code"] == "bad_request"
     assert client.post(f"{home}/snapshots", json={"name": "good"}).status_code == 201
     broke = client.post(f"{home}/executions", json={"language": "bash", "code": "rm -rf *; echo gone; exit 3"}).json()
     assert (broke["exit_code"], broke["stdout"], broke["ended"]) == (3, "gone\n", "exit")

@@ -35,6 +35,8 @@ class RunRequest(Asked):
 class PlanRequest(Asked):
     """A model's answer, to be looked at."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "```python\\nprint(6 * 7)\\n```"}]})
+
     text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most a million characters.")
     threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
 

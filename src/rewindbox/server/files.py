@@ -6,14 +6,21 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from rewindbox.errors import BadRequest, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
+from rewindbox.errors import BadRequest, UnknownFile, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
 from rewindbox.server.access import Who
 from rewindbox.server.problems import Responses, responses
 
 routes = APIRouter(prefix="/v1/vms/{vm}", tags=["files"])
-_STARTING = (UnknownVm, VmBusy, VmDamaged, VmNotAvailable, BadRequest)
+_STARTING = (UnknownVm, VmBusy, VmDamaged, VmNotAvailable, BadRequest, UnknownFile)
 FilePath = Annotated[
-    str, Query(min_length=1, max_length=1000, pattern=r"^[^\x00]+$", description="In the vm; relative to its home.")
+    str,
+    Query(
+        min_length=1,
+        max_length=1000,
+        pattern=r"^[^\x00]+$",
+        examples=["data.csv"],
+        description="In the vm; relative to its home.",
+    ),
 ]
 Mode = Annotated[str, Query(pattern=r"^[0-7]{3}$", description="Its permissions, in octal.")]
 _BYTES: Responses = {200: {"content": {"application/octet-stream": {}}, "description": "Its content, byte by byte."}}

@@ -1,4 +1,4 @@
-"""/v1/history: what ran, how it ended."""
+"""/v1/history: what ran, how it ended, and where a text stands in it."""
 
 from typing import Annotated
 
@@ -38,6 +38,8 @@ class History(BaseModel):
 async def history(
     who: Who,
     vm: Annotated[Words, Query(description="Of this vm, by name or id; a removed one by its id.")] = None,
+    text: Annotated[Words, Query(description="With this in code or output, in upper or lower case.")] = None,
+    session: Annotated[Words, Query(description="In the session of this name.")] = None,
     agent_id: Annotated[Words, Query(description="That this agent ran.")] = None,
     language: Annotated[Words, Query(description="In this language, by its name or an alias.")] = None,
     ended: Annotated[Ended | None, Query(description="That ended so.")] = None,
@@ -52,6 +54,8 @@ async def history(
         await _check_seen(who, vm)
     page = await who.service.box.history(
         vm,
+        text=text,
+        session=session,
         agent_id=who.agent(agent_id),
         failures_only=failures_only,
         since=since,

@@ -48,6 +48,8 @@ _YES: JsonDict = {"const": True}
 class NewSnapshot(Asked):
     """The present state, to be kept."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "better"}]})
+
     name: Name | None = Field(None, description="Unique in the vm: 1 to 64 letters, digits, `.`, `_`, `-`. Null: none.")
     agent_id: Text | None = Field(None, description="Who asks. Null: the token's agent, or as configured.")
 
@@ -76,7 +78,7 @@ class RollbackRequest(Asked):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"to": "clean"}, {"last_success": True}],
+            "examples": [{"to": "good"}, {"last_success": True}],
             "oneOf": [
                 {"required": ["to"], "properties": {"to": _TEXT, "before": _NULL, "last_success": _NO}},
                 {"required": ["before"], "properties": {"to": _NULL, "before": _TEXT, "last_success": _NO}},

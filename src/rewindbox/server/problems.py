@@ -24,6 +24,7 @@ STATUS: Mapping[type[RewindboxError], int] = {
     errors.Unauthorized: 401,
     errors.UnknownVm: 404,
     errors.UnknownExecution: 404,
+    errors.UnknownFile: 404,
     errors.UnknownRun: 404,
     errors.UnknownPath: 404,
     errors.SnapshotNotFound: 404,
@@ -137,17 +138,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, of_http)
 
 
+EVERYWHERE: tuple[type[RewindboxError], ...] = (
+    *(errors.Unauthorized, errors.Refused, errors.InvalidArgument, errors.TooSlow, errors.TooLarge),
+    *(errors.TooMany, Internal),
+)
+"""What every call can be answered."""
 Responses = dict[int | str, dict[str, Any]]
 
 
 def responses(*kinds: type[RewindboxError], also: Responses | None = None) -> Responses:
     """For OpenAPI: the errors of a route besides those that every route has, and what else it answers (`also`)."""
     found: Responses = dict(also or {})
-    everywhere: tuple[type[RewindboxError], ...] = (
-        *(errors.Unauthorized, errors.Refused, errors.InvalidArgument, errors.TooSlow, errors.TooLarge),
-        *(errors.TooMany, Internal),
-    )
-    for kind in (*everywhere, *kinds):
+    for kind in (*EVERYWHERE, *kinds):
         status = next(number for base, number in STATUS.items() if issubclass(kind, base))
         text = f"`{kind.code}`: {(kind.__doc__ or '').split(chr(10))[0]}"
         old = found.get(status)

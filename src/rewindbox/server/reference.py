@@ -12,11 +12,13 @@ from typing import Any
 from rewindbox import errors
 from rewindbox.server import app
 from rewindbox.server.gate import OPEN
-from rewindbox.server.problems import MEDIA_TYPE, STATUS
+from rewindbox.server.problems import EVERYWHERE, MEDIA_TYPE, STATUS
 
 BEGIN = "<!-- made from OpenAPI by `make reference`; what stands below is not written by hand -->\n"
 _NAMES = {"vm": "demo", "execution": "$EX", "run": "$RUN", "session": "main", "snapshot": "good", "stream": "stdout"}
 """What stands for a part of a path in a command."""
+
+_COMMON = {kind.code for kind in EVERYWHERE}
 
 
 def page() -> str:
@@ -24,7 +26,8 @@ def page() -> str:
     openapi = app.routed().openapi()
     calls = "".join(_call(openapi, *call) for call in _calls(openapi))
     kinds = "".join(_kind(name, schema) for name, schema in sorted(openapi["components"]["schemas"].items()))
-    return f"{BEGIN}\n## Calls\n\n{calls}## Types\n\n{kinds}{_errors()}"
+    common = ", ".join(f"`{kind.code}`" for kind in EVERYWHERE)
+    return f"{BEGIN}\n## Calls\n\nErrors that every call can have: {common}.\n\n{calls}## Types\n\n{kinds}{_errors()}"
 
 
 def commands() -> list[str]:
@@ -92,12 +95,12 @@ def _answers(operation: dict[str, Any]) -> str:
     for status, response in sorted(operation["responses"].items()):
         content = response.get("content", {})
         if MEDIA_TYPE in content:
-            codes = [part.partition("`")[0] for part in response["description"].split("`")[1::2]]
-            bad.append(f"{status} {', '.join(f'`{code}`' for code in codes)}")
+            codes = [code for code in response["description"].split("`")[1::2] if code not in _COMMON]
+            bad += [f"{status} {', '.join(f'`{code}`' for code in codes)}"] if codes else []
         else:
             kinds = [_type(each["schema"]) if each.get("schema") else f"`{name}`" for name, each in content.items()]
             good.append(f"{status} {' or '.join(kinds)}".strip())
-    return f"Answers {'; '.join(good)}.{' Errors: ' + '; '.join(bad) + '.' if bad else ''}"
+    return f"Answers {'; '.join(good)}.{' Errors of its own: ' + '; '.join(bad) + '.' if bad else ''}"
 
 
 def _type(schema: dict[str, Any]) -> str:

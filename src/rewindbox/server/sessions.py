@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox import errors
 from rewindbox.server.access import Who
@@ -16,6 +16,8 @@ _STARTING = (errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvai
 
 class NewSession(Asked):
     """A session to be begun."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python", "name": "main"}]})
 
     language: Text = Field("python", description="A language that has sessions.")
     name: Name = Field("main", description="1 to 64 letters, digits, `.`, `_`, `-`.")

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox.errors import InvalidArgument, UnknownVm, VmBusy
 from rewindbox.execution import rfc3339
@@ -17,6 +17,8 @@ routes = APIRouter(prefix="/v1/vms", tags=["vms"])
 
 class NewVm(Asked):
     """A vm to be made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "demo"}]})
 
     name: Name | None = Field(None, description="1 to 64 letters, digits, `.`, `_`, `-`. Null: one is made up.")
     agent_id: Text | None = Field(None, description="Whose it is. Null: the token's agent, or as configured.")

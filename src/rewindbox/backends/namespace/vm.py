@@ -23,6 +23,7 @@ from rewindbox.errors import (
     ExecutionFailed,
     RollbackFailed,
     SnapshotFailed,
+    UnknownFile,
     VmDamaged,
     VmNotAvailable,
 )
@@ -218,16 +219,20 @@ class NamespaceVm:
         try:
             _, descriptors = await self._ask(request)
         except link.Failed as failure:
-            remedy = _disk_remedy(failure)
-            raise BadRequest(f"{path!r} in vm {self.id}: {_reason(failure)}", remedy=remedy) from failure
+            raise self._refused(path, failure) from failure
         return descriptors[0]
+
+    def _refused(self, path: str, failure: link.Failed) -> BadRequest:
+        number = failure.answer.get("errno")
+        kind = UnknownFile if number in (errno.ENOENT, errno.ENOTDIR) else BadRequest
+        return kind(f"{path!r} in vm {self.id}: {_reason(failure)}", remedy=_remedy(number))
 
     async def list(self, path: str) -> Sequence[FileInfo]:
         """See `BackendVm.list`."""
         try:
             answer, _ = await self._ask({"op": "list", "path": orders.checked_path(path)})
         except link.Failed as failure:
-            raise BadRequest(f"{path!r} in vm {self.id}: {_reason(failure)}") from failure
+            raise self._refused(path, failure) from failure
         return [
             FileInfo(name=name, kind=kind, size_bytes=size, modified_s=modified)
             for name, kind, size, modified in answer["entries"]
