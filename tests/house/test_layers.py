@@ -51,7 +51,7 @@ LAYERS = (
     ("server.access",),
     ("server",),
     ("server.app", "server.listener"),
-    ("server.serve",),
+    ("server.serve", "server.reference"),
     ("cli",),
     ("__main__",),
 )
