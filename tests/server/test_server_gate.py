@@ -13,6 +13,7 @@ from served import Served, inside
 
 from conftest import PATIENCE_S, remove, until
 from rewindbox.server.bounds import Bounds
+from rewindbox.server.serve import bound
 from rewindbox.server.tokens import Tokens
 
 SMALL = Bounds(
@@ -196,6 +197,12 @@ def test_a_quiet_stream_shows_that_it_lives(client):
     with client.stream("GET", f"{url}/events") as answer:
         lines = answer.iter_lines()
         assert sum(1 for line in lines if line == ": alive" and not client.post(f"{url}/cancel").is_error) >= 1
+
+
+def test_small_answers_are_sent_at_once():
+    """The socket is named as TCP: otherwise asyncio leaves TCP_NODELAY out, and each answer waits 40 ms for an ACK."""
+    with bound("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_without_tokens_only_at_home(tmp_path):

@@ -100,7 +100,8 @@ def _check_loopback(host: str, no_auth: bool) -> None:
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises BadRequest: it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    # Named as TCP: without, asyncio does not send small answers at once (TCP_NODELAY), and each takes 40 ms.
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
