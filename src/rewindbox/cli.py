@@ -240,6 +240,7 @@ def _looking_flags(command: Any) -> None:
     history.add_argument("--export", action="store_true", help="all of it, a line of JSON each, in order of recording")
     command("show", "show an execution with its code and output").add_argument("execution", metavar="EXECUTION")
     command("languages", "list the languages: which may run, and where their programs are")
+    command("pool", "list the vms of the pool: ready, running, stopped")
     command("verify", "check that nobody changed the history")
     doctor = command("doctor", "try out what this host can do")
     doctor.add_argument("--attack", action="store_true", help="attack a vm of this host, in a few hundred ways")

@@ -10,6 +10,7 @@ from rewindbox import config, holders, show
 from rewindbox.call import FILE_BYTES, Call, opened, read, write_through
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, ValidationFailed
+from rewindbox.ready import NAME
 
 _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])(?:\s+ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -104,6 +105,19 @@ def _verify(call: Call) -> int:
     good = "The history is as it was written.\n" if not call.arguments.quiet else ""
     call.emit({"ok": not problems, "problems": problems}, lambda: show.lines([text] for text in problems) or good)
     return 4 if problems else 0
+
+
+def _pool(call: Call) -> int:
+    with opened(call) as box:
+        held, records = holders.find(box.settings.folder), box.vms()
+        unknown = held.keys() - {record.id for record in records}
+        rows = [show.pool_row(vm_id, held[vm_id]) for vm_id in sorted(unknown) if vm_id.startswith("vm_")]
+        for record in records:
+            if record.name.startswith(NAME):
+                ran = box.history(record.id, limit=0).total
+                rows.append(show.pool_row(record.id, held.get(record.id), record, ran))
+        most = box.settings.pool.max
+    return call.emit({"max": most, "vms": rows}, lambda: show.pool(call.out, rows) if rows else "")
 
 
 def _languages(call: Call) -> int:
@@ -307,4 +321,5 @@ _COMMANDS: dict[str, Callable[[Call], int]] = {
     "config_show": _config_show,
     "verify": _verify,
     "languages": _languages,
+    "pool": _pool,
 }

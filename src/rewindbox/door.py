@@ -7,7 +7,7 @@ goes on.
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,6 +25,8 @@ from rewindbox.timeline import Point, Rollback, Snapshot
 
 if TYPE_CHECKING:
     from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
+    from rewindbox.pool import Pool as AsyncPool
+    from rewindbox.pool import PoolStats
 
 T = TypeVar("T")
 
@@ -102,6 +104,11 @@ class Rewindbox:
     ) -> "Vm":
         """See `AsyncRewindbox.vm`."""
         return Vm(self, self.call(self._box.vm, name_or_id, agent_id=agent_id, create=create, kept=kept))
+
+    @property
+    def pool(self) -> "Pool":
+        """See `AsyncRewindbox.pool`. Nothing is made ready between calls: call `upkeep` when there is time."""
+        return Pool(self, self.call(_soon(lambda: self._box.pool)))
 
     def running(self) -> list["Vm"]:
         """See `AsyncRewindbox.running`."""
@@ -360,6 +367,30 @@ class Vm:
     def remove(self) -> None:
         """See `AsyncVm.remove`."""
         self._call(self.inner.remove)
+
+
+class Pool:
+    """The vms of a box's pool; see `pool.Pool`."""
+
+    def __init__(self, box: Rewindbox, inner: "AsyncPool") -> None:
+        self._box, self.inner = box, inner
+
+    @contextmanager
+    def vm(self, agent_id: str | None = None, *, wait_s: float | None = None) -> Iterator[Vm]:
+        """A vm for an agent, given back at the end of the block; see `pool.Pool.lease`."""
+        leased = Vm(self._box, self._box.call(self.inner.lease, agent_id, wait_s=wait_s))
+        try:
+            yield leased
+        finally:
+            self._box.call(self.inner.give_back, leased.inner)
+
+    def upkeep(self) -> None:
+        """See `pool.Pool.upkeep`."""
+        self._box.call(self.inner.upkeep)
+
+    def stats(self) -> "PoolStats":
+        """See `pool.Pool.stats`."""
+        return self.inner.stats()
 
 
 class Session:

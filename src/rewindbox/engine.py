@@ -25,6 +25,7 @@ from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
     from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
+    from rewindbox.pool import Pool
 
 AnyVm = AsyncVm | KeptVm
 OnFailure = Literal["stop", "continue", "rollback"]
@@ -68,6 +69,7 @@ class AsyncRewindbox:
         self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
         self._open: Opened | None = None
+        self._pool: Pool | None = None
 
     @classmethod
     def from_role(cls, role: Mapping[str, Any], store: str | os.PathLike[str] | None = None, **options: Any) -> Self:
@@ -94,6 +96,9 @@ class AsyncRewindbox:
 
     async def close(self) -> None:
         """Stop every vm; their files and history stay. Idempotent."""
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
         for vm in list(self._vms.values()):
             await vm.stop()
         if self._open is not None:
@@ -148,6 +153,23 @@ class AsyncRewindbox:
                 agent_id=agent_id or self.settings.agent_id,
             )
         return record
+
+    @property
+    def pool(self) -> "Pool":
+        """Vms that are ready before they are asked for, and a bound on how many run; see `Pool`.
+
+        It is kept as configured while `pool.keep()` runs, or by a call of `pool.upkeep()` now and then.
+        """
+        if self._pool is None:
+            from rewindbox.pool import Pool  # noqa: PLC0415  for whoever has one
+
+            self._pool = Pool(self._opened(), self._own_vm)
+        return self._pool
+
+    async def _own_vm(self, vm_id: str) -> AsyncVm:
+        open_ = self._opened()
+        record = open_.registry.find(vm_id)
+        return self._vms.setdefault(vm_id, AsyncVm(open_, record, self._forget))
 
     def running(self) -> list[AsyncVm]:
         """The vms that this process holds."""

@@ -22,6 +22,7 @@ RewindboxError
 │   └── TooMany                a token has as much going on as it may; try again when some of it has ended
 └── Broken                     the host or the vm failed, not the code          (exit code 4)
     ├── VmNotAvailable         the vm died or cannot be started; retry on a fresh one
+    │   └── PoolFull           every vm of the pool is in use; retry later
     ├── HostUnsupported        this host cannot make vms: the text says why and what to do
     ├── Timeout                we waited for the vm itself (a slow *program* is a result)
     ├── ExecutionFailed        the execution could not be carried out
@@ -163,6 +164,16 @@ class VmDamaged(VmNotAvailable, BadRequest):
 
     code = "vm_damaged"
     exit_code = 2
+
+
+class PoolFull(VmNotAvailable):
+    """Every vm of the pool is in use, or the agent holds as many as it may. Nothing was changed."""
+
+    code = "pool_full"
+    retry_after_s: ClassVar[int] = 1
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, remedy="give one back, try again later, or raise pool.max or pool.per_agent")
 
 
 class HostUnsupported(Broken):

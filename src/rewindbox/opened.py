@@ -48,11 +48,16 @@ def _make_folder(folder: str) -> None:
         ) from error
 
 
+def lock_path(folder: str, name: str) -> str:
+    """The file that whoever has a vm holds a lock of."""
+    return os.path.join(folder, "locks", name)
+
+
 def claim(folder: str, record: VmRecord) -> int:
     """Hold the vm for this process. Raises VmBusy: another one does."""
     descriptor = hold(folder, record.id)
     if descriptor is None:
-        with open(os.path.join(folder, "locks", record.id), encoding="ascii", errors="replace") as file:
+        with open(lock_path(folder, record.id), encoding="ascii", errors="replace") as file:
             holder = file.read(32).strip() or "another process"
         raise VmBusy(f"{record.name} is in use by process {holder}", remedy="wait for it, or use another vm")
     return descriptor
@@ -60,7 +65,7 @@ def claim(folder: str, record: VmRecord) -> int:
 
 def hold(folder: str, name: str) -> int | None:
     """Hold the lock of this name, with our pid in it, until the descriptor is closed; None: another process does."""
-    descriptor = os.open(os.path.join(folder, "locks", name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(lock_path(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -229,6 +229,41 @@ def vms(
     return table(stream, ("vm", "id", "agent", "made", "used", "in use by", "live sessions"), rows)
 
 
+def pool_row(
+    vm_id: str, holder: int | None, record: "VmRecord | None" = None, executions: int | None = None
+) -> dict[str, Any]:
+    """The documented JSON shape of a vm of the pool; without a record it is nobody's."""
+    return {
+        "id": vm_id,
+        "name": record and record.name,
+        "agent_id": record and record.agent_id,
+        "state": "ready" if record is None else "running" if holder else "stopped",
+        "in_use_by": holder,
+        "executions": executions,
+        "created_at": record and rfc3339(record.created_at),
+    }
+
+
+def pool(stream: Stream, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The vms of the pool, those that are nobody's first."""
+    names = ("id", "state", "agent_id", "executions", "in_use_by", "created_at")
+    if not stream.is_terminal:
+        return lines([str(row[name]) if row[name] is not None else "-" for name in names] for row in rows)
+    now = datetime.now(UTC)
+    cells = [
+        (
+            (short(row["id"]), "bold"),
+            (row["state"], ""),
+            (one_line(row["agent_id"] or "nobody", _NAME), ""),
+            (str(row["executions"] or 0), ""),
+            (f"process {row['in_use_by']}" if row["in_use_by"] else "no one", ""),
+            (ago(datetime.fromisoformat(row["created_at"]), now) if row["created_at"] else "", "dim"),
+        )
+        for row in rows
+    ]
+    return table(stream, ("vm", "state", "agent", "executions", "held by", "made"), cells)
+
+
 def snapshots(stream: Stream, found: Sequence["Snapshot"], live: Collection[str] = ()) -> str:
     """The snapshots of a vm, oldest first; marked where going back brings back variables, too."""
     if not stream.is_terminal:

@@ -176,7 +176,7 @@ class Backend(Protocol):
         """Start what every vm will need, without waiting for it."""
 
     async def create(self, vm_id: str, live: State | None = None, point: State | None = None) -> BackendVm:
-        """Start the vm `vm_id`: new, or on the files of `live`.
+        """Start the vm `vm_id`: new, or on the files of `live`. A new one that runs already is given as it is.
 
         `point`: the state that `live` is known to be exactly, if there is one.
 

@@ -51,6 +51,8 @@ class NamespaceBackend:
 
     async def create(self, vm_id: str, live: State | None = None, point: State | None = None) -> NamespaceVm:
         """See `Backend.create`. `point`: the state that `live` is known to be exactly."""
+        if live is None and vm_id in self._vms:
+            return self._vms[vm_id]
         request = {"vm": vm_id, "live": live, "point": point, "checkpoints": self._checkpoints}
         answer, ours = await self._machine({**request, "require": self._require})
         vm = NamespaceVm(vm_id, ours, answer["live"], self._forget)

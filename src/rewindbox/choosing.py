@@ -1,0 +1,98 @@
+"""Which vm of the pool an agent gets, and what is to be started and stopped meanwhile: decided, not done.
+
+Pure: no I/O, no clock. `pool.py` carries it out, and notes what was chosen in the step that chooses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rewindbox.config import Settings
+
+State = Literal["starting", "ready", "leased", "resting", "leaving"]
+"""`starting`: nobody's, and not there yet. `ready`: nobody's, to be had at once. `leased`: an agent has it.
+`resting`: an agent's, who is not using it. `leaving`: it is being stopped. All of them take up room."""
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Member:
+    """A vm that runs, or is about to, on account of the pool."""
+
+    vm_id: str
+    state: State
+    agent_id: str | None = None
+    """Whose it is; None: nobody's yet. It never becomes another agent's."""
+    since_s: float
+    """The second of the monotonic clock since which it is in this state."""
+    made_s: float
+    """The one at which it was made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What an agent gets."""
+
+    vm_id: str | None
+    """A vm that is ready or rests, or the agent's own that has to be started again; None: a new one."""
+    evicted: str | None = None
+    """The vm that has to be stopped to make room for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upkeep:
+    """What the pool lacks, and what it has no need of."""
+
+    start: int = 0
+    """So many vms to make ready."""
+    stop: tuple[str, ...] = ()
+
+
+def choose(
+    members: Sequence[Member], agent_id: str, own: str | None, settings: Settings, now_s: float
+) -> Choice | None:
+    """The vm that an agent gets now; None: it has to wait until another one is given back.
+
+    The first of: its own that rests, the one it used last; `own`, its vm that was stopped meanwhile; a ready one;
+    a new one. What has to be started needs room, for which a vm is stopped that nobody uses.
+    """
+    if sum(member.agent_id == agent_id and member.state == "leased" for member in members) >= settings.pool.per_agent:
+        return None
+    resting = [m for m in members if m.state == "resting" and m.agent_id == agent_id and not is_old(m, settings, now_s)]
+    if resting:
+        return Choice(vm_id=max(resting, key=lambda member: member.since_s).vm_id)
+    ready = [member for member in members if member.state == "ready"]
+    if own is None and ready:
+        return Choice(vm_id=min(ready, key=lambda member: member.since_s).vm_id)
+    if len(members) < settings.pool.max:
+        return Choice(vm_id=own)
+    unused = ready or [member for member in members if member.state == "resting"]
+    if not unused:
+        return None
+    return Choice(vm_id=own, evicted=min(unused, key=lambda member: member.since_s).vm_id)
+
+
+def upkeep(members: Sequence[Member], settings: Settings, now_s: float, asked_s: float) -> Upkeep:
+    """What to start and stop, where the last request was at `asked_s`.
+
+    As many are ready as `vm_pool_size` says; when nobody has asked for `pool.idle_s`, `pool.min` of them.
+    """
+    is_idle = now_s - asked_s >= settings.pool.idle_s
+    wanted = min(settings.pool.min, settings.vm_pool_size) if is_idle else settings.vm_pool_size
+    stop = [member.vm_id for member in members if _is_done_with(member, settings, now_s)]
+    ready = sorted((m for m in members if m.state == "ready" and m.vm_id not in stop), key=lambda m: -m.since_s)
+    stop += [member.vm_id for member in ready[wanted:]]
+    coming = min(len(ready), wanted) + sum(member.state == "starting" for member in members)
+    room = settings.pool.max - len(members) + len(stop)
+    return Upkeep(start=max(0, min(wanted - coming, room)), stop=tuple(stop))
+
+
+def is_old(member: Member, settings: Settings, now_s: float) -> bool:
+    """It is not given out any more."""
+    return now_s - member.made_s >= settings.pool.age_s
+
+
+def _is_done_with(member: Member, settings: Settings, now_s: float) -> bool:
+    if member.state not in ("ready", "resting"):
+        return False
+    is_idle = member.state == "resting" and now_s - member.since_s >= settings.pool.idle_s
+    return is_idle or is_old(member, settings, now_s)
