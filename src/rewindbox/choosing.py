@@ -26,6 +26,8 @@ class Member:
     """The second of the monotonic clock since which it is in this state."""
     made_s: float
     """The one at which it was made."""
+    uses: int = 0
+    """How often it is leased: who names a vm shares it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +57,7 @@ def choose(
     The first of: its own that rests, the one it used last; `own`, its vm that was stopped meanwhile; a ready one;
     a new one. What has to be started needs room, for which a vm is stopped that nobody uses.
     """
-    if sum(member.agent_id == agent_id and member.state == "leased" for member in members) >= settings.pool.per_agent:
+    if _has_its_share(members, agent_id, settings):
         return None
     resting = [m for m in members if m.state == "resting" and m.agent_id == agent_id and not is_old(m, settings, now_s)]
     if resting:
@@ -63,12 +65,32 @@ def choose(
     ready = [member for member in members if member.state == "ready"]
     if own is None and ready:
         return Choice(vm_id=min(ready, key=lambda member: member.since_s).vm_id)
+    return _with_room(members, own, settings)
+
+
+def choose_named(members: Sequence[Member], agent_id: str, vm_id: str, settings: Settings) -> Choice | None:
+    """The same for a vm that the agent names: one that is leased already is shared."""
+    named = next((member for member in members if member.vm_id == vm_id), None)
+    if named is not None and named.state in ("leased", "resting"):
+        return Choice(vm_id=vm_id)
+    if named is not None or _has_its_share(members, agent_id, settings):
+        return None
+    return _with_room(members, vm_id, settings)
+
+
+def _has_its_share(members: Sequence[Member], agent_id: str, settings: Settings) -> bool:
+    held = sum(member.agent_id == agent_id and member.state == "leased" for member in members)
+    return held >= settings.pool.per_agent
+
+
+def _with_room(members: Sequence[Member], vm_id: str | None, settings: Settings) -> Choice | None:
+    """To be started where there is room; else what is unused goes, a ready one first, longest unused first."""
     if len(members) < settings.pool.max:
-        return Choice(vm_id=own)
-    unused = ready or [member for member in members if member.state == "resting"]
+        return Choice(vm_id=vm_id)
+    unused = [m for m in members if m.state == "ready"] or [m for m in members if m.state == "resting"]
     if not unused:
         return None
-    return Choice(vm_id=own, evicted=min(unused, key=lambda member: member.since_s).vm_id)
+    return Choice(vm_id=vm_id, evicted=min(unused, key=lambda member: member.since_s).vm_id)
 
 
 def upkeep(members: Sequence[Member], settings: Settings, now_s: float, asked_s: float) -> Upkeep:

@@ -14,10 +14,11 @@ from typing import Any
 
 import anyio
 
-from rewindbox.choosing import Choice, Member, choose, is_old, upkeep
+from rewindbox.backends.base import Usage
+from rewindbox.choosing import Choice, Member, choose, choose_named, is_old, upkeep
 from rewindbox.errors import BadRequest, PoolFull, RewindboxError, VmBusy, VmDamaged, VmNotAvailable
 from rewindbox.opened import Opened
-from rewindbox.ready import ANSWER_S, NAME, Ready, record_new, sweep
+from rewindbox.ready import NAME, Ready, is_well, record_new, sweep
 from rewindbox.registry import VmRecord
 from rewindbox.store import new_id
 from rewindbox.vm import AsyncVm
@@ -31,8 +32,8 @@ class Counts:
     """Times that an agent got a vm. Each is one of the next four."""
     own: int = 0
     """It was its own, and running."""
-    own_started: int = 0
-    """It was its own, and had been stopped."""
+    started: int = 0
+    """It was its own, or named, and had been stopped."""
     ready: int = 0
     """It was ready."""
     new: int = 0
@@ -73,6 +74,7 @@ class _Request:
     """An agent that wants a vm, and what was chosen for it."""
 
     agent_id: str
+    vm_id: str | None
     done: anyio.Event = field(default_factory=anyio.Event)
     granted: "_Granted | None" = None
 
@@ -108,45 +110,51 @@ class Pool:
         self._counts = Counts()
 
     @asynccontextmanager
-    async def vm(self, agent_id: str | None = None, *, wait_s: float | None = None) -> AsyncIterator[AsyncVm]:
+    async def vm(
+        self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None
+    ) -> AsyncIterator[AsyncVm]:
         """A vm for an agent, given back at the end of the block; see `lease`."""
-        leased = await self.lease(agent_id, wait_s=wait_s)
+        leased = await self.lease(agent_id, vm_id=vm_id, wait_s=wait_s)
         try:
             yield leased
         finally:
             with anyio.CancelScope(shield=True):
                 await self.give_back(leased)
 
-    async def lease(self, agent_id: str | None = None, *, wait_s: float | None = None) -> AsyncVm:
-        """A vm that is running and that nobody else gets until it is given back.
+    async def lease(
+        self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None
+    ) -> AsyncVm:
+        """A vm that is running, and that nobody else gets unless they name it, until it is given back.
 
         The agent's own where it is young enough, else a ready one, else a new one. Its python session `main` may
         have begun, with the limits of the box.
 
         Args:
             agent_id: Whose; None: the box's.
+            vm_id: The whole id of a vm, the pool's or not: that one, which others who name it may have as well.
             wait_s: How long to wait while all are in use; None: `pool.wait_s`.
 
         Raises:
             PoolFull: none was given back in time.
+            UnknownVm, VmBusy, VmDamaged: of the one that was named.
             HostUnsupported, VmNotAvailable: it cannot be started.
         """
         who = agent_id or self._settings.agent_id
         deadline = anyio.current_time() + (self._settings.pool.wait_s if wait_s is None else wait_s)
         while True:
-            request = await self._chosen(who, deadline)
+            granted = await self._chosen(_Request(who, vm_id), deadline)
             try:
-                return await self._carry_out(request)
+                return await self._carry_out(granted)
             except BaseException as error:
                 with anyio.CancelScope(shield=True):
-                    await self._stop(request.member)
-                if not isinstance(error, (VmBusy, VmDamaged)) or request.found != "own_started":
+                    await self._let_go(granted.member)
+                is_unusable = isinstance(error, (VmBusy, VmDamaged)) and granted.found == "started"
+                if vm_id is not None or not is_unusable:
                     raise
-                self._shunned.add(request.member.vm_id)
+                self._shunned.add(granted.member.vm_id)
 
-    async def _chosen(self, agent_id: str, deadline: float) -> _Granted:
+    async def _chosen(self, request: _Request, deadline: float) -> _Granted:
         """What the agent gets, reserved for it. Who came first is served first, as far as there is something."""
-        request = _Request(agent_id)
         self._asked_s = time.monotonic()
         self._requests.append(request)
         self._serve()
@@ -160,7 +168,7 @@ class Pool:
         if request.granted is None:
             self._requests.remove(request)
             self._counts.refused += 1
-            raise PoolFull(f"all {len(self._members)} vms of the pool are in use, or {agent_id} holds its share")
+            raise PoolFull(f"all {len(self._members)} vms are in use, or {request.agent_id} holds its share")
         return request.granted
 
     async def _withdraw(self, request: _Request) -> None:
@@ -169,13 +177,22 @@ class Pool:
             self._requests.remove(request)
             return
         await self._make_room(request.granted)
-        await self._stop(request.granted.member)
+        await self._let_go(request.granted.member)
+
+    async def _let_go(self, member: Member) -> None:
+        """Of a vm that somebody did not get after all."""
+        member.uses -= 1
+        if not member.uses:
+            await self._stop(member)
 
     def _serve(self) -> None:
         """Choose and reserve, without a pause between, for whoever waits."""
         for request in list(self._requests):
-            members, now_s = list(self._members.values()), time.monotonic()
-            choice = choose(members, request.agent_id, self._own(request.agent_id), self._settings, now_s)
+            members, who, now_s = list(self._members.values()), request.agent_id, time.monotonic()
+            if request.vm_id is not None:
+                choice = choose_named(members, who, request.vm_id, self._settings)
+            else:
+                choice = choose(members, who, self._own(who), self._settings, now_s)
             if choice is not None:
                 request.granted = self._reserve(request.agent_id, choice, now_s)
                 self._requests.remove(request)
@@ -190,10 +207,11 @@ class Pool:
         if member is not None:
             found = "ready" if member.state == "ready" else "own"
         else:
-            found = "new" if choice.vm_id is None else "own_started"
+            found = "new" if choice.vm_id is None else "started"
             member = Member(vm_id=choice.vm_id or new_id("vm"), state="leased", since_s=now_s, made_s=now_s)
             self._members[member.vm_id] = member
-        member.state, member.agent_id, member.since_s = "leased", agent_id, now_s
+        member.agent_id = member.agent_id or agent_id
+        member.state, member.since_s, member.uses = "leased", now_s, member.uses + 1
         return _Granted(agent_id, found, member, evicted)
 
     async def _make_room(self, granted: _Granted) -> None:
@@ -211,7 +229,7 @@ class Pool:
         elif granted.found == "new":
             record_new(self._open, member.vm_id, granted.agent_id)
         vm = self._vms[member.vm_id] = await self._find(member.vm_id)
-        if granted.found == "own_started":
+        if granted.found == "started":
             member.made_s = time.monotonic() - _age_s(vm.record)
         await self._have_run(vm)
         self._counts.leases += 1
@@ -220,30 +238,30 @@ class Pool:
 
     async def _have_run(self, vm: AsyncVm) -> None:
         """Start it where it does not run; anew, on the files of its last point, where it does not answer."""
-        if vm.is_running and not await self._is_well(vm):
+        if vm.is_running and not await is_well(self._open, vm.id):
             self._counts.broken += 1
             await vm.stop(reason="it did not answer")
+        if vm.is_running:
+            return
         try:
-            await vm.list()
+            await vm.list("/")
         except BadRequest:
             raise
         except VmNotAvailable:
             self._counts.broken += 1
             await vm.stop(reason="it died")
-            await vm.list()
-
-    async def _is_well(self, vm: AsyncVm) -> bool:
-        try:
-            with anyio.fail_after(ANSWER_S):
-                await vm.list()
-        except (RewindboxError, TimeoutError):
-            return False
-        return True
+            await vm.list("/")
 
     async def give_back(self, vm: AsyncVm) -> None:
-        """The agent has no more use for it now. It rests, or is stopped where it is too old. Idempotent."""
+        """The agent has no more use for it now. It rests, or is stopped where it is too old.
+
+        Of a vm that several have: the last one. Call it once for each `lease`.
+        """
         member = self._members.get(vm.id)
         if member is None or member.state != "leased":
+            return
+        member.uses -= 1
+        if member.uses:
             return
         worn = self._is_worn(vm.id) or is_old(member, self._settings, time.monotonic())
         self._counts.recycled += worn
@@ -301,13 +319,9 @@ class Pool:
     async def check(self) -> None:
         """Ask each vm that nobody uses whether it is well; one that is not is given up, and its files stay."""
         for member in list(self._members.values()):
-            if member.state == "ready":
-                well = await self._ready.is_well(member.vm_id)
-            elif member.state == "resting":
-                well = await self._is_well(self._vms[member.vm_id])
-            else:
+            if member.state not in ("ready", "resting"):
                 continue
-            if not well and member.state in ("ready", "resting"):
+            if not await is_well(self._open, member.vm_id) and member.state in ("ready", "resting"):
                 self._counts.broken += 1
                 member.state = "leaving"
                 await self._stop(member)
@@ -326,6 +340,10 @@ class Pool:
                 await self._changed.wait()
             if waiting.cancelled_caught:
                 await self.check()
+
+    async def usage(self, vm_id: str) -> Usage | None:
+        """What a vm of the box has of the host now; None: it does not run here."""
+        return await self._open.backend.usage(vm_id)
 
     def stats(self) -> PoolStats:
         """What it is now."""

@@ -15,7 +15,7 @@ from rewindbox.registry import VmRecord
 
 NAME = "pool-"
 """The names of vms that a pool has made begin so."""
-ANSWER_S = 5.0
+_ANSWER_S = 5.0
 """A vm that does not answer within it is broken."""
 
 
@@ -60,15 +60,6 @@ class Ready:
         """Whether it is here, and nobody's."""
         return vm_id in self._held
 
-    async def is_well(self, vm_id: str) -> bool:
-        """Whether it answers."""
-        try:
-            with anyio.fail_after(ANSWER_S):
-                await self._held[vm_id][1].list(".")
-        except (RewindboxError, TimeoutError):
-            return False
-        return True
-
     async def discard(self, vm_id: str) -> None:
         """Stop it and delete what there is of it."""
         claim, vm = self._held.pop(vm_id)
@@ -84,6 +75,15 @@ def record_new(opened: Opened, vm_id: str, agent_id: str) -> VmRecord:
     with opened.store.transaction() as tx:
         name, backend = f"{NAME}{vm_id.removeprefix('vm_')[:12]}", opened.settings.backend
         return opened.registry.create(tx, name, vm_type="host", backend=backend, agent_id=agent_id, vm_id=vm_id)
+
+
+async def is_well(opened: Opened, vm_id: str) -> bool:
+    """Whether a running vm answers, whatever runs in it."""
+    try:
+        with anyio.fail_after(_ANSWER_S):
+            return await opened.backend.answers(vm_id)
+    except (RewindboxError, TimeoutError):
+        return False
 
 
 async def sweep(opened: Opened) -> None:

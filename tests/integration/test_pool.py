@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import anyio
 import pytest
-from tests.conftest import eventually, members, namespace_of
 
+from conftest import eventually, members, namespace_of
 from rewindbox.config import PoolSettings
 from rewindbox.door import Rewindbox
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import PoolFull
+from rewindbox.errors import PoolFull, UnknownVm
 from rewindbox.opened import hold, lock_path
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +104,7 @@ async def test_who_rests_makes_room_and_has_its_files_back(store):
         async with box.pool.vm("ann") as vm:
             assert (vm.id, await vm.read("kept")) == (ann, b"1")
         counts = box.pool.stats().counts
-        assert (counts.evicted, counts.new, counts.own_started) == (2, 2, 1)
+        assert (counts.evicted, counts.new, counts.started) == (2, 2, 1)
 
 
 async def test_a_worn_vm_is_not_given_again(store):
@@ -264,6 +264,37 @@ async def said(store, *words):
     """What the command prints."""
     command = [sys.executable, "-m", "rewindbox", "--store", str(store), "pool", *words]
     return (await anyio.run_process(command)).stdout.decode()
+
+
+async def test_who_names_a_vm_shares_it(store):
+    """Two that name one vm have it, one execution after the other; it is not stopped while one of them has it."""
+    async with pooled(store, size=0, max=1) as box:
+        async with box.pool.vm("ann") as vm:
+            async with box.pool.vm("bob", vm_id=vm.id) as shared:
+                assert shared is vm
+                with pytest.raises(PoolFull):
+                    await box.pool.lease("eve")
+            with pytest.raises(PoolFull):
+                await box.pool.lease("eve")
+        await (await box.vm("other")).stop()
+        async with box.pool.vm("ann", vm_id=(await box.vm("other")).id) as named:
+            assert (named.name, [found.id for found in box.running()]) == ("other", [named.id])
+        with pytest.raises(UnknownVm):
+            await box.pool.lease("ann", vm_id="vm_nothing")
+        async with box.pool.vm("eve"):
+            pass
+
+
+async def test_a_busy_vm_is_well(store):
+    """A vm in which something runs is not taken for broken."""
+    async with pooled(store, size=0) as box, box.pool.vm("ann") as vm, anyio.create_task_group() as group:
+        started = anyio.Event()
+        code = "rm -rf ~; echo; exec sleep 60"  # its home is its own affair
+        group.start_soon(lambda: vm.execute("bash", code, on_output=lambda *_: started.set()))
+        await started.wait()
+        async with box.pool.vm("ann", vm_id=vm.id):
+            assert box.pool.stats().counts.broken == 0
+        group.cancel_scope.cancel()
 
 
 def test_the_synchronous_door(store):

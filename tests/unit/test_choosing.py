@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import scaled
 
-from rewindbox.choosing import Choice, Member, Upkeep, choose, upkeep
+from conftest import scaled
+from rewindbox.choosing import Choice, Member, Upkeep, choose, choose_named, upkeep
 from rewindbox.config import PoolSettings, Settings
 
 NOW = 10_000.0
@@ -50,6 +50,23 @@ HELD = [member(f"h{number}", "leased", f"agent{number}") for number in range(3)]
 def test_what_an_agent_gets(members, own, expected):
     """Its own, else a ready one, else a new one; room is made by what nobody uses."""
     assert choose(members, "ann", own, POOL, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        pytest.param([], Choice(vm_id="a1"), id="it is started"),
+        pytest.param([ANN], Choice(vm_id="a1"), id="it rests"),
+        pytest.param([member("a1", "leased", "bob")], Choice(vm_id="a1"), id="it is shared"),
+        pytest.param([member("a1", "leaving", "ann")], None, id="it is being stopped"),
+        pytest.param(HELD, None, id="no room"),
+        pytest.param([*HELD[:2], BOB], Choice(vm_id="a1", evicted="b1"), id="room is made"),
+        pytest.param([member(n, "leased", "ann") for n in "xy"], None, id="an agent has its share"),
+    ],
+)
+def test_who_names_a_vm_gets_that(members, expected):
+    """None but the named one, shared where somebody has it."""
+    assert choose_named(members, "ann", "a1", POOL) == expected
 
 
 @pytest.mark.parametrize(
