@@ -26,6 +26,8 @@ class Member:
     """The second of the monotonic clock since which it is in this state."""
     made_s: float
     """The one at which it was made."""
+    is_busy: bool = False
+    """Something goes on in it, also where the pool has nothing to do with that: it is not to be stopped."""
     uses: int = 0
     """How often it is leased: who names a vm shares it."""
 
@@ -87,7 +89,9 @@ def _with_room(members: Sequence[Member], vm_id: str | None, settings: Settings)
     """To be started where there is room; else what is unused goes, a ready one first, longest unused first."""
     if len(members) < settings.pool.max:
         return Choice(vm_id=vm_id)
-    unused = [m for m in members if m.state == "ready"] or [m for m in members if m.state == "resting"]
+    unused = [m for m in members if m.state == "ready"] or [
+        m for m in members if m.state == "resting" and not m.is_busy
+    ]
     if not unused:
         return None
     return Choice(vm_id=vm_id, evicted=min(unused, key=lambda member: member.since_s).vm_id)
@@ -114,7 +118,7 @@ def is_old(member: Member, settings: Settings, now_s: float) -> bool:
 
 
 def _is_done_with(member: Member, settings: Settings, now_s: float) -> bool:
-    if member.state not in ("ready", "resting"):
+    if member.state not in ("ready", "resting") or member.is_busy:
         return False
     is_idle = member.state == "resting" and now_s - member.since_s >= settings.pool.idle_s
     return is_idle or is_old(member, settings, now_s)

@@ -9,12 +9,15 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewindbox.errors import ConfigError, Refused
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import REQUIREMENTS, Limits
+
+if TYPE_CHECKING:
+    from rewindbox.models import VmExecutionConfig
 
 PREFIX = "REWINDBOX_"
 _PLACES = {
@@ -158,6 +161,28 @@ def check_role(role: Mapping[str, Any], settings: Settings) -> None:
         raise Refused(
             f"the role {role.get('name')!r} may not run code", remedy="set enabled = true in its extra.vm_execution"
         )
+
+
+def of_box(
+    store: str | os.PathLike[str] | None,
+    given: "VmExecutionConfig | None",
+    limits: Limits | None,
+    agent_id: str | None,
+    languages: Mapping[str, Any] | None,
+    role: Mapping[str, Any] | None,
+) -> Settings:
+    """Settings of a box from its arguments, see `AsyncRewindbox`. Raises ConfigError, Refused."""
+    flags = given.model_dump(exclude_unset=True) if given is not None else {}
+    flags |= {
+        "store": os.fspath(store) if store else None,
+        "limits": limits,
+        "agent_id": agent_id,
+        "languages": languages,
+    }
+    settings = load(None if role is None else of_role(role), **flags)
+    if role is not None:
+        check_role(role, settings)
+    return settings
 
 
 def _layers(role: Mapping[str, Any] | None, given: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from rewindbox import backends, config, policy
+from rewindbox import backends, policy
 from rewindbox.backends.base import OnOutput
+from rewindbox.config import of_box
 from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm, VmNotAvailable
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
@@ -63,7 +64,7 @@ class AsyncRewindbox:
             ConfigError: see `config.load` and `config.of_role`.
             Refused: the role does not allow code to be run.
         """
-        self.settings = _settings(store, config, limits, agent_id, languages, role)
+        self.settings = of_box(store, config, limits, agent_id, languages, role)
         self._folder = self.settings.folder
         self._temporary: str | None = None
         self._ask_keeper = ask_keeper
@@ -132,9 +133,10 @@ class AsyncRewindbox:
         if kept or (self._ask_keeper and holds(self._folder, record.id)):
             return KeptVm(open_, record)
         open_.backend.warm()  # it is going to be needed
-        if record.id not in self._vms:
-            self._vms[record.id] = AsyncVm(open_, record, self._forget)
-        return self._vms[record.id]
+        return self._held(record)
+
+    def _held(self, record: VmRecord) -> AsyncVm:
+        return self._vms.setdefault(record.id, AsyncVm(self._opened(), record, self._forget))
 
     def _find_or_create(self, open_: "Opened", name: str | None, agent_id: str | None, create: bool | None) -> VmRecord:
         if name is not None:
@@ -163,13 +165,8 @@ class AsyncRewindbox:
         if self._pool is None:
             from rewindbox.pool import Pool  # noqa: PLC0415  for whoever has one
 
-            self._pool = Pool(self._opened(), self._own_vm)
+            self._pool = Pool(self._opened(), self._held)
         return self._pool
-
-    async def _own_vm(self, vm_id: str) -> AsyncVm:
-        open_ = self._opened()
-        record = open_.registry.find(vm_id)
-        return self._vms.setdefault(vm_id, AsyncVm(open_, record, self._forget))
 
     def running(self) -> list[AsyncVm]:
         """The vms that this process holds."""
@@ -419,24 +416,3 @@ async def _written(vm: "AnyVm", path: str, decision: Decision) -> Decision:
     except (BadRequest, UnicodeEncodeError) as error:
         return replace(decision, skipped=f"not written to {path}: {error}", path=None)
     return decision
-
-
-def _settings(
-    store: str | os.PathLike[str] | None,
-    given: "VmExecutionConfig | None",
-    limits: Limits | None,
-    agent_id: str | None,
-    languages: Mapping[str, Any] | None,
-    role: Mapping[str, Any] | None,
-) -> config.Settings:
-    flags = given.model_dump(exclude_unset=True) if given is not None else {}
-    flags |= {
-        "store": os.fspath(store) if store else None,
-        "limits": limits,
-        "agent_id": agent_id,
-        "languages": languages,
-    }
-    settings = config.load(None if role is None else config.of_role(role), **flags)
-    if role is not None:
-        config.check_role(role, settings)
-    return settings

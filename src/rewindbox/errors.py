@@ -15,6 +15,7 @@ RewindboxError
 │   ├── TooLarge               a request has more bytes than a server takes; TooSlow: it took too long
 │   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
 │   ├── SessionNotFound        no such live session
+│   ├── NotYet                 this version does not have it
 │   └── ConfigError            a setting is wrong: names key, value and remedy
 ├── Refused                    allowed by nobody: show the reason               (exit code 3)
 │   ├── LanguageRefused        known, but not in `allowed_languages`
@@ -129,6 +130,12 @@ class SessionNotFound(BadRequest):
     prefix = "Session not found: "
 
 
+class NotYet(BadRequest):
+    """What is asked for is known, and not there in this version."""
+
+    code = "not_yet"
+
+
 class LanguageRefused(Refused):
     """The language is known, but `allowed_languages` does not have it."""
 
@@ -170,10 +177,6 @@ class PoolFull(VmNotAvailable):
     """Every vm of the pool is in use, or the agent holds as many as it may. Nothing was changed."""
 
     code = "pool_full"
-    retry_after_s: ClassVar[int] = 1
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, remedy="give one back, try again later, or raise pool.max or pool.per_agent")
 
 
 class HostUnsupported(Broken):

@@ -6,7 +6,7 @@ What the pool stops keeps files and history, and is found by its name or id as a
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ import anyio
 
 from rewindbox.backends.base import Usage
 from rewindbox.choosing import Choice, Member, choose, choose_named, is_old, upkeep
-from rewindbox.errors import BadRequest, PoolFull, RewindboxError, VmBusy, VmDamaged, VmNotAvailable
+from rewindbox.errors import BadRequest, PoolFull, RewindboxError, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
 from rewindbox.opened import Opened
 from rewindbox.ready import NAME, Ready, is_well, record_new, sweep
 from rewindbox.registry import VmRecord
@@ -94,15 +94,15 @@ class _Granted:
 class Pool:
     """The vms that run on account of one box's pool. One event loop uses it."""
 
-    def __init__(self, opened: Opened, find: Callable[[str], Awaitable[AsyncVm]]) -> None:
-        """`find`: the vm of an id. Nothing is started yet."""
+    def __init__(self, opened: Opened, find: Callable[[VmRecord], AsyncVm]) -> None:
+        """`find`: the vm of a record. Nothing is started yet."""
         self._open, self._find, self._settings = opened, find, opened.settings
         self._ready = Ready(opened)
         self._members: dict[str, Member] = {}
         self._vms: dict[str, AsyncVm] = {}
         self._requests: list[_Request] = []
         self._shunned: set[str] = set()
-        """Vms of agents that cannot be started: damaged, or another process has them."""
+        """Vms of agents that cannot be started: damaged, removed, or another process has them."""
         self._changed = anyio.Event()
         self._asked_s = time.monotonic()
         self._is_swept = False
@@ -148,7 +148,7 @@ class Pool:
             except BaseException as error:
                 with anyio.CancelScope(shield=True):
                     await self._let_go(granted.member)
-                is_unusable = isinstance(error, (VmBusy, VmDamaged)) and granted.found == "started"
+                is_unusable = isinstance(error, (UnknownVm, VmBusy, VmDamaged)) and granted.found in ("own", "started")
                 if vm_id is not None or not is_unusable:
                     raise
                 self._shunned.add(granted.member.vm_id)
@@ -168,7 +168,8 @@ class Pool:
         if request.granted is None:
             self._requests.remove(request)
             self._counts.refused += 1
-            raise PoolFull(f"all {len(self._members)} vms are in use, or {request.agent_id} holds its share")
+            text = f"all {len(self._members)} vms are in use, or {request.agent_id} holds its share"
+            raise PoolFull(text, remedy="give one back, try again later, or raise pool.max or pool.per_agent")
         return request.granted
 
     async def _withdraw(self, request: _Request) -> None:
@@ -188,7 +189,7 @@ class Pool:
     def _serve(self) -> None:
         """Choose and reserve, without a pause between, for whoever waits."""
         for request in list(self._requests):
-            members, who, now_s = list(self._members.values()), request.agent_id, time.monotonic()
+            members, who, now_s = self._seen(), request.agent_id, time.monotonic()
             if request.vm_id is not None:
                 choice = choose_named(members, who, request.vm_id, self._settings)
             else:
@@ -198,6 +199,13 @@ class Pool:
                 self._requests.remove(request)
                 request.done.set()
         self._changed.set()
+
+    def _seen(self) -> list[Member]:
+        """The members as they are chosen from: one that rests and in which something goes on is not stopped."""
+        for member in self._members.values():
+            if member.vm_id in self._vms:
+                member.is_busy = self._vms[member.vm_id].is_busy
+        return list(self._members.values())
 
     def _reserve(self, agent_id: str, choice: Choice, now_s: float) -> _Granted:
         evicted = self._members.get(choice.evicted or "")
@@ -228,7 +236,7 @@ class Pool:
             self._ready.hand_out(member.vm_id, granted.agent_id)
         elif granted.found == "new":
             record_new(self._open, member.vm_id, granted.agent_id)
-        vm = self._vms[member.vm_id] = await self._find(member.vm_id)
+        vm = self._vms[member.vm_id] = self._find(self._open.registry.find(member.vm_id))
         if granted.found == "started":
             member.made_s = time.monotonic() - _age_s(vm.record)
         await self._have_run(vm)
@@ -271,6 +279,21 @@ class Pool:
             member.state, member.since_s = "resting", time.monotonic()
         self._serve()
 
+    async def remove(self, vm_id: str) -> None:
+        """Remove a vm, the pool's or not, when what runs in it has ended. Raises as `AsyncVm.remove`."""
+        member = self._members.get(vm_id)
+        before = member.state if member is not None else None
+        if member is not None:
+            member.state = "leaving"
+        try:
+            await self._find(self._open.registry.find(vm_id)).remove()
+        except BaseException:
+            if member is not None and before is not None:
+                member.state = before
+            raise
+        if member is not None:
+            self._drop(member)
+
     def holds(self, vm_id: str) -> bool:
         """Whether an agent has it now."""
         member = self._members.get(vm_id)
@@ -294,7 +317,7 @@ class Pool:
             self._is_swept = True
             await sweep(self._open)
         now_s = time.monotonic()
-        plan = upkeep(list(self._members.values()), self._settings, now_s, self._asked_s)
+        plan = upkeep(self._seen(), self._settings, now_s, self._asked_s)
         stopping = [self._members[vm_id] for vm_id in plan.stop]
         for member in stopping:
             member.state = "leaving"

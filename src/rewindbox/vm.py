@@ -52,6 +52,11 @@ class AsyncVm:
         """Whether its processes can run here and now; a stopped vm is started when it is used."""
         return self._running is not None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something goes on in it."""
+        return self._queue.locked()
+
     async def execute(
         self,
         language: str,
@@ -190,7 +195,8 @@ class AsyncVm:
         self._dropped += dropped
         if self._dropped >= _SWEEP_EVERY:
             self._dropped = 0
-            self._drop_needless()
+            with self._open.store.transaction() as tx:  # points between two writes, say, or of a removed snapshot
+                self._open.timeline.drop_states(tx, self._open.history.needless(self.id))
             vm.sweep(self._open.timeline.kept_states(self.id))
 
     async def _start(self) -> tuple[BackendVm, Point]:
@@ -239,11 +245,6 @@ class AsyncVm:
             point = write_point(self._open, tx, self.id, taken, parent.id if parent else None, None)
             self._open.registry.set_live(tx, self.id, taken.live, tip=point.id)
         return point
-
-    def _drop_needless(self) -> None:
-        """Points that nothing asks for: between two writes, say, or of a snapshot that was removed."""
-        with self._open.store.transaction() as tx:
-            self._open.timeline.drop_states(tx, self._open.history.needless(self.id))
 
     async def rollback(
         self,
@@ -298,9 +299,7 @@ class AsyncVm:
         A python session is a process, which goes back with the vm while its checkpoint is kept. A bash session
         keeps its variables in a file of the vm.
 
-        Raises:
-            UnsupportedLanguage: it has no sessions.
-            InvalidArgument: the name is not one.
+        Raises UnsupportedLanguage: it has no sessions; InvalidArgument: the name is not one.
         """
         chosen = self._settings.languages.find(language)
         limits = self._limits(chosen.timeout_multiplier, None, None)

@@ -285,6 +285,22 @@ async def test_who_names_a_vm_shares_it(store):
             pass
 
 
+async def test_a_removed_vm_is_gone(store):
+    """By the pool or behind its back: its agent gets another."""
+    async with pooled(store, size=0) as box:
+        async with box.pool.vm("ann") as vm:
+            await vm.remove()
+        async with box.pool.vm("ann") as other:
+            assert other.id != vm.id
+        await other.remove()
+        async with box.pool.vm("ann") as third:
+            assert third.id != other.id
+        await box.pool.remove(third.id)
+        assert (box.pool.stats().resting, await box.vms()) == (0, [])
+        with pytest.raises(UnknownVm):
+            await box.pool.remove(third.id)
+
+
 async def test_a_busy_vm_is_well(store):
     """A vm in which something runs is not taken for broken."""
     async with pooled(store, size=0) as box, box.pool.vm("ann") as vm, anyio.create_task_group() as group:

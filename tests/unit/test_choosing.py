@@ -40,6 +40,7 @@ HELD = [member(f"h{number}", "leased", f"agent{number}") for number in range(3)]
         pytest.param([*HELD[:2], BOB], None, Choice(vm_id=None, evicted="b1"), id="who rests goes for who works"),
         pytest.param([BOB, READY, HELD[0]], "a9", Choice(vm_id="a9", evicted="r1"), id="a ready one goes first"),
         pytest.param(HELD, None, None, id="a full pool waits"),
+        pytest.param([*HELD[:2], replace(BOB, is_busy=True)], None, None, id="what is busy is not stopped"),
         pytest.param(HELD, "a9", None, id="also for its own"),
         pytest.param([*HELD[:2], member("x", "starting")], None, None, id="what is coming takes up room"),
         pytest.param([*HELD[:2], member("x", "leaving")], None, None, id="what is leaving, too"),

@@ -19,6 +19,7 @@ from rewindbox.server import (
     files,
     history,
     journal,
+    original,
     points,
     problems,
     sessions,
@@ -60,7 +61,7 @@ def routed() -> FastAPI:
     app = FastAPI(
         title="Rewindbox", version=__version__, description=_TEXT, docs_url=None, redoc_url=None, openapi_url=None
     )
-    for routes in ROUTES:
+    for routes in (*ROUTES, *original.ROUTES):
         app.include_router(routes)
     problems.install(app)
     generated = app.openapi
@@ -95,11 +96,13 @@ def made(box: Callable[[], AsyncRewindbox], choices: Choices) -> tuple[ASGIApp, 
             for execution_id in await opened.settle():
                 journal.note("settled", execution_id=execution_id)
             app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened))
+            group.start_soon(opened.pool.keep)
             try:
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
                     await work.stop()
+                group.cancel_scope.cancel()
 
     app.router.lifespan_context = lifespan
     gate: ASGIApp = Gate(
