@@ -105,7 +105,7 @@ class Pool:
         """Vms of agents that cannot be started: damaged, removed, or another process has them."""
         self._changed = anyio.Event()
         self._asked_s = time.monotonic()
-        self._is_swept = False
+        self._is_swept = self._is_closed = False
         self._problem: str | None = None
         self._counts = Counts()
 
@@ -188,7 +188,7 @@ class Pool:
 
     def _serve(self) -> None:
         """Choose and reserve, without a pause between, for whoever waits."""
-        for request in list(self._requests):
+        for request in () if self._is_closed else list(self._requests):
             members, who, now_s = self._seen(), request.agent_id, time.monotonic()
             if request.vm_id is not None:
                 choice = choose_named(members, who, request.vm_id, self._settings)
@@ -271,12 +271,11 @@ class Pool:
         member.uses -= 1
         if member.uses:
             return
-        worn = self._is_worn(vm.id) or is_old(member, self._settings, time.monotonic())
+        member.state, member.since_s = "resting", time.monotonic()
+        worn = self._is_worn(vm.id) or is_old(member, self._settings, member.since_s)
         self._counts.recycled += worn
         if worn or not vm.is_running:
             await self._stop(member)
-        else:
-            member.state, member.since_s = "resting", time.monotonic()
         self._serve()
 
     async def remove(self, vm_id: str) -> None:
@@ -351,6 +350,7 @@ class Pool:
 
     async def keep(self) -> None:
         """Keep the pool as it is configured, until cancelled."""
+        check_at = anyio.current_time() + self._settings.pool.health_s
         while True:
             self._changed, self._problem = anyio.Event(), None
             try:
@@ -359,10 +359,11 @@ class Pool:
                 self._problem = str(error)
                 await anyio.sleep(self._settings.pool.health_s)
                 continue
-            with anyio.move_on_after(self._settings.pool.health_s) as waiting:
+            with anyio.move_on_after(max(0.0, check_at - anyio.current_time())):
                 await self._changed.wait()
-            if waiting.cancelled_caught:
+            if anyio.current_time() >= check_at:
                 await self.check()
+                check_at = anyio.current_time() + self._settings.pool.health_s
 
     async def usage(self, vm_id: str) -> Usage | None:
         """What a vm of the box has of the host now; None: it does not run here."""
@@ -384,7 +385,10 @@ class Pool:
         )
 
     async def close(self) -> None:
-        """Stop all of them; those that are nobody's are deleted. Idempotent."""
+        """Stop all of them; those that are nobody's are deleted, and whoever waits gets none. Idempotent."""
+        self._is_closed = True
+        for request in self._requests:
+            request.done.set()
         for member in list(self._members.values()):
             member.state = "leaving"
             await self._stop(member)

@@ -285,6 +285,48 @@ async def test_who_names_a_vm_shares_it(store):
             pass
 
 
+async def test_it_is_looked_after_however_much_goes_on(store):
+    """What breaks while others come and go all the time is found, and what is busy is not stopped for anybody."""
+    async with pooled(store, size=1, health_s=0.05, max=2) as box, anyio.create_task_group() as group:
+        async with box.pool.vm("ann") as vm:
+            pass
+        started = anyio.Event()
+        group.start_soon(lambda: vm.execute("bash", "echo; exec sleep 60", on_output=lambda *_: started.set()))
+        await started.wait()
+        group.start_soon(box.pool.keep)
+        await eventually(lambda: box.pool.stats().ready == 1, "one is ready")
+        (ready,) = box.pool._ready._held.values()
+        await ready[1].stop()
+        while not box.pool.stats().counts.broken:
+            async with box.pool.vm("bob", vm_id=vm.id):
+                await anyio.sleep(0.001)
+        assert vm.is_busy
+        async with box.pool.vm("bob", wait_s=60) as other:
+            assert other.id != vm.id
+            with pytest.raises(PoolFull):
+                await box.pool.lease("eve")
+        group.cancel_scope.cancel()
+
+
+async def test_closing_leaves_nobody_waiting(store):
+    """Who waits when the box is closed is told so, and nothing is started any more."""
+    async with pooled(store, size=0, max=1) as box, anyio.create_task_group() as group:
+        pool, told = box.pool, []
+
+        async def wait():
+            try:
+                await pool.lease("bob", wait_s=60)
+            except PoolFull as error:
+                told.append(error)
+
+        await pool.lease("ann")
+        group.start_soon(wait)
+        await eventually(lambda: pool.stats().waiting == 1, "it waits")
+        await box.close()
+    assert len(told) == 1
+    assert pool._members == {}
+
+
 async def test_a_removed_vm_is_gone(store):
     """By the pool or behind its back: its agent gets another."""
     async with pooled(store, size=0) as box:

@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, Field
 
@@ -115,7 +116,16 @@ async def list_all(who: Who) -> dict[str, Any]:
 @routes.get("/metrics")
 async def all_metrics(who: Who) -> list[dict[str, Any]]:
     """What each vm takes of the host."""
-    return [await measured(who, record) for record in await who.vms()]
+    found: dict[str, dict[str, Any]] = {}
+
+    async def measure(record: VmRecord) -> None:
+        found[record.id] = await measured(who, record)
+
+    records = await who.vms()
+    async with anyio.create_task_group() as group:
+        for record in records:
+            group.start_soon(measure, record)
+    return [found[record.id] for record in records]
 
 
 @routes.get("/{vm}")
