@@ -1,20 +1,22 @@
 """The original's HTTP API over a real server, by the requests that its clients send."""
 
 import json
-import os
+import re
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from served import Served
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from conftest import remove, scaled, until
+from conftest import PATIENCE_S, remove, scaled, until
 from rewindbox.models import (
     CommandHistoryEntry,
     HistoryQueryResponse,
@@ -23,32 +25,19 @@ from rewindbox.models import (
     VmInstance,
     VmPoolResponse,
 )
+from rewindbox.server import original
+from rewindbox.server.tokens import Tokens
 
-PATIENCE_S = 60.0
-
-
-@contextmanager
-def served(folder, *words, **environment):
-    """A server in a process of its own, and what it says of itself."""
-    command = [sys.executable, "-m", "rewindbox", "--store", str(folder), "--json", "serve", "--port", "0", *words]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **environment}
-    )
-    try:
-        yield json.loads(process.stdout.readline())
-    finally:
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0
-        process.stdout.close()
-        remove(folder)
+DOCUMENT = Path(__file__).parents[2] / "docs" / "original-api.md"
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """Where a server without tokens is, with a small pool."""
-    pool = {"REWINDBOX_POOL_MAX": "5", "REWINDBOX_POOL_WAIT_S": "0.2"}
-    with served(tmp_path_factory.mktemp("original") / "store", "--no-auth", **pool) as told:
-        yield told["url"]
+    store = tmp_path_factory.mktemp("original") / "store"
+    with Served(store, "--no-auth", POOL_MAX="5", POOL_WAIT_S="0.2") as made:
+        yield made.url
+    remove(store)
 
 
 @pytest.fixture(scope="module")
@@ -426,39 +415,54 @@ def test_whatever_a_socket_is_told_it_answers(url, vm):
         assert heard()["message_type"] == "HistoryResponse"
 
 
-def test_with_tokens_every_call_needs_one(tmp_path):
-    """Without one: 401, on every route and socket; an agent's token sees only what is the agent's."""
-    folder = tmp_path / "store"
-    with served(folder) as told:
-        tied = subprocess.run(
-            [sys.executable, "-m", "rewindbox", "--store", str(folder), "token", "create", "anns", "--agent", "ann"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split()[0]
-        with httpx.Client(base_url=told["url"], timeout=PATIENCE_S) as client:
-            for method, path in ROUTES:
-                assert client.request(method, path).status_code == 401, path
-            for path in ("/ws", "/ws/x"):
-                with pytest.raises(Exception, match="401"):
-                    connect(f"ws{told['url'].removeprefix('http')}{path}")
-            client.headers["Authorization"] = f"Bearer {told['token']}"
-            bobs = good(client.post("/api/vms", json={"name": "bobs", "agent_id": "bob"}))["id"]
-            client.headers["Authorization"] = f"Bearer {tied}"
-            for method, path in ROUTES:
-                if "{vm}" in path or "{session}" in path:
-                    place = path.format(vm=bobs, session="bobs", snapshot="x")
-                    body = {"command": "true", "snapshot_id": "x", "name": "x"}
-                    answer = client.request(
-                        method, place, params={"path": "x"}, json=body if method == "POST" else None
-                    )
-                    assert answer.status_code == 404, (method, path, answer.text)
-            mine = run(client, "echo me", agent_id="ann")
-            assert mine["stdout"] == "me\n"
-            other = {"agent_id": "bob", "language": "bash", "code": "true"}
-            assert client.post("/api/llm/execute", json=other).status_code == 403
-            assert client.post("/api/llm/execute", json={**other, "agent_id": "ann", "vm_id": bobs}).status_code == 404
-            assert [one["id"] for one in good(client.get("/api/vms"))["vms"]] == [mine["vm_id"]]
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server with tokens, that undoes what fails."""
+    store = tmp_path_factory.mktemp("guarded") / "store"
+    with Served(store, HISTORY_AUTO_ROLLBACK_ON_FAILURE="true") as made:
+        yield made
+    remove(store)
+
+
+def test_a_failure_is_undone_and_told(guarded):
+    """With auto_rollback_on_failure the files are those of before, and the answer says to which point it went."""
+    with guarded.client() as client:
+        done = run(client, "echo good > f", agent_id="undo")
+        failed = run(client, "echo bad > f; exit 1", agent_id="undo", vm_id=done["vm_id"])
+        assert failed["rolled_back_to"] == done["snapshot_id"]
+        assert run(client, "cat f", agent_id="undo")["stdout"] == "good\n"
+
+
+def test_with_tokens_every_call_needs_one(guarded):
+    """Without one: 401, on every route and socket."""
+    with httpx.Client(base_url=guarded.url, timeout=PATIENCE_S) as client:
+        for method, path in ROUTES:
+            assert client.request(method, path).status_code == 401, path
+    for path in ("/ws", "/ws/x"):
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(f"ws{guarded.url.removeprefix('http')}{path}")
+
+
+def test_an_agents_token_sees_what_is_the_agents(guarded):
+    """Another agent's vm is 404 on every route, whatever is asked of it; to run as another agent is refused."""
+    tied = Tokens(str(guarded.store)).create("anns", "ann")
+    with guarded.client() as client:
+        bobs = good(client.post("/api/vms", json={"name": "bobs", "agent_id": "bob"}))["id"]
+    with guarded.client(tied) as client:
+        for method, path in ROUTES:
+            if "{vm}" in path or "{session}" in path:
+                place = path.format(vm=bobs, session="bobs", snapshot="x")
+                body = {"command": "true", "snapshot_id": "x", "name": "x"} if method == "POST" else None
+                answer = client.request(method, place, params={"path": "x"}, json=body)
+                assert answer.status_code == 404, (method, path, answer.text)
+        mine = run(client, "echo me", agent_id="ann")
+        assert mine["stdout"] == "me\n"
+        other = {"agent_id": "bob", "language": "bash", "code": "true"}
+        assert client.post("/api/llm/execute", json=other).status_code == 403
+        assert client.get("/api/llm/vm-pool/bob").status_code == 403
+        assert client.post("/api/llm/execute", json={**other, "agent_id": "ann", "vm_id": bobs}).status_code == 404
+        assert client.post("/api/vm-pool/allocate", json={"vm_id": bobs}).status_code == 404
+        assert [one["id"] for one in good(client.get("/api/vms"))["vms"]] == [mine["vm_id"]]
 
 
 ROUTES = [
@@ -478,13 +482,21 @@ ROUTES = [
 
 def test_every_route_is_documented_and_tested():
     """docs/original-api.md and the walk above have each route that there is."""
-    from pathlib import Path
-
-    from rewindbox.server import original
-
     found = {route.path for routes in original.ROUTES for route in routes.routes}
     walked = {path for _, path in ROUTES}
     assert found - {"/ws", "/ws/{vm}"} == walked
-    text = (Path(__file__).parents[2] / "docs" / "original-api.md").read_text()
+    text = DOCUMENT.read_text()
     for path in found:
         assert path.replace("{path:path}", "...") in text, path
+
+
+def test_the_documents_commands_work(url, tmp_path):
+    """Each `curl` of docs/original-api.md is answered, in their order."""
+    block = re.findall(r"```console\n(.*?)\n```", DOCUMENT.read_text(), re.S)[1]
+    commands = re.sub(r"(?m)^\$ ", "", block).replace("localhost:8080", url.removeprefix("http://"))
+    jq = "jq() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[2][1:]])' \"$@\"; }"
+    script = f'set -e -o pipefail\ncurl() {{ command curl --fail-with-body "$@"; echo; }}\n{jq}\n{commands}'
+    (tmp_path / "data.csv").write_text("a,b\n1,2\n")
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a,b\n1,2\n" in done.stdout
