@@ -21,7 +21,7 @@ from rewindbox.opened import Opened
 from rewindbox.ready import NAME, Ready, is_well, record_new, sweep
 from rewindbox.registry import VmRecord
 from rewindbox.store import new_id
-from rewindbox.vm import AsyncVm
+from rewindbox.vm import AsyncVm, is_busy
 
 
 @dataclass(kw_only=True, slots=True)
@@ -204,7 +204,7 @@ class Pool:
         """The members as they are chosen from: one that rests and in which something goes on is not stopped."""
         for member in self._members.values():
             if member.vm_id in self._vms:
-                member.is_busy = self._vms[member.vm_id].is_busy
+                member.is_busy = is_busy(self._vms[member.vm_id])
         return list(self._members.values())
 
     def _reserve(self, agent_id: str, choice: Choice, now_s: float) -> _Granted:

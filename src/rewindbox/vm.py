@@ -52,11 +52,6 @@ class AsyncVm:
         """Whether its processes can run here and now; a stopped vm is started when it is used."""
         return self._running is not None
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether something goes on in it."""
-        return self._queue.locked()
-
     async def execute(
         self,
         language: str,
@@ -417,3 +412,8 @@ class AsyncVm:
                 self._open.timeline.drop_states(tx, [point.id for point in await self.points()])
             await self._open.backend.destroy(self.id)
             self._on_removed(self.id)
+
+
+def is_busy(vm: AsyncVm) -> bool:
+    """Whether something goes on in it."""
+    return vm._queue.locked()
