@@ -349,21 +349,21 @@ class Pool:
                 await self._stop(member)
 
     async def keep(self) -> None:
-        """Keep the pool as it is configured, until cancelled."""
-        check_at = anyio.current_time() + self._settings.pool.health_s
+        """Keep the pool as it is configured, until cancelled. What goes wrong is in `stats`, and tried again later."""
+        health_s = self._settings.pool.health_s
+        check_at = anyio.current_time() + health_s
         while True:
             self._changed, self._problem = anyio.Event(), None
             try:
+                if anyio.current_time() >= check_at:
+                    check_at = anyio.current_time() + health_s
+                    await self.check()
                 await self.upkeep()
-            except RewindboxError as error:
+            except (RewindboxError, OSError) as error:
                 self._problem = str(error)
-                await anyio.sleep(self._settings.pool.health_s)
-                continue
+                await anyio.sleep(health_s)
             with anyio.move_on_after(max(0.0, check_at - anyio.current_time())):
                 await self._changed.wait()
-            if anyio.current_time() >= check_at:
-                await self.check()
-                check_at = anyio.current_time() + self._settings.pool.health_s
 
     async def usage(self, vm_id: str) -> Usage | None:
         """What a vm of the box has of the host now; None: it does not run here."""

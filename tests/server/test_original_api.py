@@ -249,6 +249,11 @@ def test_the_agents_client(client, vm):
     assert found["memory_usage_mb"] >= 0
     assert 0 < found["uptime_seconds"] + 1 < 600
     assert vm in [entry["vm_id"] for entry in good(client.get("/api/vms/metrics"))]
+    numbers = dict(
+        line.split() for line in client.get("/metrics").text.splitlines() if line.startswith("rewindbox_pool")
+    )
+    assert numbers["rewindbox_pool_max"] == "5"
+    assert int(numbers["rewindbox_pool_leased"]) >= 1
     tasks = good(client.get(f"/api/vms/{vm}/tasks"))
     assert ([task["status"] for task in tasks["tasks"]], tasks["total"]) == (["completed"], 1)
     listed = good(client.get("/api/vms"))
