@@ -366,8 +366,11 @@ class Pool:
                 await self._changed.wait()
 
     async def usage(self, vm_id: str) -> Usage | None:
-        """What a vm of the box has of the host now; None: it does not run here."""
-        return await self._open.backend.usage(vm_id)
+        """What a vm of the box has of the host now; None: it does not run here, or was stopped meanwhile."""
+        try:
+            return await self._open.backend.usage(vm_id)
+        except VmNotAvailable:
+            return None
 
     def stats(self) -> PoolStats:
         """What it is now."""

@@ -57,7 +57,7 @@ async def stats(who: Who) -> dict[str, Any]:
 
 def _stats(who: Caller) -> dict[str, Any]:
     found = who.service.box.pool.stats()
-    used = found.starting + found.ready + found.leased + found.resting + found.leaving
+    used = found.starting + found.ready + found.leased + found.resting  # what leaves makes room for these
     return {
         "total_ips": found.max,
         "allocated_ips": used,
