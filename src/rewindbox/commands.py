@@ -11,6 +11,7 @@ from rewindbox.call import FILE_BYTES, Call, opened, read, write_through
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, ValidationFailed
 from rewindbox.ready import NAME
+from rewindbox.terminal import visible
 
 _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])(?:\s+ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -301,7 +302,7 @@ def _rollback(call: Call) -> int:
         *(show.rebuilt(entry) for entry in done.rebuilt),
     ]
     at = show.short(done.to_point)
-    text = f"vm {vm.name} is as it was at {at}\n{''.join(notes)}To undo this:\n  {undo}"
+    text = visible(f"vm {vm.name} is as it was at {at}\n{''.join(notes)}To undo this:\n  {undo}")
     return call.confirm(show.rollback_as_dict(done), f"{done.to_point}\t{done.snapshot_id}", text)
 
 
