@@ -4,7 +4,7 @@ A text is found as a part of another, whatever the case, and nothing in it means
 SQLite's FTS5 keeps the index, with its tokenizer `trigram`; what the index gives is looked at again, so that what is
 found is right in any case. Like `listing`, it is filled when somebody searches, and can be made anew.
 
-Not in it: texts of more than a mebibyte, which are looked at one by one.
+Not in it: texts of more than half a mebibyte, which are looked at one by one.
 """
 
 import re
@@ -18,10 +18,10 @@ from rewindbox.store import Row, Store, Transaction, Value
 
 SHORTEST = 3
 """Characters that the index needs."""
-_LARGE_BYTES = 1 << 20
+_LARGE_BYTES = 512 << 10
 _AT_ONCE = 500
-_AT_ONCE_BYTES = 2 << 20
-"""Taken in by one transaction: other processes wait for it, for at most half a second."""
+_AT_ONCE_BYTES = 512 << 10
+"""Taken in by one transaction, in about a tenth of a second: an execution that ends meanwhile waits for it."""
 _ASKED = 60
 """Groups of three characters that the index is asked for; a longer text is looked at anyway."""
 

@@ -38,7 +38,7 @@ LAYERS = (
     ("interrupts",),
     ("portal",),
     ("door", "keeper"),
-    ("terminal",),
+    ("terminal", "moments"),
     ("show",),
     ("telling",),
     ("call",),

@@ -96,7 +96,7 @@ def test_output_that_is_dropped_leaves_the_index(store, vm_id):
 
 def test_large_texts(store, vm_id):
     """What is too large for the index is found by reading it, until it is dropped; what is small is found beside it."""
-    large = run(store, vm_id, "big", b"x" * (1 << 20) + b"Needle")
+    large = run(store, vm_id, "big", b"x" * (512 << 10) + b"Needle")
     small = run(store, vm_id, "small", b"needle", started_at=T0 - timedelta(days=1))
     assert found(store, "needle") == [large.id, small.id]
     assert store.rows("select count(*) from search")[0][0] == 1
