@@ -4,21 +4,20 @@ Async throughout; `door.py` is the same without `await`.
 """
 
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from rewindbox import backends, config, policy
+from rewindbox import config, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
-from rewindbox.opened import Opened
+from rewindbox.opened import Opened, TemporaryStore
 from rewindbox.policy import Decision, Support
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
@@ -64,7 +63,7 @@ class AsyncRewindbox:
         """
         self.settings = _settings(store, config, limits, agent_id, languages, role)
         self._folder = self.settings.folder
-        self._temporary: str | None = None
+        self._temporary: TemporaryStore | None = None
         self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
         self._open: Opened | None = None
@@ -88,7 +87,8 @@ class AsyncRewindbox:
     def _opened(self) -> "Opened":
         if self._open is None:
             if not self.settings.history.persist_history:
-                self._folder = self._temporary = tempfile.mkdtemp(prefix="rewindbox-")
+                self._temporary = TemporaryStore()
+                self._folder = self._temporary.folder
             self._open = Opened(self.settings, self._folder, in_memory=self._temporary is not None)
         return self._open
 
@@ -101,7 +101,7 @@ class AsyncRewindbox:
             self._open.store.close()
             self._open = None
         if self._temporary is not None:
-            backends.delete(self._temporary)
+            self._temporary.remove()
             self._temporary = None
 
     async def vm(
