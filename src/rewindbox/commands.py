@@ -44,7 +44,7 @@ def _history(call: Call) -> int:
     entries = [{**entry.as_dict(), "live": entry.after in live} for entry in page.entries] if arguments.json else []
     call.emit(
         {"entries": entries, "total": page.total, "note": page.note},
-        lambda: show.history(call.out, page.entries, names, live) if page.entries else "",
+        lambda: show.history(call.out, page.entries, names, live, arguments.search) if page.entries else "",
     )
     if call.out.is_terminal and not arguments.json and not arguments.quiet:
         note = "; ●: going back to after it brings back variables, too" if live else ""

@@ -324,10 +324,10 @@ class AsyncRewindbox:
         limit: int | None = 100,
         offset: int = 0,
     ) -> HistoryPage:
-        """Executions, newest first; see `History.query`. A removed vm is found by its id, a language by an alias."""
+        """Executions, newest first; see `History.asking`. A removed vm is found by its id, a language by an alias."""
         open_ = self._opened()
         vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
-        return open_.page(
+        return await open_.page(
             vm_id,
             session=session,
             agent_id=agent_id,

@@ -6,6 +6,8 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
+import anyio.lowlevel
+
 from rewindbox import backends, config
 from rewindbox.errors import HistoryError, RewindboxError, VmBusy
 from rewindbox.history import History, HistoryPage
@@ -37,10 +39,17 @@ class Opened:
             Timeline(self.store),
         )
 
-    def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
-        """See `History.query`; the language by its name or an alias."""
+    async def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
+        """See `History.asking`; the language by its name or an alias. While an index is made others have their turn."""
         name = None if language is None else self.settings.languages.canonical(language)
-        return self.history.query(vm_id=vm_id, language=name, **query)
+        steps = self.history.asking(vm_id=vm_id, language=name, **query)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                page: HistoryPage = end.value
+                return page
+            await anyio.lowlevel.checkpoint()
 
 
 class TemporaryStore:

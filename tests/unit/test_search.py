@@ -119,6 +119,23 @@ def test_first_search_in_many_transactions(store, vm_id, monkeypatch):
     assert len(pieces) == 4
 
 
+def test_pauses(store, vm_id, monkeypatch):
+    """Whoever asks can do something else while an index is made; what is recorded meanwhile is found, too."""
+    monkeypatch.setattr(texts, "_AT_ONCE", 1)
+    monkeypatch.setattr(listing, "_AT_ONCE", 1)
+    made = [run(store, vm_id, "echo") for _ in range(3)]
+    asking = History(store).asking(text="echo")
+    next(asking)
+    made.append(run(store, vm_id, "echo"))
+    pauses = 1
+    with pytest.raises(StopIteration) as ending:
+        while True:
+            next(asking)
+            pauses += 1
+    assert pauses == 4 + 4
+    assert [entry.id for entry in ending.value.value.entries] == [entry.id for entry in reversed(made)]
+
+
 # --- where it cannot be kept
 
 
