@@ -4,14 +4,13 @@ Async throughout; `door.py` is the same without `await`.
 """
 
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from rewindbox import backends, policy
+from rewindbox import policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.config import of_box
 from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm, VmNotAvailable
@@ -19,7 +18,7 @@ from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
-from rewindbox.opened import Opened
+from rewindbox.opened import Opened, TemporaryStore
 from rewindbox.policy import Decision, Support
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
@@ -66,7 +65,7 @@ class AsyncRewindbox:
         """
         self.settings = of_box(store, config, limits, agent_id, languages, role)
         self._folder = self.settings.folder
-        self._temporary: str | None = None
+        self._temporary: TemporaryStore | None = None
         self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
         self._open: Opened | None = None
@@ -91,7 +90,8 @@ class AsyncRewindbox:
     def _opened(self) -> "Opened":
         if self._open is None:
             if not self.settings.history.persist_history:
-                self._folder = self._temporary = tempfile.mkdtemp(prefix="rewindbox-")
+                self._temporary = TemporaryStore()
+                self._folder = self._temporary.folder
             self._open = Opened(self.settings, self._folder, in_memory=self._temporary is not None)
         return self._open
 
@@ -107,7 +107,7 @@ class AsyncRewindbox:
             self._open.store.close()
             self._open = None
         if self._temporary is not None:
-            backends.delete(self._temporary)
+            self._temporary.remove()
             self._temporary = None
 
     async def vm(
@@ -346,10 +346,10 @@ class AsyncRewindbox:
         limit: int | None = 100,
         offset: int = 0,
     ) -> HistoryPage:
-        """Executions, newest first; see `History.query`. A removed vm is found by its id, a language by an alias."""
+        """Executions, newest first; see `History.asking`. A removed vm is found by its id, a language by an alias."""
         open_ = self._opened()
         vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
-        return open_.page(
+        return await open_.page(
             vm_id,
             session=session,
             agent_id=agent_id,

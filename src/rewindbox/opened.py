@@ -2,14 +2,21 @@
 
 import fcntl
 import os
+import tempfile
+from contextlib import suppress
 from typing import Any
 
+import anyio.lowlevel
+
 from rewindbox import backends, config
-from rewindbox.errors import HistoryError, VmBusy
+from rewindbox.errors import HistoryError, RewindboxError, VmBusy
 from rewindbox.history import History, HistoryPage
 from rewindbox.registry import Registry, VmRecord
 from rewindbox.store import Store
 from rewindbox.timeline import Timeline
+
+_TEMPORARY = "rewindbox-temporary-"
+_OWNER = "owner"
 
 
 class Opened:
@@ -32,10 +39,53 @@ class Opened:
             Timeline(self.store),
         )
 
-    def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
-        """See `History.query`; the language by its name or an alias."""
+    async def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
+        """See `History.asking`; the language by its name or an alias. While an index is made others have their turn."""
         name = None if language is None else self.settings.languages.canonical(language)
-        return self.history.query(vm_id=vm_id, language=name, **query)
+        steps = self.history.asking(vm_id=vm_id, language=name, **query)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                page: HistoryPage = end.value
+                return page
+            await anyio.lowlevel.checkpoint()
+
+
+class TemporaryStore:
+    """A folder that goes with its owner, a process: it holds a lock in it. What the dead have left is removed first."""
+
+    def __init__(self) -> None:
+        above = tempfile.gettempdir()
+        _remove_left(above)
+        made = tempfile.mkdtemp(prefix="rewindbox-new-", dir=above)
+        os.mkdir(os.path.join(made, "locks"), mode=0o700)
+        self._lock = hold(made, _OWNER)
+        self.folder = os.path.join(above, _TEMPORARY + made.rpartition("-")[2])
+        os.rename(made, self.folder)  # under this name it always has its lock
+
+    def remove(self) -> None:
+        """Delete it with all that is in it."""
+        backends.delete(self.folder)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _remove_left(above: str) -> None:
+    """Those of this user that no process holds, however old they are. What cannot be removed now stays."""
+    for entry in os.scandir(above):
+        if not entry.name.startswith(_TEMPORARY):
+            continue
+        with suppress(OSError, RewindboxError):
+            if not entry.is_dir(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+                continue
+            lock = hold(entry.path, _OWNER)
+            if lock is not None:
+                try:
+                    backends.delete(entry.path)
+                finally:
+                    os.close(lock)
 
 
 def _make_folder(folder: str) -> None:

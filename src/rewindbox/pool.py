@@ -300,7 +300,7 @@ class Pool:
 
     def _is_worn(self, vm_id: str) -> bool:
         most = self._settings.pool.executions
-        return most > 0 and self._open.history.query(vm_id=vm_id, limit=0)[1] >= most
+        return most > 0 and self._open.history.query(vm_id=vm_id, limit=0).total >= most
 
     def _own(self, agent_id: str) -> str | None:
         """The agent's newest vm of the pool, if it is stopped and can be given out again."""

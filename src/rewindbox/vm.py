@@ -364,7 +364,7 @@ class AsyncVm:
 
     async def history(self, **query: Any) -> HistoryPage:
         """Its executions, newest first; see `AsyncRewindbox.history`."""
-        return self._open.page(self.id, **query)
+        return await self._open.page(self.id, **query)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """A file of the vm; relative to its home. Raises BadRequest: none, no regular file, too big."""

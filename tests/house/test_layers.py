@@ -39,7 +39,7 @@ LAYERS = (
     ("interrupts",),
     ("portal",),
     ("door", "keeper"),
-    ("terminal",),
+    ("terminal", "moments"),
     ("show",),
     ("telling",),
     ("call",),
