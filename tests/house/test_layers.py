@@ -21,6 +21,7 @@ LAYERS = (
     ("models",),
     ("config", "chain", "guess", "intent", "naming", "transcripts"),
     ("elements",),
+    ("fences",),
     ("extraction", "policy", "backends.base", "store"),
     ("backends.namespace",),
     ("backends", "registry"),
