@@ -40,7 +40,7 @@ async def test_allowed_languages(store):
         assert (await vm.execute("python3", "print(1)")).stdout == "1\n"
         with pytest.raises(LanguageRefused, match="bash"):
             await vm.execute("bash", "true")
-        assert [decision.skipped for decision in box.plan("```bash\nls\n```\n")] == ["bash is not allowed"]
+        assert [decision.skipped for decision in box.plan("```bash\nls\n```\n")] == ["bash is not allowed; add it to allowed_languages"]
 
 
 async def test_max_code_length(store):
