@@ -28,7 +28,7 @@ def block(language: str, code: str = "code", confidence: float = 0.5) -> CodeBlo
     ],
 )
 def test_which_blocks_run(given, settings, threshold, reason):
-    """Every block in an allowed language whose program is there, from the threshold on; else why not, and the remedy."""
+    """Every block in an allowed language whose program is there, from the threshold on; else the remedy is told."""
     assert [decision.skipped for decision in policy.decide([given], settings, PROGRAMS, threshold)] == [reason]
 
 
