@@ -7,13 +7,14 @@ goes on.
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
+from rewindbox.errors import SessionNotFound
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
@@ -358,7 +359,8 @@ class Session:
 
     def close(self) -> None:
         """See `AsyncSession.close`."""
-        self.vm.end_session(self.name, self.language)
+        with suppress(SessionNotFound):
+            self.vm.end_session(self.name, self.language)
 
 
 def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
