@@ -17,7 +17,7 @@ from rewindbox.limits import Limits, with_wall
 from rewindbox.opened import Opened, claim
 from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
 from rewindbox.registry import VmRecord
-from rewindbox.session import AsyncSession, check_session, rebuilt, told_to_be_back
+from rewindbox.session import AsyncSession, check_begun, check_session, rebuilt, told_to_be_back
 from rewindbox.store import new_id
 from rewindbox.timeline import Point, Rollback, Snapshot, live_points
 
@@ -308,12 +308,14 @@ class AsyncVm:
         return AsyncSession(self, chosen.name, name)
 
     async def end_session(self, name: str, language: str = "python") -> None:
-        """End a session; points that it left can still be gone back to. Leaves a point. Idempotent."""
+        """End a session; points that it left can still be gone back to. Leaves a point. Raises SessionNotFound."""
+        chosen = self._settings.languages.find(language)
         async with self._queue:
+            check_begun(name, chosen, self.sessions)
             self.sessions.discard(name)
             vm, tip = await self._start()
             with anyio.CancelScope(shield=True):
-                await vm.end_session(name, self._settings.languages.find(language))
+                await vm.end_session(name, chosen)
                 await self._leave_point(vm, tip)
 
     async def live_points(self) -> frozenset[str]:

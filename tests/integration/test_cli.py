@@ -254,7 +254,7 @@ def test_the_example(cli: Cli) -> None:
     if find_program("node"):
         assert ends[5].startswith("[6] javascript: exit 0")
     else:
-        assert ends[5] == "[6] javascript: skipped, no node on this host"
+        assert ends[5] == "[6] javascript: skipped, no node on this host; install nodejs"
 
 
 def test_run_json(cli: Cli) -> None:
@@ -717,7 +717,7 @@ def test_missing_toolchain_is_named(cli: Cli, tmp_path: Path) -> None:
     file.write_text(f'allowed_languages = ["absent"]\n[languages.absent]\n{row}')
     shown = cli("run", text=block("absent", "x"), REWINDBOX_CONFIG=str(file))
     assert (shown.returncode, shown.stderr) == (0, b"")
-    assert b"no no-such-program on this host" in shown.stdout
+    assert b"no no-such-program on this host; install nothing" in shown.stdout
     refused = cli("exec", "absent", "x", REWINDBOX_CONFIG=str(file))
     assert refused.returncode == 2
     assert b"no-such-program is not on this host; install nothing, below /usr" in refused.stderr

@@ -18,11 +18,8 @@ pytestmark = pytest.mark.anyio
 NOT_YET = {"ApiError", "Timeout"}
 """Kinds that nothing can raise: no client asks a server, and no call waits for a vm without an end of its own. To be
 taken out as soon as something raises them."""
-ELSEWHERE = {
-    "Internal": ("unit/test_store.py", "pytest.raises(Internal"),
-    "SessionNotFound": ("server/test_original_api.py", '== "session_not_found"'),
-}
-"""A kind that needs a bug of ours, or a server: kind -> where it is raised, and what shows it there."""
+ELSEWHERE = {"Internal": ("unit/test_store.py", "pytest.raises(Internal")}
+"""A kind that needs a bug of ours: kind -> where it is raised, and what shows it there."""
 
 
 async def unknown_vm(box):
@@ -43,6 +40,10 @@ async def unknown_point(box):
 
 async def unknown_execution(box):
     await box.execution("ex_zzzzzzzzzz")
+
+
+async def unknown_session(box):
+    await (await box.vm("one")).end_session("nobody")
 
 
 async def lost_session(box):
@@ -67,6 +68,7 @@ RAISED = {
     "ValidationFailed": blank,
     "UnsupportedLanguage": unknown_language,
     "SnapshotNotFound": unknown_point,
+    "SessionNotFound": unknown_session,
     "HistoryError": unknown_execution,
     "ConfigError": wrong_setting,
     "ConnectionError": stranger,
