@@ -54,7 +54,7 @@ LAYERS = (
     ("server.access",),
     ("server",),
     ("server.app", "server.listener"),
-    ("server.serve",),
+    ("server.serve", "server.reference"),
     ("cli",),
     ("__main__",),
 )

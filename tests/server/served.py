@@ -78,9 +78,7 @@ class Served:
 def inside(store: Path, bounds: Bounds, **choices: Any) -> Iterator[str]:
     """A server of this process, in a thread, with bounds that a test can reach; its URL."""
     ports: list[int] = []
-    gate, inner = app.made(
-        lambda: AsyncRewindbox(store), app.Choices(tokens=Tokens(str(store)), bounds=bounds, **choices)
-    )
+    gate, inner = app.made(AsyncRewindbox(store), app.Choices(tokens=Tokens(str(store)), bounds=bounds, **choices))
     with bound("127.0.0.1", 0) as sock:
         server = listener.Listener(gate, bounds, on_stop=lambda: app.stop(inner), on_started=ports.append)
         thread = threading.Thread(target=server.run, args=([sock],))

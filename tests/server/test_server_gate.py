@@ -224,6 +224,8 @@ def test_the_words_of_the_command_line(tmp_path, capfd):
     assert call("token", "revoke", "one") == (0, "one\n") and call("token", "revoke", "one")[0] == 2
     assert call("serve", "--no-auth", "--host", "0.0.0.0")[0] == 2
     assert call("serve", "--host", "nowhere.example")[0] == 2
+    (tmp_path / "file").write_text("")
+    assert cli.run(["--store", str(tmp_path / "file"), "serve", "--no-auth", "--port", "0"]) == 4
     (tmp_path / "tokens.json").write_text("{")
     assert call("token", "list")[0] == 2 and call("serve", "--port", "0")[0] == 2
     (tmp_path / "tokens.json").unlink()

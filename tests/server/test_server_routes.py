@@ -4,8 +4,9 @@ import re
 import stat
 from pathlib import Path
 
+import httpx
 import pytest
-from served import Served, events, output_of
+from served import Served, events, follow, output_of
 
 from conftest import remove
 from rewindbox.execution import Execution
@@ -105,6 +106,18 @@ def test_what_is_anothers_is_not_there(server, client):
                 answer = outside.request(method, url, json=BODIES.get(path), params=QUERIES.get(path, {}))
                 expected = 403 if path in ("/metrics", "/v1/doctor") else 400 if path == "/v1/runs" else 404
                 assert answer.status_code == expected, (method, path, answer.text)
+        for vm in (done["vm_id"], done["vm_id"][:12]):  # by its id, too, nothing runs there and nothing is said
+            answer = outside.post("/v1/runs", json={"text": "```bash\ntouch was-here\n```", "vm": vm})
+            assert (answer.status_code, answer.json()["code"]) == (404, "unknown_vm")
+        for url, there, nowhere in (
+            ("/v1/vms/{}", "mine", "mime"),
+            ("/v1/vms/{}", done["vm_id"], "vm_" + "a" * 26),
+            ("/v1/executions/{}", done["id"], "ex_" + "a" * 26),
+            ("/v1/executions/{}", done["id"][:12], "ex_aaaaaaaaa"),
+            ("/v1/runs/{}/events", run_id, "run_" + "a" * 26),
+        ):
+            answers = [outside.get(url.format(name)).text.replace(name, "X") for name in (there, nowhere)]
+            assert answers[0] == answers[1]
         assert outside.get("/v1/vms").json() == {"vms": []}
         assert outside.get("/v1/history").json() == {"entries": [], "total": 0}
         asked = {"name": "own", "agent_id": "me"}
@@ -227,7 +240,7 @@ def test_what_is_refused(client):
         ("/v1/vms/mine/rollback", {"to": "x", "last_success": True}, 400, "invalid_argument"),
         ("/v1/vms/mine/rollback", {"to": "nothing"}, 404, "snapshot_not_found"),
         ("/v1/vms/mine/rollback", {"before": "ex_nothing"}, 404, "unknown_execution"),
-        ("/v1/runs", {"text": "x" * 1_000_001}, 400, "invalid_argument"),
+        ("/v1/runs", {"text": "x" * 400_001}, 400, "invalid_argument"),
         ("/v1/nothing", {}, 404, "unknown_path"),
         ("/v1/history", {}, 405, "wrong_method"),
     ]
@@ -260,6 +273,34 @@ def test_limits_end_code_and_not_the_server(client):
     assert client.post(run, json=given).json()["stdout"] == "in b\n/tmp\n"
     undone = client.post(run, json={"language": "bash", "code": "touch f; exit 1", "on_failure": "rollback"}).json()
     assert undone["rolled_back_to"] == undone["before"]
+
+
+def test_a_vm_is_stopped_under_its_code(client):
+    """What runs in a vm that is stopped ends, is recorded, and whoever waited for it is told."""
+    client.post("/v1/vms", json={"name": "stopped"})
+    asked = {"language": "bash", "code": "echo so far; sleep 100", "wait": False}
+    url = client.post("/v1/vms/stopped/executions", json=asked).json()["url"]
+    found = follow(client, f"{url}/events")
+    assert [next(found)["event"], next(found)["event"]] == ["begun", "output"]
+    assert client.post("/v1/vms/stopped/stop").json()["status"] == "stopped"
+    assert list(found)[-1]["event"] in ("ended", "error")
+    assert client.get(url).json()["ended"] == "killed"
+    assert client.post("/v1/vms/stopped/executions", json={"language": "bash", "code": "true"}).json()["success"]
+
+
+@pytest.mark.anyio
+async def test_a_bug_of_ours_says_nothing_of_itself():
+    """An exception that nobody expected is a problem without its text."""
+    made = app.routed()
+
+    @made.get("/bug")
+    async def bug() -> None:
+        raise ZeroDivisionError("secret")
+
+    transport = httpx.ASGITransport(made, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as inside:
+        answer = await inside.get("/bug")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal") and "secret" not in answer.text
 
 
 def test_the_numbers_are_true(client):

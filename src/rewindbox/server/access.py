@@ -52,32 +52,48 @@ class Caller:
         return self.token.agent in (None, agent_id)
 
     async def vm(self, name_or_id: str) -> AsyncVm:
-        """A vm that is there. Raises UnknownVm: none is, or it is another agent's."""
-        vm = await self.service.box.vm(name_or_id, create=False)
-        assert isinstance(vm, AsyncVm)  # we hold them ourselves
-        if not self.sees(vm.record.agent_id):
-            raise UnknownVm(f"no vm has the name or id {name_or_id!r}", remedy="`GET /v1/vms` shows them")
-        return vm
+        """A vm that is there. Raises UnknownVm: none is, or it is another agent's; it does not say which."""
+        try:
+            vm = await self.service.box.vm(name_or_id, create=False)
+            if self.sees(vm.record.agent_id):
+                assert isinstance(vm, AsyncVm)  # we hold them ourselves
+                return vm
+        except UnknownVm:
+            if self.token.agent is None:  # who sees all of them may be told more
+                raise
+        raise UnknownVm(f"no vm has the name or id {name_or_id!r}", remedy="`GET /v1/vms` shows them")
 
     async def new_vm(self, name: str | None, asked: str | None = None) -> tuple[AsyncVm, bool]:
-        """The vm of that name, and whether it was made now. Raises InvalidArgument: it is another agent's."""
-        known = None if name is None else next((vm for vm in await self.service.box.vms() if vm.name == name), None)
-        if known is not None and not self.sees(known.agent_id):
+        """The vm of that name or id, and whether it was made now.
+
+        Raises InvalidArgument, UnknownVm: it is another agent's.
+        """
+        if name is not None:
+            try:
+                return await self.vm(name), False
+            except UnknownVm:
+                if name.startswith("vm_"):  # an id, which nobody chooses
+                    raise
+        if any(vm.name == name for vm in await self.service.box.vms()):
             raise InvalidArgument(f"the vm name {name!r} is taken", remedy="choose another")
         vm = await self.service.box.vm(name, agent_id=self.agent(asked), create=True)
         assert isinstance(vm, AsyncVm)
-        return vm, known is None
+        return vm, True
 
     async def vms(self) -> list[VmRecord]:
         """Those that are there, oldest first."""
         return [vm for vm in await self.service.box.vms() if self.sees(vm.agent_id)]
 
     async def execution(self, ref: str) -> Execution:
-        """One that has ended. Raises UnknownExecution."""
-        found = await self.service.box.execution(ref)
-        if not self.sees(found.agent_id):
-            raise UnknownExecution(f"no execution has the id {ref!r}", remedy="choose one that history lists")
-        return found
+        """One that has ended. Raises UnknownExecution: none has, or it is another agent's; it does not say which."""
+        try:
+            found = await self.service.box.execution(ref)
+            if self.sees(found.agent_id):
+                return found
+        except UnknownExecution:
+            if self.token.agent is None:
+                raise
+        raise UnknownExecution(f"no execution has the id {ref!r}", remedy="choose one that history lists")
 
     def limits(self, asked: dict[str, Any] | None) -> Limits | None:
         """The limits of an execution. Raises Refused: more than this server gives."""

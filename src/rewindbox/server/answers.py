@@ -21,7 +21,7 @@ class RunRequest(Asked):
     """A model's answer, whose code is to be run."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "```python\nprint(6 * 7)\n```", "vm": "demo"}]})
-    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most a million characters.")
+    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most 400,000 characters.")
     vm: Text | None = Field(None, description="By name or id; made when it is new. Null: a new one.")
     on_failure: Literal["stop", "continue", "rollback"] = Field(
         "stop", description="After a block that fails: run no more; go on; or undo it and go on."
@@ -37,7 +37,7 @@ class PlanRequest(Asked):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "```python\\nprint(6 * 7)\\n```"}]})
 
-    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most a million characters.")
+    text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most 400,000 characters.")
     threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
 
 

@@ -1,6 +1,6 @@
 """The app: what there is, and what is open while it runs."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from rewindbox import __version__
 from rewindbox.engine import AsyncRewindbox
+from rewindbox.errors import RewindboxError
 from rewindbox.server import (
     about,
     answers,
@@ -83,18 +84,17 @@ def described(openapi: dict[str, Any]) -> dict[str, Any]:
     return openapi
 
 
-def made(box: Callable[[], AsyncRewindbox], choices: Choices) -> tuple[ASGIApp, FastAPI]:
+def made(box: AsyncRewindbox, choices: Choices) -> tuple[ASGIApp, FastAPI]:
     """The app behind its gate, and the app; `app.state.service` is there while it runs."""
     app, metrics = routed(), Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with box() as opened, anyio.create_task_group() as group:
+        async with box as opened, anyio.create_task_group() as group:
             work = Work(group, opened, choices.bounds, metrics)
             runs = Runs(opened.settings.folder, opened, work)
             runs.prepare()
-            for execution_id in await opened.settle():
-                journal.note("settled", execution_id=execution_id)
+            await _settle(opened)
             app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened))
             group.start_soon(opened.pool.keep)
             try:
@@ -122,6 +122,15 @@ def made(box: Callable[[], AsyncRewindbox], choices: Choices) -> tuple[ASGIApp, 
             expose_headers=["Location"],
         )
     return gate, app
+
+
+async def _settle(box: AsyncRewindbox) -> None:
+    """What a server before us left unfinished is ended; a host that cannot do that now is said by /ready."""
+    try:
+        for execution_id in await box.settle():
+            journal.note("settled", execution_id=execution_id)
+    except RewindboxError as error:
+        journal.note("unsettled", code=error.code)
 
 
 def stop(app: FastAPI) -> None:

@@ -143,6 +143,7 @@ def install(app: FastAPI) -> None:
         return made
 
     app.add_exception_handler(RewindboxError, told)
+    app.add_exception_handler(Exception, told)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, of_http)
 

@@ -20,7 +20,7 @@ from rewindbox.backends.base import Stream
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import ExecutionFailed, InvalidArgument, RewindboxError, UnknownRun
 from rewindbox.policy import Decision
-from rewindbox.server import feeds
+from rewindbox.server import feeds, journal
 from rewindbox.server.feeds import Event, Feed, Place
 from rewindbox.server.problems import ours, problem
 from rewindbox.server.tokens import Token
@@ -28,7 +28,8 @@ from rewindbox.server.work import Work
 from rewindbox.vm import AsyncVm
 
 KEPT = 1000
-"""Journals beyond the newest so many are removed when the server starts."""
+"""Journals beyond the newest so many are removed, from time to time."""
+_REMOVE_EVERY = 100
 _ID = re.compile(r"run_[a-z2-7]{26}")
 _PLACE = re.compile(r"(\d{1,9})(?::(\d{1,18}-\d{1,18}))?")
 _LAST = ("done", "error")
@@ -58,10 +59,14 @@ class Run:
     def add(self, kind: str, data: Mapping[str, Any]) -> None:
         """Something happened."""
         entry = {"kind": kind, "data": dict(data)}
-        if self._path is not None:
-            with open(self._path, "a", encoding="ascii", opener=partial(os.open, mode=0o600)) as file:
-                file.write(json.dumps(entry) + "\n")
         self.journal.append(entry)
+        try:
+            if self._path is not None:
+                with open(self._path, "a", encoding="ascii", opener=partial(os.open, mode=0o600)) as file:
+                    file.write(json.dumps(entry) + "\n")
+        except OSError as error:  # those who follow now still hear of it
+            journal.unexpected(error)
+            self._path = None
         self._news.set()
         self._news = anyio.Event()
 
@@ -77,10 +82,14 @@ class Runs:
     def __init__(self, folder: str, box: AsyncRewindbox, work: Work) -> None:
         self._folder, self._box, self._work = os.path.join(folder, "runs"), box, work
         self._live: dict[str, Run] = {}
+        self._begun = 0
 
     def prepare(self) -> None:
         """Have a folder for journals, without the oldest of them."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
         with os.scandir(self._folder) as found:
             ages = sorted((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name) for entry in found)
         for _, name in ages[:-KEPT]:
@@ -114,6 +123,9 @@ class Runs:
         run = Run(run_id, agent_id, os.path.join(self._folder, run_id))
         self._work.go(token, run.scope, partial(self._carried_out, run, vm, text, options))
         self._live[run_id] = run
+        self._begun += 1
+        if self._begun % _REMOVE_EVERY == 0:
+            self._remove_old()
         run.add("run", {"run_id": run_id, "vm_id": vm.id, "agent_id": agent_id})
         return run
 

@@ -4,12 +4,16 @@ import asyncio
 import ipaddress
 import json
 import socket
+from typing import TYPE_CHECKING
 
 from rewindbox import config, show
 from rewindbox.call import Call
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import BadRequest, ConfigError, InvalidArgument
+from rewindbox.errors import BadRequest, ConfigError, Internal, InvalidArgument
 from rewindbox.server.tokens import Tokens
+
+if TYPE_CHECKING:
+    from rewindbox.server.listener import Listener
 
 FIRST = "first"
 """The name of the token that the first start makes."""
@@ -62,7 +66,7 @@ def _serve(call: Call) -> int:
     first = tokens.create(FIRST) if tokens is not None and not tokens.all() else None
     box = AsyncRewindbox(arguments.store)  # a wrong setting is said now
     choices = app.Choices(tokens=tokens, hosts=arguments.name or (), origins=arguments.origin or ())
-    gate, inner = app.made(lambda: box, choices)
+    gate, inner = app.made(box, choices)
     with bound(arguments.host, arguments.port) as listening:
         journal.begin()
         server = listener.Listener(
@@ -71,8 +75,16 @@ def _serve(call: Call) -> int:
             on_stop=lambda: app.stop(inner),
             on_started=lambda port: _say_where(call, arguments.host, port, first),
         )
-        asyncio.run(server.serve([listening]))
-    return 0 if server.started else 4
+        asyncio.run(_served(server, box, listening))
+    return 0
+
+
+async def _served(server: "Listener", box: AsyncRewindbox, listening: socket.socket) -> None:
+    """Serve until told to stop. Raises HistoryError, before anything is served: the store cannot be opened."""
+    async with box:
+        await server.serve([listening])
+    if not server.started:
+        raise Internal("the server did not start", remedy="its log, on standard error, says why")
 
 
 def _check_loopback(host: str, no_auth: bool) -> None:
