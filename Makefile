@@ -10,7 +10,7 @@ COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-ex
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := check
-.PHONY: check demo test lint types fix bench real programs soak reference wheel lock locked audit clean
+.PHONY: check demo test lint types fix bench real programs history soak reference wheel lock locked audit clean
 
 check: lint test                ## what a change must pass
 
@@ -73,6 +73,9 @@ real: $(VENV)/.dev              ## real answers end to end; REWINDBOX_TEST_DATA 
 
 programs: $(VENV)/.dev          ## programs with known outcomes, inside and outside; REWINDBOX_TEST_DATA says where they are
 	$(BIN)/python -m bench.programs $(ARGS)
+
+history: $(VENV)/.dev           ## how long a history of a million executions takes to answer; 3 GB in the temporary folder
+	$(BIN)/python -m bench.history $(ARGS)
 
 soak: $(VENV)/.dev              ## the large counts in full
 	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest $(ARGS)

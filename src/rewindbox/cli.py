@@ -233,14 +233,21 @@ def _looking_flags(command: Any) -> None:
     history.add_argument("--language", metavar="LANGUAGE", help="by its name or an alias")
     history.add_argument("--ended", metavar="HOW", help="exit, signal, timeout, output, memory or killed")
     history.add_argument("--failures", action="store_true", help="only those that did not succeed")
-    history.add_argument("--since", metavar="WHEN", help="2h, 30m, 7d ago, or ISO 8601 (local without a zone)")
-    history.add_argument("--until", metavar="WHEN")
+    history.add_argument("--session", metavar="NAME", help="what ran in sessions of this name")
+    history.add_argument("--search", metavar="TEXT", help="that have it in their code or output, in any case")
+    when = "today, yesterday, 2h, 3 days ago, or ISO 8601 (local without a zone)"
+    history.add_argument("--since", metavar="WHEN", help=when)
+    history.add_argument("--until", metavar="WHEN", help="the same, that day or moment included")
     history.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (100)")
     history.add_argument("--offset", type=int, default=0, metavar="N")
     history.add_argument("--export", action="store_true", help="all of it, a line of JSON each, in order of recording")
     command("show", "show an execution with its code and output").add_argument("execution", metavar="EXECUTION")
     command("languages", "list the languages: which may run, and where their programs are")
-    command("verify", "check that nobody changed the history")
+    command("pool", "list the vms of the pool: ready, running, stopped")
+    verify = command("verify", "check that nobody changed the history")
+    verify.add_argument(
+        "--expect", metavar="HEAD", help="a head that an earlier verify has printed: was anything cut off?"
+    )
     doctor = command("doctor", "try out what this host can do")
     doctor.add_argument("--attack", action="store_true", help="attack a vm of this host, in a few hundred ways")
 

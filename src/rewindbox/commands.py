@@ -1,18 +1,17 @@
 """Every command but `run` and `exec`: a call -> the exit code. One function a command."""
 
 import os
-import re
 import shlex
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from rewindbox import config, holders, show
 from rewindbox.call import FILE_BYTES, Call, opened, read, write_through
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, ValidationFailed
-
-_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw])(?:\s+ago)?")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+from rewindbox.moments import moment
+from rewindbox.ready import NAME
+from rewindbox.terminal import one_line, visible
 
 
 def main(call: Call) -> int:
@@ -26,16 +25,18 @@ def _history(call: Call) -> int:
     arguments = call.arguments
     if arguments.export:
         return _export(call)
-    since, until = _when(arguments.since, "--since"), _when(arguments.until, "--until")
+    since, until = _when(arguments.since), _when(arguments.until, is_end=True)
     with opened(call) as box:
         page = box.history(
             arguments.vm,
+            session=arguments.session,
             agent_id=arguments.agent,
             failures_only=arguments.failures,
             since=since,
             until=until,
             language=arguments.language,
             ended=arguments.ended,
+            text=arguments.search,
             limit=arguments.limit,
             offset=arguments.offset,
         )
@@ -43,17 +44,19 @@ def _history(call: Call) -> int:
         live = _live_points(box, {entry.vm_id for entry in page.entries})
     entries = [{**entry.as_dict(), "live": entry.after in live} for entry in page.entries] if arguments.json else []
     call.emit(
-        {"entries": entries, "total": page.total},
-        lambda: show.history(call.out, page.entries, names, live) if page.entries else "",
+        {"entries": entries, "total": page.total, "note": page.note},
+        lambda: show.history(call.out, page.entries, names, live, arguments.search) if page.entries else "",
     )
     if call.out.is_terminal and not arguments.json and not arguments.quiet:
         note = "; ●: going back to after it brings back variables, too" if live else ""
         call.out.write(f"{len(page.entries)} of {page.total} executions{note}\n")
+    if page.note and not arguments.json:
+        call.err.write(f"{call.err.styled('note:', 'yellow')} {one_line(page.note)}\n")
     return 0
 
 
 def _export(call: Call) -> int:
-    chosen = ("vm", "agent", "language", "ended", "since", "until", "failures", "offset")
+    chosen = ("vm", "session", "agent", "language", "ended", "since", "until", "failures", "search", "offset")
     if given := [name for name in chosen if getattr(call.arguments, name)]:
         raise InvalidArgument(f"--export with --{given[0]}", remedy="leave it out: all of the history is exported")
     with opened(call) as box:
@@ -68,16 +71,8 @@ def _live_points(box: Rewindbox, vm_ids: Collection[str]) -> set[str]:
     return {point for vm_id in kept for point in box.vm(vm_id, create=False).live_points()}
 
 
-def _when(text: str | None, flag: str) -> datetime | None:
-    """`2h`, `30m ago`, or ISO 8601; without a zone it is local time."""
-    if text is None:
-        return None
-    try:
-        if match := _AGO.fullmatch(text.strip()):
-            return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: float(match[1])})
-        return datetime.fromisoformat(text.strip()).astimezone()
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f"{flag} {text!r}", remedy="give 2h, 30m or 7d ago, or a date as ISO 8601") from error
+def _when(text: str | None, *, is_end: bool = False) -> datetime | None:
+    return None if text is None else moment(text, datetime.now(UTC), is_end=is_end)
 
 
 def _show(call: Call) -> int:
@@ -100,10 +95,27 @@ def _show(call: Call) -> int:
 
 def _verify(call: Call) -> int:
     with opened(call) as box:
-        problems = box.verify()
-    good = "The history is as it was written.\n" if not call.arguments.quiet else ""
-    call.emit({"ok": not problems, "problems": problems}, lambda: show.lines([text] for text in problems) or good)
+        problems, head = box.verify(call.arguments.expect), box.head()
+    told = [[text] for text in problems or ([] if call.arguments.quiet else ["The history is as it was written."])]
+    facts = {"executions": str(head.executions), "head": head.text}
+    call.emit(
+        {"ok": not problems, "problems": problems, "head": head.text, "executions": head.executions},
+        lambda: show.lines(told) + show.pairs(call.out, facts),
+    )
     return 4 if problems else 0
+
+
+def _pool(call: Call) -> int:
+    with opened(call) as box:
+        held, records = holders.find(box.settings.folder), box.vms()
+        unknown = held.keys() - {record.id for record in records}
+        rows = [show.pool_row(vm_id, held[vm_id]) for vm_id in sorted(unknown) if vm_id.startswith("vm_")]
+        for record in records:
+            if record.name.startswith(NAME):
+                ran = box.history(record.id, limit=0).total
+                rows.append(show.pool_row(record.id, held.get(record.id), record, ran))
+        most = box.settings.pool.max
+    return call.emit({"max": most, "vms": rows}, lambda: show.pool(call.out, rows) if rows else "")
 
 
 def _languages(call: Call) -> int:
@@ -287,7 +299,7 @@ def _rollback(call: Call) -> int:
         *(show.rebuilt(entry) for entry in done.rebuilt),
     ]
     at = show.short(done.to_point)
-    text = f"vm {vm.name} is as it was at {at}\n{''.join(notes)}To undo this:\n  {undo}"
+    text = visible(f"vm {vm.name} is as it was at {at}\n{''.join(notes)}To undo this:\n  {undo}")
     return call.confirm(show.rollback_as_dict(done), f"{done.to_point}\t{done.snapshot_id}", text)
 
 
@@ -307,4 +319,5 @@ _COMMANDS: dict[str, Callable[[Call], int]] = {
     "config_show": _config_show,
     "verify": _verify,
     "languages": _languages,
+    "pool": _pool,
 }

@@ -9,12 +9,15 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewindbox.errors import ConfigError, Refused
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import REQUIREMENTS, Limits
+
+if TYPE_CHECKING:
+    from rewindbox.models import VmExecutionConfig
 
 PREFIX = "REWINDBOX_"
 _PLACES = {
@@ -24,6 +27,7 @@ _PLACES = {
     "flag": "an argument",
 }
 """Where a value can come from, the nearest last, and how a message calls it."""
+_ABOVE_0 = ("pool.max", "pool.per_agent", "pool.health_s")
 _NOT_SETTINGS = ("REWINDBOX_CONFIG", "REWINDBOX_DEBUG", "REWINDBOX_TEST_DATA")
 
 
@@ -38,6 +42,28 @@ class HistorySettings:
     max_history_entries: int = 100
     persist_history: bool = True
     integration_mode: str = "http"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolSettings:
+    """How many vms the pool has, and for how long. How many are ready ahead is `vm_pool_size`."""
+
+    min: int = 2
+    """So many stay ready when nobody asks; at most `vm_pool_size`."""
+    max: int = 10
+    """So many run at once, ready, used and resting."""
+    per_agent: int = 3
+    """So many one agent may hold at once."""
+    wait_s: float = 5.0
+    """So long a request waits for one."""
+    executions: int = 50
+    """After so many, its agent gets a new one; 0: never. Those that history has."""
+    age_s: float = 7200.0
+    """As old as that, its agent gets a new one."""
+    idle_s: float = 300.0
+    """Unused for so long it is stopped; its files stay."""
+    health_s: float = 30.0
+    """So often each one that nobody uses is asked whether it is well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +98,7 @@ class Settings:
     max_code_length: int = 10_000
     history: HistorySettings = field(default_factory=HistorySettings)
     limits: Limits = field(default_factory=Limits)
+    pool: PoolSettings = field(default_factory=PoolSettings)
 
     @property
     def folder(self) -> str:
@@ -80,6 +107,10 @@ class Settings:
             return os.path.abspath(os.path.expanduser(self.store))
         base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
         return os.path.join(base, "rewindbox")
+
+
+_PARTS = (HistorySettings, Limits, PoolSettings)
+"""Tables inside the settings."""
 
 
 def load(role: Mapping[str, Any] | None = None, **given: Any) -> Settings:
@@ -132,6 +163,28 @@ def check_role(role: Mapping[str, Any], settings: Settings) -> None:
         )
 
 
+def of_box(
+    store: str | os.PathLike[str] | None,
+    given: "VmExecutionConfig | None",
+    limits: Limits | None,
+    agent_id: str | None,
+    languages: Mapping[str, Any] | None,
+    role: Mapping[str, Any] | None,
+) -> Settings:
+    """Settings of a box from its arguments, see `AsyncRewindbox`. Raises ConfigError, Refused."""
+    flags = given.model_dump(exclude_unset=True) if given is not None else {}
+    flags |= {
+        "store": os.fspath(store) if store else None,
+        "limits": limits,
+        "agent_id": agent_id,
+        "languages": languages,
+    }
+    settings = load(None if role is None else of_role(role), **flags)
+    if role is not None:
+        check_role(role, settings)
+    return settings
+
+
 def _layers(role: Mapping[str, Any] | None, given: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """What each place says, the nearest last."""
     return [
@@ -146,7 +199,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> list[str]:
     """The names of all values, those of a table with its name before them."""
     names: list[str] = []
     for key, value in values.items():
-        table = asdict(value) if isinstance(value, (HistorySettings, Limits)) else value
+        table = asdict(value) if isinstance(value, _PARTS) else value
         names += _flat(table, f"{above}{key}.") if isinstance(table, Mapping) else [above + key]
     return names
 
@@ -177,7 +230,7 @@ def _merge(target: Any, values: Mapping[str, Any], origin: str, above: str) -> A
         old = getattr(target, key)
         if isinstance(old, Table) and not isinstance(value, Table):
             changes[key] = old.changed(_table(value, f"{above}{key}", origin), origin)
-        elif isinstance(old, (HistorySettings, Limits)) and not isinstance(value, type(old)):
+        elif isinstance(old, _PARTS) and not isinstance(value, type(old)):
             changes[key] = _merge(old, _table(value, f"{above}{key}", origin), origin, f"{above}{key}.")
         else:
             changes[key] = _checked(value, old, f"{above}{key}", origin)
@@ -197,6 +250,8 @@ def _checked(value: Any, old: Any, key: str, origin: str) -> Any:
     right = type(value) is type(old) and (not isinstance(old, list) or all(isinstance(entry, str) for entry in value))
     if not right or (isinstance(old, (int, float)) and not isinstance(old, bool) and value < 0):
         raise ConfigError(f"{origin} has {key} = {value!r}", remedy=f"give {_EXPECTED[type(old)]}")
+    if key in _ABOVE_0 and not value:
+        raise ConfigError(f"{origin} has {key} = {value!r}", remedy="give a number above 0")
     if key in _CHECKS:
         _CHECKS[key](value, origin)
     return value
@@ -238,6 +293,7 @@ _EXPECTED: dict[type, str] = {
     str: "a text",
     list: "a list of texts",
     HistorySettings: "a table",
+    PoolSettings: "a table",
     Limits: "a table",
     Table: "a table",
 }
@@ -267,7 +323,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _place(values: dict[str, Any], key: str, text: str) -> None:
     default: Any = Settings()
-    for part in ("history", "limits"):
+    for part in ("history", "limits", "pool"):
         if key.startswith(f"{part}_"):
             default, key = getattr(default, part), key.removeprefix(f"{part}_")
             values = values.setdefault(part, {})

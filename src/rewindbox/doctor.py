@@ -7,6 +7,7 @@ looked at from outside. Nothing is guessed from version numbers, and nothing of 
 import os
 import platform
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import anyio
 
-from rewindbox import backends, config, policy, show
+from rewindbox import backends, config, policy, show, texts
 from rewindbox.call import Call
 from rewindbox.door import Rewindbox, Vm
 from rewindbox.errors import HostUnsupported, RewindboxError
@@ -119,6 +120,15 @@ def _host(settings: config.Settings) -> Iterator[Finding]:
         yield Finding("store", "missing", text, "free some space, or choose another place with REWINDBOX_STORE")
     else:
         yield Finding("store", "good", text)
+    yield _search()
+
+
+def _search() -> Finding:
+    version = f"SQLite {sqlite3.sqlite_version}"
+    if texts.is_available():
+        return Finding("search", "good", f"{version} keeps an index of code and output")
+    text = f"{version} has no FTS5 with `trigram`: a search reads everything"
+    return Finding("search", "missing", text, "use a Python whose SQLite is 3.34 or later, with FTS5")
 
 
 def _nearest(folder: str) -> str:

@@ -7,24 +7,26 @@ goes on.
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
+from rewindbox.errors import SessionNotFound
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision, Support
-from rewindbox.portal import Portal
+from rewindbox.portal import Portal, soon
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
 
 if TYPE_CHECKING:
     from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
+    from rewindbox.pool import Pool as AsyncPool
+    from rewindbox.pool import PoolStats
 
 T = TypeVar("T")
 
@@ -71,15 +73,13 @@ class Rewindbox:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
         self._portal = None
 
     def close(self) -> None:
         """Stop every vm; their files and history stay. Idempotent."""
-        self.__exit__(None, None, None)
+        self.__exit__()
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
         """Run a coroutine function of the engine to its end."""
@@ -103,6 +103,11 @@ class Rewindbox:
         """See `AsyncRewindbox.vm`."""
         return Vm(self, self.call(self._box.vm, name_or_id, agent_id=agent_id, create=create, kept=kept))
 
+    @property
+    def pool(self) -> "Pool":
+        """See `AsyncRewindbox.pool`. Nothing is made ready between calls: call `upkeep` when there is time."""
+        return Pool(self, self.call(soon(lambda: self._box.pool)))
+
     def running(self) -> list["Vm"]:
         """See `AsyncRewindbox.running`."""
         return [Vm(self, vm) for vm in self._box.running()]
@@ -125,7 +130,7 @@ class Rewindbox:
 
     def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
         """See `AsyncRewindbox.plan`."""
-        return self.call(_soon(self._box.plan), text, threshold=threshold)
+        return self.call(soon(self._box.plan), text, threshold=threshold)
 
     def run(
         self,
@@ -246,7 +251,7 @@ class Vm:
     @property
     def record(self) -> VmRecord:
         """What the store knows of it now."""
-        return self._call(_soon(lambda: self.inner.record))
+        return self._call(soon(lambda: self.inner.record))
 
     @property
     def is_running(self) -> bool:
@@ -362,6 +367,30 @@ class Vm:
         self._call(self.inner.remove)
 
 
+class Pool:
+    """The vms of a box's pool; see `pool.Pool`."""
+
+    def __init__(self, box: Rewindbox, inner: "AsyncPool") -> None:
+        self._box, self.inner = box, inner
+
+    @contextmanager
+    def vm(self, agent_id: str | None = None, *, wait_s: float | None = None) -> Iterator[Vm]:
+        """A vm for an agent, given back at the end of the block; see `pool.Pool.lease`."""
+        leased = Vm(self._box, self._box.call(self.inner.lease, agent_id, wait_s=wait_s))
+        try:
+            yield leased
+        finally:
+            self._box.call(self.inner.give_back, leased.inner)
+
+    def upkeep(self) -> None:
+        """See `pool.Pool.upkeep`."""
+        self._box.call(self.inner.upkeep)
+
+    def stats(self) -> "PoolStats":
+        """See `pool.Pool.stats`."""
+        return self.inner.stats()
+
+
 class Session:
     """A session of a vm; see `AsyncSession`."""
 
@@ -378,16 +407,8 @@ class Session:
 
     def close(self) -> None:
         """See `AsyncSession.close`."""
-        self.vm.end_session(self.name, self.language)
-
-
-def _soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
-    """A plain function as one that the portal can run: SQLite belongs to whoever runs the engine."""
-
-    async def run(*arguments: Any, **options: Any) -> T:
-        return function(*arguments, **options)
-
-    return run
+        with suppress(SessionNotFound):
+            self.vm.end_session(self.name, self.language)
 
 
 async def _next(executions: Any) -> Execution | None:

@@ -55,6 +55,8 @@ class Element:
     code: str
     start: int
     end: int
+    guessed: str | None = None
+    """The language of indented code, which nobody has named."""
 
 
 def may_have(text: str) -> bool:

@@ -4,27 +4,28 @@ Async throughout; `door.py` is the same without `await`.
 """
 
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from rewindbox import backends, config, policy
+from rewindbox import policy
 from rewindbox.backends.base import OnOutput
+from rewindbox.config import of_box
 from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm, VmNotAvailable
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
-from rewindbox.opened import Opened
+from rewindbox.opened import Opened, TemporaryStore
 from rewindbox.policy import Decision, Support
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
     from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
+    from rewindbox.pool import Pool
 
 AnyVm = AsyncVm | KeptVm
 OnFailure = Literal["stop", "continue", "rollback"]
@@ -62,12 +63,13 @@ class AsyncRewindbox:
             ConfigError: see `config.load` and `config.of_role`.
             Refused: the role does not allow code to be run.
         """
-        self.settings = _settings(store, config, limits, agent_id, languages, role)
+        self.settings = of_box(store, config, limits, agent_id, languages, role)
         self._folder = self.settings.folder
-        self._temporary: str | None = None
+        self._temporary: TemporaryStore | None = None
         self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
         self._open: Opened | None = None
+        self._pool: Pool | None = None
 
     @classmethod
     def from_role(cls, role: Mapping[str, Any], store: str | os.PathLike[str] | None = None, **options: Any) -> Self:
@@ -88,12 +90,16 @@ class AsyncRewindbox:
     def _opened(self) -> "Opened":
         if self._open is None:
             if not self.settings.history.persist_history:
-                self._folder = self._temporary = tempfile.mkdtemp(prefix="rewindbox-")
+                self._temporary = TemporaryStore()
+                self._folder = self._temporary.folder
             self._open = Opened(self.settings, self._folder, in_memory=self._temporary is not None)
         return self._open
 
     async def close(self) -> None:
         """Stop every vm; their files and history stay. Idempotent."""
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
         for vm in list(self._vms.values()):
             await vm.stop()
         if self._open is not None:
@@ -101,7 +107,7 @@ class AsyncRewindbox:
             self._open.store.close()
             self._open = None
         if self._temporary is not None:
-            backends.delete(self._temporary)
+            self._temporary.remove()
             self._temporary = None
 
     async def vm(
@@ -127,9 +133,10 @@ class AsyncRewindbox:
         if kept or (self._ask_keeper and holds(self._folder, record.id)):
             return KeptVm(open_, record)
         open_.backend.warm()  # it is going to be needed
-        if record.id not in self._vms:
-            self._vms[record.id] = AsyncVm(open_, record, self._forget)
-        return self._vms[record.id]
+        return self._held(record)
+
+    def _held(self, record: VmRecord) -> AsyncVm:
+        return self._vms.setdefault(record.id, AsyncVm(self._opened(), record, self._forget))
 
     def _find_or_create(self, open_: "Opened", name: str | None, agent_id: str | None, create: bool | None) -> VmRecord:
         if name is not None:
@@ -148,6 +155,18 @@ class AsyncRewindbox:
                 agent_id=agent_id or self.settings.agent_id,
             )
         return record
+
+    @property
+    def pool(self) -> "Pool":
+        """Vms that are ready before they are asked for, and a bound on how many run; see `Pool`.
+
+        It is kept as configured while `pool.keep()` runs, or by a call of `pool.upkeep()` now and then.
+        """
+        if self._pool is None:
+            from rewindbox.pool import Pool  # noqa: PLC0415  for whoever has one
+
+            self._pool = Pool(self._opened(), self._held)
+        return self._pool
 
     def running(self) -> list[AsyncVm]:
         """The vms that this process holds."""
@@ -327,10 +346,10 @@ class AsyncRewindbox:
         limit: int | None = 100,
         offset: int = 0,
     ) -> HistoryPage:
-        """Executions, newest first; see `History.query`. A removed vm is found by its id, a language by an alias."""
+        """Executions, newest first; see `History.asking`. A removed vm is found by its id, a language by an alias."""
         open_ = self._opened()
         vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
-        return open_.page(
+        return await open_.page(
             vm_id,
             session=session,
             agent_id=agent_id,
@@ -397,24 +416,3 @@ async def _written(vm: "AnyVm", path: str, decision: Decision) -> Decision:
     except (BadRequest, UnicodeEncodeError) as error:
         return replace(decision, skipped=f"not written to {path}: {error}", path=None)
     return decision
-
-
-def _settings(
-    store: str | os.PathLike[str] | None,
-    given: "VmExecutionConfig | None",
-    limits: Limits | None,
-    agent_id: str | None,
-    languages: Mapping[str, Any] | None,
-    role: Mapping[str, Any] | None,
-) -> config.Settings:
-    flags = given.model_dump(exclude_unset=True) if given is not None else {}
-    flags |= {
-        "store": os.fspath(store) if store else None,
-        "limits": limits,
-        "agent_id": agent_id,
-        "languages": languages,
-    }
-    settings = config.load(None if role is None else config.of_role(role), **flags)
-    if role is not None:
-        config.check_role(role, settings)
-    return settings

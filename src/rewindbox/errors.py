@@ -15,6 +15,7 @@ RewindboxError
 │   ├── TooLarge               a request has more bytes than a server takes; TooSlow: it took too long
 │   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
 │   ├── SessionNotFound        no such live session
+│   ├── NotYet                 this version does not have it
 │   └── ConfigError            a setting is wrong: names key, value and remedy
 ├── Refused                    allowed by nobody: show the reason               (exit code 3)
 │   ├── LanguageRefused        known, but not in `allowed_languages`
@@ -22,6 +23,7 @@ RewindboxError
 │   └── TooMany                a token has as much going on as it may; try again when some of it has ended
 └── Broken                     the host or the vm failed, not the code          (exit code 4)
     ├── VmNotAvailable         the vm died or cannot be started; retry on a fresh one
+    │   └── PoolFull           every vm of the pool is in use; retry later
     ├── HostUnsupported        this host cannot make vms: the text says why and what to do
     ├── Timeout                we waited for the vm itself (a slow *program* is a result)
     ├── ExecutionFailed        the execution could not be carried out
@@ -128,6 +130,12 @@ class SessionNotFound(BadRequest):
     prefix = "Session not found: "
 
 
+class NotYet(BadRequest):
+    """What is asked for is known, and not there in this version."""
+
+    code = "not_yet"
+
+
 class LanguageRefused(Refused):
     """The language is known, but `allowed_languages` does not have it."""
 
@@ -163,6 +171,12 @@ class VmDamaged(VmNotAvailable, BadRequest):
 
     code = "vm_damaged"
     exit_code = 2
+
+
+class PoolFull(VmNotAvailable):
+    """Every vm of the pool is in use, or the agent holds as many as it may. Nothing was changed."""
+
+    code = "pool_full"
 
 
 class HostUnsupported(Broken):

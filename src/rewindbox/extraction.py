@@ -1,9 +1,8 @@
 """A model's text -> its code blocks, in document order.
 
-Read `blocks` first. What a fence is, and which lines belong to it, is decided by CommonMark (markdown-it-py,
-its block rules only); so a fence inside an HTML block, such as `<details>` without a blank line after it, is
-no block. Between fences there may be code in tags and commands on lines of their own (`elements.py`), and
-indented code whose language leaves no doubt (`guess.py`).
+Read `blocks` first. What a fence is, and which lines belong to it, is decided by CommonMark (`fences.py`). Between
+fences there may be code in tags and commands on lines of their own (`elements.py`), and indented code whose language
+leaves no doubt (`guess.py`). What a model has thought before it answered is not part of its answer.
 
 Pure: no I/O, no clock. Nothing here decides whether a block may run, or whether it can: code with NUL
 characters or lone surrogates is handed on as it is, for whoever runs it to refuse.
@@ -12,41 +11,43 @@ characters or lone surrogates is handed on as it is, for whoever runs it to refu
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
-
-from markdown_it import MarkdownIt
-from markdown_it.common.utils import unescapeAll
-from markdown_it.rules_block import StateBlock, blockquote, list_block
-from markdown_it.token import Token
+from dataclasses import replace
 
 from rewindbox import intent
 from rewindbox.elements import Element, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
+from rewindbox.fences import fences
 from rewindbox.guess import guess
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
-from rewindbox.naming import named
+from rewindbox.naming import is_path, named
 from rewindbox.transcripts import typed
 
 MAX_CHARS = 20_000_000
 
-# A quote is one level, a list two. Beyond, `>` and list markers are plain text: the library would drop the
-# rest of the document instead, fences and all. Each level costs three frames of Python's recursion limit.
-_DEEPEST = 40
+_THOUGHTS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("◁think▷", "◁/think▷"),
+)
+"""How models mark what they think before they answer."""
+_THOUGHT_ENDS = re.compile(r"(?:\A|[\r\n])[ \t]*</think>[ \t]*(?=[\r\n]|\Z)")
+"""Where only the end is marked: the beginning was part of the prompt."""
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
+_UNSEEN = dict.fromkeys(map(ord, _INVISIBLE))
+_VERSION = re.compile(r"(?<=[a-z+])(?<!perl)-?[0-9][0-9.]*\Z")
+"""That of `python3.11` and `c++17`; perl6 is another language."""
+_LINES = re.compile(r"\A(?:[0-9]+:)+")
+"""Those of a file, before its name: `12:15:src/app.py`."""
 
-_FIRST_GUESS = 4
-"""How many lines of a quote are looked at before more are."""
-
-_INDENTED = re.compile(r"(?:^|(?<=\r))(?: {4}|\t)", re.MULTILINE)
 _DIFF = re.compile(
     r"\s*(?:diff --git |<{5,9} ?(?:SEARCH|HEAD|ORIGINAL)|--- \S[^\n]*\n\+\+\+ |@@ -\d"
     r"|\*\*\* Begin Patch|[^\n]{1,200}\n<{5,9} ?SEARCH)"
 )
 """What is to be applied to a file, whatever its info string says."""
-
-_LINE_END = re.compile(r"\r\n?|\n")
-_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)?")
 
 _NAME = re.compile(r"\.?(?:lang(?:uage)?-)?([^\s{}()\[\]<>:,;='\"`]+)(=?)", re.IGNORECASE)
 
@@ -81,6 +82,7 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGE
     nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
     it is, and `write` where the text says to write it; `kind`, where it is no fence: `indented`, `tag`, `inline`.
     None where there is nothing.
+    A model's thoughts at the beginning (`<think>`) have no blocks; where they do not end, there is no answer.
     Time is linear in the length of `text`. Any `str` is acceptable, malformed Unicode included.
 
     Raises:
@@ -91,8 +93,8 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGE
             f"a text of {len(text)} characters, where {max_chars} are allowed",
             remedy="split it, or pass a larger max_chars",
         )
-    fences = _fences(text) if "```" in text or "~~~" in text or _INDENTED.search(text) else []
-    pieces = _with_prose(text, _with_others(text, fences))
+    text = _answer(text)
+    pieces = _with_prose(text, _with_others(text, fences(text)))
     return [_block(piece, nearby, before, languages) for piece, nearby, before in pieces]
 
 
@@ -100,13 +102,17 @@ def language(info: str, languages: Table = LANGUAGES) -> str:
     """The canonical language that an info string names, `text` where it names none.
 
     The first word counts, without what tools put around it: `python title="x"`, `python:app.py`,
-    `{.python #id}`, `{r, echo=FALSE}` and `language-python` name what they seem to name.
+    `{.python #id}`, `{r, echo=FALSE}` `language-python`, `python3.11` and `src/app.py` name what they seem to name.
     """
-    words = (word for word in info.strip("{} \t").split() if not word.startswith("#"))
-    match = _NAME.match(next(words, ""))
+    words = [word for word in info.translate(_UNSEEN).strip("{} \t").split() if not word.startswith("#")]
+    match = _NAME.match(words[0]) if words else None
     if match is None or match[2]:  # `title="x"` alone is an attribute
         return "text"
-    return languages.canonical(match[1])
+    said = match[1]
+    candidates = [said, _VERSION.sub("", said)]
+    if is_path(path := _LINES.sub("", words[0])):
+        candidates.append(path.rpartition(".")[2])
+    return next((name for name in map(languages.canonical, candidates) if name in languages), said.lower())
 
 
 def confidence(language: str, code: str, nearby: str) -> float:
@@ -138,12 +144,24 @@ def _says(text: str, words: tuple[str, ...], pattern: re.Pattern[str]) -> bool:
     return any(word in text for word in words) and pattern.search(text) is not None
 
 
+def _answer(text: str) -> str:
+    """The text as long as it was, with blank lines for thoughts at its beginning and for what nobody sees there."""
+    start = len(text) - len(text.lstrip(_INVISIBLE))
+    said = text[start : start + 200].lstrip()
+    for opening, closing in _THOUGHTS:
+        if said.startswith(opening):
+            start = end + len(closing) if (end := text.find(closing)) >= 0 else len(text)
+    if start == 0 and "</think>" in text and "<think>" not in text:
+        start = ends.end() if (ends := _THOUGHT_ENDS.search(text)) is not None else 0
+    return "\n" * start + text[start:] if start else text
+
+
 def _block(piece: Element, nearby: str, before: str, languages: Table) -> CodeBlock:
-    guessed = guess(piece.code) if not piece.info else None
+    guessed = piece.guessed if piece.info or piece.guessed else guess(piece.code)
     name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
     console = typed(name, piece.code)
     name = console.language if console is not None else name
-    file = named(piece.info, piece.code, before, name)
+    file = named(piece.info, piece.code, before, name) if name != "diff" else None
     known = {
         "kind": piece.kind if piece.kind != "fence" else None,
         "info": piece.info if piece.kind == "fence" else None,
@@ -165,14 +183,16 @@ def _block(piece: Element, nearby: str, before: str, languages: Table) -> CodeBl
 
 def _with_others(text: str, pieces: list[Element]) -> list[Element]:
     """Fences, and what is between them: tags, else indented code that nobody can doubt, else commands."""
+    pieces = [piece if piece.kind == "fence" else replace(piece, guessed=guess(piece.code)) for piece in pieces]
+    pieces = [piece for piece in pieces if piece.kind == "fence" or piece.guessed is not None]
     if not may_have(text):
-        return [piece for piece in pieces if piece.kind == "fence" or guess(piece.code) is not None]
+        return pieces
     indented = [piece for piece in pieces if piece.kind == "indented"]
     starts = [piece.start for piece in indented]
 
     def certain(start: int, end: int) -> Iterator[Element]:
         for piece in indented[bisect_left(starts, start) : bisect_left(starts, end)]:
-            if piece.end <= end and guess(piece.code) is not None:
+            if piece.end <= end:
                 yield piece
 
     found = [piece for piece in pieces if piece.kind == "fence"]
@@ -201,86 +221,3 @@ def _with_prose(text: str, pieces: list[Element]) -> list[tuple[Element, str, st
         after = text[piece.end : min(next_start, piece.end + _NEARBY_CHARS)]
         found.append((piece, f"{before}\n{after}", before))
     return found
-
-
-def _fences(text: str) -> list[Element]:
-    tokens = _parse(text)
-    if not tokens:
-        return []
-    lines = _LINE.findall(text) if "\r" in text else text.split("\n")
-    ends = 0 if "\r" in text else 1
-    starts = list(accumulate((len(line) + ends for line in lines), initial=0))
-    return [_fence(text, token, lines, starts) for token in tokens]
-
-
-def _fence(text: str, token: Token, lines: list[str], starts: list[int]) -> Element:
-    assert token.map is not None  # for mypy: both rules always set it
-    first, last = token.map[0], token.map[1] - 1
-    if token.type == "code_block":
-        # Markers of quotes and lists stand before the code, but `>` may be code, too: it is found from the line's end.
-        said = token.content.split("\n", 1)[0].lstrip(" \t")
-        start = starts[first] + len(lines[first].rstrip("\r\n")) - len(said)
-        return Element("indented", "", token.content, start, starts[last] + len(lines[last].rstrip(" \t\r\n")))
-    has_closing_line = last - first > token.content.count("\n")
-    last_line = lines[last].rstrip(" \t\r\n" if has_closing_line else "\r\n")
-    return Element(
-        kind="fence",
-        info=unescapeAll(token.info).strip(),
-        code=token.content,
-        # Only spaces and the markers of quotes and lists can stand before a fence.
-        start=text.index(token.markup, starts[first]),
-        end=starts[last] + len(last_line),
-    )
-
-
-def _parse(text: str) -> list[Token]:
-    """The tokens of fences and of indented code. Not `MarkdownIt.parse`, which would replace NULs and parse inlines."""
-    source = _LINE_END.sub("\n", text) if "\r" in text else text
-    if not source.endswith("\n"):
-        source += "\n"
-    tokens: list[Token] = []
-    _PARSER.block.parse(source, _PARSER, {}, tokens)
-    return [token for token in tokens if token.type in ("fence", "code_block")]
-
-
-def _list(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    return state.level < _DEEPEST and list_block(state, start, end, silent)
-
-
-def _quote(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """The library's quote, in linear time.
-
-    It looks ahead to the last line that might continue the quote, and may then use one line of them: 8,000
-    lines alternating between `> # a` and `b` take it half a minute. Here it is shown few lines first, and
-    twice as many if it used all. The number is kept, because an outer quote that is shown more asks again.
-    """
-    if silent or state.level >= _DEEPEST:
-        return state.level < _DEEPEST and blockquote(state, start, end, silent)
-    guesses: dict[tuple[int, int], int] = state.env.setdefault("guesses", {})
-    here = (start, state.level)
-    line_max, mark = state.lineMax, len(state.tokens)
-    while True:
-        limit = min(end, start + guesses.get(here, _FIRST_GUESS))
-        state.lineMax = min(line_max, limit)
-        found = blockquote(state, start, limit, silent)
-        state.lineMax = line_max
-        if not found or state.line < limit:
-            return found
-        guesses[here] = 2 * (limit - start)
-        if limit == end:
-            return found
-        del state.tokens[mark:]
-        state.line = start
-
-
-def _commonmark() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"maxNesting": _DEEPEST + 2})
-    # Link definitions are paragraphs to us: the library ends the paragraph after each, so that `<span>` on
-    # the next line hides the fences below it; the reference implementation does not.
-    parser.disable("reference")
-    parser.block.ruler.at("list", _list, {"alt": ["paragraph", "reference", "blockquote"]})
-    parser.block.ruler.at("blockquote", _quote, {"alt": ["paragraph", "reference", "blockquote", "list"]})
-    return parser
-
-
-_PARSER = _commonmark()

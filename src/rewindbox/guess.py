@@ -196,7 +196,7 @@ def _is_command(line: str) -> bool:
         return False
     if name in _ALSO_ENGLISH:
         return bool(arguments) and _LIKE_AN_ARGUMENT.search(arguments[0]) is not None
-    return not line.endswith((".", ":", "?", "{", ";"))
+    return not line.endswith((".", ":", "?", "{", ";")) or line.endswith((" .", "/."))
 
 
 def _is_python(code: str) -> bool:
@@ -205,13 +205,20 @@ def _is_python(code: str) -> bool:
         return False
     if _SURELY_PYTHON.search(code) is not None:
         return True
+    tree = parsed(code)
+    return tree is not None and any(map(_is_doing, tree.body))
+
+
+def parsed(code: str) -> ast.Module | None:
+    """What Python's parser makes of code; None: it is not Python, or longer than anybody writes a block."""
+    if len(code) > _MAX_CHARS:
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(code)
+            return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return any(map(_is_doing, tree.body))
+        return None
 
 
 def _is_doing(statement: ast.stmt) -> bool:

@@ -9,15 +9,14 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import get_args
+from typing import Any, get_args
 
 from rewindbox.chain import canonical, digest
 from rewindbox.errors import HistoryError, InvalidArgument, UnknownExecution
 from rewindbox.execution import Ended, Execution
-from rewindbox.query import Query, forget, found, problems
 from rewindbox.rows import Start, end_row, read_execution, read_start, refuse_another
 from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
-from rewindbox.store import PREFIX_MIN, Store, Transaction, Value, id_bounds, is_damage, new_id, to_us
+from rewindbox.store import PREFIX_MIN, Steps, Store, Transaction, Value, done, id_bounds, new_id, to_us
 from rewindbox.timeline import Timeline
 
 _BIGGEST = 2**63 - 1
@@ -142,7 +141,11 @@ class History:
             raise UnknownExecution(f"{found[0]['id']} has not ended", remedy="ask again when it has")
         return ended[0]
 
-    def query(
+    def query(self, **asked: Any) -> HistoryPage:
+        """What `asking` finds, at once."""
+        return done(self.asking(**asked))
+
+    def asking(
         self,
         *,
         vm_id: str | None = None,
@@ -156,7 +159,7 @@ class History:
         text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
-    ) -> HistoryPage:
+    ) -> Steps[HistoryPage]:
         """Ended executions, newest start first, and how many match in all, whatever `limit` and `offset`.
 
         Args:
@@ -168,8 +171,11 @@ class History:
                 is not searched. The first search in a long history makes an index of it.
             limit: At most so many; None: all of them, with their output, in memory.
 
+        It pauses while it makes an index, so that whoever asks can do something else in between.
         Raises InvalidArgument: a time without a timezone, a negative number, or no way to end.
         """
+        from rewindbox.query import Query, found  # noqa: PLC0415  an execution does without
+
         for name, number in (("limit", limit or 0), ("offset", offset)):
             if not 0 <= number <= _BIGGEST:
                 raise InvalidArgument(f"{name} is {number}", remedy="give 0 or more")
@@ -186,18 +192,7 @@ class History:
             until_us=None if until is None else to_us(until),
             text=text or "",
         )
-        return self._page(asked, limit, offset)
-
-    def _page(self, asked: Query, limit: int | None, offset: int) -> HistoryPage:
-        note = None
-        try:
-            numbers, total = found(self._store, asked, limit=limit, offset=offset)
-        except HistoryError as error:
-            if not is_damage(error):
-                raise
-            note = f"what makes searching quick was damaged, and is made anew ({error.detail})"
-            forget(self._store)
-            numbers, total = found(self._store, asked, limit=limit, offset=offset)
+        numbers, total, note = yield from found(self._store, asked, limit=limit, offset=offset)
         entries = self._load("x.start_seq in (select value from json_each(?))", (json.dumps(numbers),))
         return HistoryPage(entries=entries, total=total, note=note)
 
@@ -212,6 +207,8 @@ class History:
         Also whether what makes finding quick says the same; where it does not, it is made anew.
         Raises InvalidArgument: `expect` is no head.
         """
+        from rewindbox.query import problems  # noqa: PLC0415  as above
+
         return [*self._store.verify(None if expect is None else _expected(expect)), *problems(self._store)]
 
     def after(self, seq: int, limit: int) -> list[tuple[int, Execution]]:

@@ -115,7 +115,7 @@ class KeptVm:
 
     async def history(self, **query: Any) -> HistoryPage:
         """See `AsyncVm.history`."""
-        return self._open.page(self.id, **query)
+        return await self._open.page(self.id, **query)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """See `AsyncVm.read`."""

@@ -68,7 +68,7 @@ class VmExecutionConfig(SeedModel):
 
     enabled: bool = Field(default=False, description="Whether the holder of a role may run code.")
     api_base_url: str = Field(default="http://localhost:8080", description="Where a server is, for http mode.")
-    vm_pool_size: U32 = Field(default=1, description="0: no machine is prepared ahead; else one is.")
+    vm_pool_size: U32 = Field(default=1, description="Vms that are ready ahead; see `pool.*` of the configuration.")
     default_vm_type: str = Field(
         default="focal-optimized", description="What a new vm is made of; the names of the original mean `host`."
     )

@@ -27,7 +27,7 @@ _SAYS_WRITE = re.compile(
 _COMMENT = re.compile(rf"(?:#|//|--|;|/\*|<!--)\s*(?:file(?:name)?:\s*)?({_PATH})\s*(?:\*/|-->)?", re.IGNORECASE)
 _COMMENTS = ("#", "//", "--", ";", "/*", "<!--")
 _INFO = re.compile(
-    rf"(?:^\w[\w+#-]{{0,30}}:|\b(?:title|file|filename|name|path)\s*=\s*[\"']?|\s)({_PATH})[\"']?(?=[\s}},]|$)"
+    rf"(?:^(?:\d{{1,6}}:){{0,3}}|^\w[\w+#-]{{0,30}}:|\b(?:title|file|filename|name|path)\s*=\s*[\"']?|\s)({_PATH})[\"']?(?=[\s}},]|$)"
 )
 _THINGS = re.compile(
     r"(?:node|nest|next|nuxt|vue|react|express|three|d3|angular|ember|backbone|chart|moment|discord|socket|p5|alpine|ext"

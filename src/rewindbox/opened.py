@@ -2,14 +2,21 @@
 
 import fcntl
 import os
+import tempfile
+from contextlib import suppress
 from typing import Any
 
+import anyio.lowlevel
+
 from rewindbox import backends, config
-from rewindbox.errors import HistoryError, VmBusy
+from rewindbox.errors import HistoryError, RewindboxError, VmBusy
 from rewindbox.history import History, HistoryPage
 from rewindbox.registry import Registry, VmRecord
 from rewindbox.store import Store
 from rewindbox.timeline import Timeline
+
+_TEMPORARY = "rewindbox-temporary-"
+_OWNER = "owner"
 
 
 class Opened:
@@ -32,10 +39,53 @@ class Opened:
             Timeline(self.store),
         )
 
-    def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
-        """See `History.query`; the language by its name or an alias."""
+    async def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
+        """See `History.asking`; the language by its name or an alias. While an index is made others have their turn."""
         name = None if language is None else self.settings.languages.canonical(language)
-        return self.history.query(vm_id=vm_id, language=name, **query)
+        steps = self.history.asking(vm_id=vm_id, language=name, **query)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                page: HistoryPage = end.value
+                return page
+            await anyio.lowlevel.checkpoint()
+
+
+class TemporaryStore:
+    """A folder that goes with its owner, a process: it holds a lock in it. What the dead have left is removed first."""
+
+    def __init__(self) -> None:
+        above = tempfile.gettempdir()
+        _remove_left(above)
+        made = tempfile.mkdtemp(prefix="rewindbox-new-", dir=above)
+        os.mkdir(os.path.join(made, "locks"), mode=0o700)
+        self._lock = hold(made, _OWNER)
+        self.folder = os.path.join(above, _TEMPORARY + made.rpartition("-")[2])
+        os.rename(made, self.folder)  # under this name it always has its lock
+
+    def remove(self) -> None:
+        """Delete it with all that is in it."""
+        backends.delete(self.folder)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _remove_left(above: str) -> None:
+    """Those of this user that no process holds, however old they are. What cannot be removed now stays."""
+    for entry in os.scandir(above):
+        if not entry.name.startswith(_TEMPORARY):
+            continue
+        with suppress(OSError, RewindboxError):
+            if not entry.is_dir(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+                continue
+            lock = hold(entry.path, _OWNER)
+            if lock is not None:
+                try:
+                    backends.delete(entry.path)
+                finally:
+                    os.close(lock)
 
 
 def _make_folder(folder: str) -> None:
@@ -48,11 +98,16 @@ def _make_folder(folder: str) -> None:
         ) from error
 
 
+def lock_path(folder: str, name: str) -> str:
+    """The file that whoever has a vm holds a lock of."""
+    return os.path.join(folder, "locks", name)
+
+
 def claim(folder: str, record: VmRecord) -> int:
     """Hold the vm for this process. Raises VmBusy: another one does."""
     descriptor = hold(folder, record.id)
     if descriptor is None:
-        with open(os.path.join(folder, "locks", record.id), encoding="ascii", errors="replace") as file:
+        with open(lock_path(folder, record.id), encoding="ascii", errors="replace") as file:
             holder = file.read(32).strip() or "another process"
         raise VmBusy(f"{record.name} is in use by process {holder}", remedy="wait for it, or use another vm")
     return descriptor
@@ -60,7 +115,7 @@ def claim(folder: str, record: VmRecord) -> int:
 
 def hold(folder: str, name: str) -> int | None:
     """Hold the lock of this name, with our pid in it, until the descriptor is closed; None: another process does."""
-    descriptor = os.open(os.path.join(folder, "locks", name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(lock_path(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -15,6 +15,7 @@ from rewindbox.language import Language
 if TYPE_CHECKING:
     from rewindbox.models import CodeBlock
 
+_ALLOW = "add it to allowed_languages"
 _FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
 _IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
 
@@ -46,7 +47,7 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A block, and why it is not run (None: it is)."""
+    """A block, and why it is not run, with what would change that (None: it is run)."""
 
     block: "CodeBlock"
     skipped: str | None
@@ -124,14 +125,15 @@ def _without_idle_commands(decisions: list[Decision]) -> list[Decision]:
 
 
 def _reason(block: "CodeBlock", settings: Settings, programs: Mapping[str, str | None], threshold: float) -> str | None:
-    if block.language not in settings.languages:
+    language = settings.languages.get(block.language)
+    if language is None:
         return f"{block.language} is not run"
-    if block.language not in allowed(settings):
-        return f"{block.language} is not allowed"
-    if programs.get(block.language) is None:
-        return f"no {settings.languages[block.language].program} on this host"
+    if language.name not in allowed(settings):
+        return f"{language.name} is not allowed; {_ALLOW}"
+    if programs.get(language.name) is None:
+        return f"no {language.program} on this host; install {language.package or language.program}"
     if block.execution_confidence < threshold:
-        return f"confidence {block.execution_confidence:.2f} is below {threshold:.2f}"
+        return f"confidence {block.execution_confidence:.2f} is below {threshold:.2f}; lower the threshold to run it"
     if not block.code.strip():
         return "it is blank"
     return None
@@ -160,7 +162,7 @@ def check(language: str, code: str, settings: Settings, what: str = "the code") 
     """
     name = settings.languages.find(language).name
     if name not in allowed(settings):
-        raise LanguageRefused(f"{name} is not allowed", remedy="add it to allowed_languages")
+        raise LanguageRefused(f"{name} is not allowed", remedy=_ALLOW)
     if not settings.code_validation:
         return
     if not code.strip():

@@ -183,3 +183,12 @@ class _Call(Generic[T]):
             raise self._error
         finally:
             self._error = None  # its traceback has this frame, which has it
+
+
+def soon(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    """A plain function as one that the portal can run: what it uses belongs to whoever runs the loop."""
+
+    async def run(*arguments: Any, **options: Any) -> T:
+        return function(*arguments, **options)
+
+    return run

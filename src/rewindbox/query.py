@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from rewindbox import listing, texts
+from rewindbox.errors import HistoryError
 from rewindbox.listing import EARLIEST, KINDS, LATEST, Kind, Stretch
-from rewindbox.store import Row, Store, Value
+from rewindbox.store import Row, Steps, Store, Value, is_damage
 
 FEW = 500
 """Executions whose texts are sooner read than an index is asked."""
@@ -56,10 +57,24 @@ class Query:
         return " and ".join([*conditions, "l.started_us between ? and ?"]), (*values, *self.bounds())
 
 
-def found(store: Store, query: Query, *, limit: int | None, offset: int) -> tuple[list[int], int]:
-    """The numbers of a page, newest first, and how many match in all. `limit` None: all of them."""
-    is_listed = listing.bring_up(store)
-    with_text = _with_text(store, query, is_listed=is_listed) if query.text else None
+def found(store: Store, query: Query, *, limit: int | None, offset: int) -> Steps[tuple[list[int], int, str | None]]:
+    """The numbers of a page, newest first, how many match in all, and what the user should know of how it was found.
+
+    `limit` None: all of them.
+    """
+    try:
+        return *(yield from _found(store, query, limit, offset)), None
+    except HistoryError as error:
+        if not is_damage(error):
+            raise
+        note = f"what makes searching quick was damaged, and is made anew ({error.detail})"
+    forget(store)
+    return *(yield from _found(store, query, limit, offset)), note
+
+
+def _found(store: Store, query: Query, limit: int | None, offset: int) -> Steps[tuple[list[int], int]]:
+    is_listed = yield from listing.bring_up(store)
+    with_text = (yield from _with_text(store, query, is_listed=is_listed)) if query.text else None
     with store.reading():  # so that total and page are of the same moment
         if with_text is not None:
             return _page(with_text, limit, offset)
@@ -83,20 +98,25 @@ def _counted(store: Store, query: Query, source: str, limit: int, offset: int) -
     return [row[0] for row in store.rows(sql, (*values, limit, offset))], total
 
 
-def _with_text(store: Store, query: Query, *, is_listed: bool) -> Iterator[Row]:
+def _with_text(store: Store, query: Query, *, is_listed: bool) -> Steps[Iterator[Row]]:
     """Start and number of all that have the text, in any order."""
     needle = texts.fold(query.text)
     if not texts.can_be_found(needle):
         return iter(())
     where, values = query.where()
     source = _source(query, is_listed=is_listed)
-    number = Stretch(store, *query.kinds()[0], *query.bounds()).total() if is_listed else 0
-    if number <= FEW or not texts.bring_up(store):
+    number = _number(store, query) if is_listed else 0
+    if number <= FEW or not (yield from texts.bring_up(store)):
         return texts.looked_at(store, needle, source, where, values)
     large = texts.looked_at(store, needle, "listing l", where, values, large_only=True)
     if len(needle) < texts.SHORTEST or (number <= MANY and texts.are_more(store, needle, number)):
         return chain(texts.scanned(store, needle, source, where, values), large)
     return chain(texts.matching(store, needle, where, values), large)
+
+
+def _number(store: Store, query: Query) -> int:
+    """How many the first condition finds."""
+    return Stretch(store, *query.kinds()[0], *query.bounds()).total()
 
 
 def _page(rows: Iterator[Row], limit: int | None, offset: int) -> tuple[list[int], int]:

@@ -68,15 +68,17 @@ class Registry:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def create(self, tx: Transaction, name: str, *, vm_type: str, backend: str, agent_id: str) -> VmRecord:
-        """Add a vm. Raises InvalidArgument: a bad name, or one that a vm has already."""
+    def create(
+        self, tx: Transaction, name: str, *, vm_type: str, backend: str, agent_id: str, vm_id: str | None = None
+    ) -> VmRecord:
+        """Add a vm; `vm_id` None makes an id. Raises InvalidArgument: a bad name, or one that a vm has already."""
         check_name(name)
         if taken := self._by_name(name):
             raise InvalidArgument(
                 f"vm name {name!r} is taken by {taken.id}", remedy="choose another, or remove that vm"
             )
         row: dict[str, Value] = {
-            "id": new_id("vm"),
+            "id": vm_id or new_id("vm"),
             "name": name,
             "vm_type": vm_type,
             "backend": backend,

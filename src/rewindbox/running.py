@@ -17,7 +17,7 @@ from rewindbox.errors import InvalidArgument, RewindboxError
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
 from rewindbox.telling import Bare, Live, Plain, Teller, Told, counts, summary, told
-from rewindbox.terminal import Interrupted, Printer
+from rewindbox.terminal import Interrupted, Printer, visible
 
 
 def main(call: Call) -> int:
@@ -206,7 +206,7 @@ def _variable(text: str) -> tuple[str, str]:
 
 def _ending(call: Call, execution: Execution) -> str:
     word, style = show.marked(execution)
-    parts = [show.seconds(execution.wall_s), show.short(execution.id), execution.error or ""]
+    parts = [show.seconds(execution.wall_s), show.short(execution.id), visible(execution.error or "")]
     if execution.rolled_back_to:
         parts.append("everything as before" if execution.session else "files as before")
     return f"{call.err.styled(word, style)}  {call.err.styled('  '.join(filter(None, parts)), 'dim')}\n"

@@ -1,12 +1,15 @@
 """A session: variables that live on from one execution to the next, and go back with the vm."""
 
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rewindbox.backends.base import Job, Outcome, WentBack
-from rewindbox.errors import BadRequest, UnsupportedLanguage
+from rewindbox.errors import BadRequest, SessionNotFound, UnsupportedLanguage
 from rewindbox.execution import Execution
 from rewindbox.history import History
+from rewindbox.language import Language
 from rewindbox.registry import check_name
 from rewindbox.timeline import Point, Rebuilt, Rollback
 
@@ -35,7 +38,8 @@ class AsyncSession:
 
     async def close(self) -> None:
         """End it. Idempotent."""
-        await self.vm.end_session(self.name, self.language)
+        with suppress(SessionNotFound):
+            await self.vm.end_session(self.name, self.language)
 
 
 def check_session(job: Job) -> None:
@@ -50,6 +54,13 @@ def check_session(job: Job) -> None:
                     f"{what} for an execution in a {job.language.name} session",
                     remedy="set it in the code: os.environ, a variable, os.chdir",
                 )
+
+
+def check_begun(name: str, language: Language, begun: Collection[str]) -> None:
+    """Raises SessionNotFound: it is to be ended, and has not begun. A saved session is a file, which may be there."""
+    if language.session == "live" and name not in begun:
+        known = f"there are {', '.join(sorted(begun))}" if begun else "there are none"
+        raise SessionNotFound(repr(name[:80]), remedy=f"{known} in this vm")
 
 
 def told_to_be_back(outcome: Outcome, back: WentBack) -> Outcome:

@@ -23,6 +23,8 @@ _ENDED = {"timeout": "timeout", "output": "output limit", "memory": "memory limi
 _AGO = ((86_400 * 2, 86_400, "d"), (3_600 * 2, 3_600, "h"), (60 * 2, 60, "min"))
 _NAME = 16
 """Characters of a name in a table."""
+_BEFORE = 24
+"""Characters of a line shown before what was searched for."""
 _NARROW = 80
 """Columns below which a table says less."""
 
@@ -89,6 +91,19 @@ def displays(execution: Execution) -> list[str]:
 def first_line(code: str) -> str:
     """The first line of a piece of code that is not blank."""
     return next((one_line(line, 500) for line in code.splitlines() if line.strip()), "")
+
+
+def found_line(execution: Execution, text: str) -> str:
+    """The line of code or output that has the text, or the first line of it, from shortly before that."""
+    from rewindbox.texts import fold  # noqa: PLC0415  an execution does without
+
+    needle = next((fold(part) for part in text.splitlines() if part.strip()), "")
+    for part in (execution.code, execution.stdout, execution.stderr) if needle else ():
+        if needle in fold(part):
+            found = next((line for line in part.splitlines() if needle in fold(line)), "")
+            before = fold(found).find(needle) - _BEFORE
+            return one_line(found if before <= 0 else f"…{found[before:]}", 500)
+    return first_line(execution.code)
 
 
 def document(value: Any) -> str:
@@ -164,8 +179,17 @@ def rebuilt(entry: "Rebuilt") -> str:
     return f"{ran}, with differences:\n{how}\n" if how else f"{ran}; all came out as before\n"
 
 
-def history(stream: Stream, entries: Sequence[Execution], names: Mapping[str, str], live: Collection[str] = ()) -> str:
-    """Executions, newest first; marked where going back to after it brings back variables, too."""
+def history(
+    stream: Stream,
+    entries: Sequence[Execution],
+    names: Mapping[str, str],
+    live: Collection[str] = (),
+    text: str | None = None,
+) -> str:
+    """Executions, newest first; marked where going back to after it brings back variables, too.
+
+    `text`: what was searched for; on a terminal the line that has it is shown instead of the first of the code.
+    """
     if not stream.is_terminal:
         return lines(
             (
@@ -187,11 +211,11 @@ def history(stream: Stream, entries: Sequence[Execution], names: Mapping[str, st
             (f"{entry.language}{f' {entry.session}' if entry.session else ''}", ""),
             marked(entry),
             (ago(entry.started_at, now), "dim"),
-            (first_line(entry.code), "dim"),
+            (found_line(entry, text) if text else first_line(entry.code), "dim"),
         )
         for entry in entries
     ]
-    columns: tuple[str, ...] = ("execution", "vm", "language", "outcome", "when", "code")
+    columns: tuple[str, ...] = ("execution", "vm", "language", "outcome", "when", "found" if text else "code")
     if stream.width < _NARROW:
         rows, columns = [(*row[:2], *row[3:]) for row in rows], (*columns[:2], *columns[3:])
     return table(stream, columns, rows)
@@ -227,6 +251,41 @@ def vms(
         for record in records
     ]
     return table(stream, ("vm", "id", "agent", "made", "used", "in use by", "live sessions"), rows)
+
+
+def pool_row(
+    vm_id: str, holder: int | None, record: "VmRecord | None" = None, executions: int | None = None
+) -> dict[str, Any]:
+    """The documented JSON shape of a vm of the pool; without a record it is nobody's."""
+    return {
+        "id": vm_id,
+        "name": record and record.name,
+        "agent_id": record and record.agent_id,
+        "state": "ready" if record is None else "running" if holder else "stopped",
+        "in_use_by": holder,
+        "executions": executions,
+        "created_at": record and rfc3339(record.created_at),
+    }
+
+
+def pool(stream: Stream, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The vms of the pool, those that are nobody's first."""
+    names = ("id", "state", "agent_id", "executions", "in_use_by", "created_at")
+    if not stream.is_terminal:
+        return lines([str(row[name]) if row[name] is not None else "-" for name in names] for row in rows)
+    now = datetime.now(UTC)
+    cells = [
+        (
+            (short(row["id"]), "bold"),
+            (row["state"], ""),
+            (one_line(row["agent_id"] or "nobody", _NAME), ""),
+            (str(row["executions"] or 0), ""),
+            (f"process {row['in_use_by']}" if row["in_use_by"] else "no one", ""),
+            (ago(datetime.fromisoformat(row["created_at"]), now) if row["created_at"] else "", "dim"),
+        )
+        for row in rows
+    ]
+    return table(stream, ("vm", "state", "agent", "executions", "held by", "made"), cells)
 
 
 def snapshots(stream: Stream, found: Sequence["Snapshot"], live: Collection[str] = ()) -> str:

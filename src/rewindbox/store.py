@@ -11,11 +11,11 @@ Not covered: someone who may write the file and recomputes the whole chain; keep
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 from rewindbox.chain import CHECKS, FIRST_HASH, canonical, check_head, entry_hash, not_unicode
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
@@ -25,6 +25,9 @@ Kind = Literal["vm", "ex", "pt", "snap"]
 Row = sqlite3.Row
 Value = str | int | float | bytes | None
 
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work that pauses after each tenth of a second, with its result."""
 BUSY_TIMEOUT_S = 5.0
 PREFIX_MIN = 6
 """Characters of an id, after its kind, that a unique prefix needs at least."""
@@ -61,6 +64,16 @@ def to_us(when: datetime) -> int:
 def from_us(at_us: int) -> datetime:
     """The inverse of `to_us`, in UTC."""
     return _EPOCH + timedelta(microseconds=at_us)
+
+
+def done(steps: Steps[T]) -> T:
+    """All the work at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 # What SQLite reports -> what it means, what to do. https://sqlite.org/rescode.html

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rewindbox import show
 from rewindbox.backends.base import Stream as Name
 from rewindbox.execution import Execution
-from rewindbox.terminal import Neutral, Stream, clipped, one_line
+from rewindbox.terminal import Neutral, Stream, clipped, one_line, visible
 
 if TYPE_CHECKING:
     from rewindbox.policy import Decision
@@ -136,7 +136,7 @@ class Plain:
         assert block.execution is not None
         word, style = show.outcome(block.execution), show.marked(block.execution)[1]
         parts = [self._out.styled(word, style), show.seconds(block.execution.wall_s), block.execution.id]
-        parts += [text for text in (block.execution.error, undone(block)) if text]
+        parts += [visible(text) for text in (block.execution.error, undone(block)) if text]
         self._line(f"{block.language}: {', '.join(parts)}")
 
     def tick(self) -> None:

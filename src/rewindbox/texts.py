@@ -4,7 +4,7 @@ A text is found as a part of another, whatever the case, and nothing in it means
 SQLite's FTS5 keeps the index, with its tokenizer `trigram`; what the index gives is looked at again, so that what is
 found is right in any case. Like `listing`, it is filled when somebody searches, and can be made anew.
 
-Not in it: texts of more than a mebibyte, which are looked at one by one.
+Not in it: texts of more than half a mebibyte, which are looked at one by one.
 """
 
 import re
@@ -14,14 +14,14 @@ from contextlib import closing, suppress
 
 from rewindbox.errors import HistoryError
 from rewindbox.listing import taken_in
-from rewindbox.store import Row, Store, Transaction, Value
+from rewindbox.store import Row, Steps, Store, Transaction, Value, done
 
 SHORTEST = 3
 """Characters that the index needs."""
-_LARGE_BYTES = 1 << 20
+_LARGE_BYTES = 512 << 10
 _AT_ONCE = 500
-_AT_ONCE_BYTES = 2 << 20
-"""Taken in by one transaction: other processes wait for it, for at most half a second."""
+_AT_ONCE_BYTES = 512 << 10
+"""Taken in by one transaction, in about a tenth of a second: an execution that ends meanwhile waits for it."""
 _ASKED = 60
 """Groups of three characters that the index is asked for; a longer text is looked at anyway."""
 
@@ -50,10 +50,14 @@ def is_available() -> bool:
     return False
 
 
-def bring_up(store: Store) -> bool:
+def bring_up(store: Store) -> Steps[bool]:
     """Take in what is new. False: it cannot be, so it is not whole. The first time it reads everything."""
-    news = "select 1 from log where seq > ? and kind in ('execution_ended', 'output_dropped') limit 1"
-    return is_available() and taken_in(store, "search", news, lambda tx, last: _take_in(store, tx, last))
+    if not is_available():
+        return False
+    return (yield from taken_in(store, "search", _NEW, lambda tx, last: _take_in(store, tx, last)))
+
+
+_NEW = "'execution_ended', 'output_dropped'"
 
 
 def clear(tx: Transaction) -> None:
@@ -108,9 +112,7 @@ _LOOKED_AT = """
 select l.started_us, l.start_seq, s.code, o.stdout, o.stderr from {source}
 join starts s on s.seq = l.start_seq left join outputs o on o.start_seq = l.start_seq"""
 
-_NEWS = """
-select seq, subject from log where seq > ? and kind in ('execution_ended', 'output_dropped')
-order by seq limit ?"""
+_NEWS = f"select seq, subject from log where seq > ? and kind in ({_NEW}) order by seq limit ?"  # noqa: S608 (our names)
 
 _TEXTS = """
 select s.seq, s.code, o.stdout, o.stderr from starts s left join outputs o on o.start_seq = s.seq where s.id = ?"""
@@ -144,7 +146,7 @@ def _put(tx: Transaction, row: Row) -> int:
 def problems(store: Store) -> Iterator[str]:
     """In what it differs from the texts that it is of, and whether it is whole in itself."""
     try:
-        if not store.rows("select 1 from sqlite_master where name = 'search'") or not bring_up(store):
+        if not store.rows("select 1 from sqlite_master where name = 'search'") or not done(bring_up(store)):
             return
         with store.transaction() as tx:
             tx.execute("insert into search(search) values ('integrity-check')")

@@ -17,7 +17,7 @@ from rewindbox.limits import Limits, with_wall
 from rewindbox.opened import Opened, claim
 from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
 from rewindbox.registry import VmRecord
-from rewindbox.session import AsyncSession, check_session, rebuilt, told_to_be_back
+from rewindbox.session import AsyncSession, check_begun, check_session, rebuilt, told_to_be_back
 from rewindbox.store import new_id
 from rewindbox.timeline import Point, Rollback, Snapshot, live_points
 
@@ -190,7 +190,8 @@ class AsyncVm:
         self._dropped += dropped
         if self._dropped >= _SWEEP_EVERY:
             self._dropped = 0
-            self._drop_needless()
+            with self._open.store.transaction() as tx:  # points between two writes, say, or of a removed snapshot
+                self._open.timeline.drop_states(tx, self._open.history.needless(self.id))
             vm.sweep(self._open.timeline.kept_states(self.id))
 
     async def _start(self) -> tuple[BackendVm, Point]:
@@ -239,11 +240,6 @@ class AsyncVm:
             point = write_point(self._open, tx, self.id, taken, parent.id if parent else None, None)
             self._open.registry.set_live(tx, self.id, taken.live, tip=point.id)
         return point
-
-    def _drop_needless(self) -> None:
-        """Points that nothing asks for: between two writes, say, or of a snapshot that was removed."""
-        with self._open.store.transaction() as tx:
-            self._open.timeline.drop_states(tx, self._open.history.needless(self.id))
 
     async def rollback(
         self,
@@ -298,9 +294,7 @@ class AsyncVm:
         A python session is a process, which goes back with the vm while its checkpoint is kept. A bash session
         keeps its variables in a file of the vm.
 
-        Raises:
-            UnsupportedLanguage: it has no sessions.
-            InvalidArgument: the name is not one.
+        Raises UnsupportedLanguage: it has no sessions; InvalidArgument: the name is not one.
         """
         chosen = self._settings.languages.find(language)
         limits = self._limits(chosen.timeout_multiplier, None, None)
@@ -314,12 +308,14 @@ class AsyncVm:
         return AsyncSession(self, chosen.name, name)
 
     async def end_session(self, name: str, language: str = "python") -> None:
-        """End a session; points that it left can still be gone back to. Leaves a point. Idempotent."""
+        """End a session; points that it left can still be gone back to. Leaves a point. Raises SessionNotFound."""
+        chosen = self._settings.languages.find(language)
         async with self._queue:
+            check_begun(name, chosen, self.sessions)
             self.sessions.discard(name)
             vm, tip = await self._start()
             with anyio.CancelScope(shield=True):
-                await vm.end_session(name, self._settings.languages.find(language))
+                await vm.end_session(name, chosen)
                 await self._leave_point(vm, tip)
 
     async def live_points(self) -> frozenset[str]:
@@ -370,7 +366,7 @@ class AsyncVm:
 
     async def history(self, **query: Any) -> HistoryPage:
         """Its executions, newest first; see `AsyncRewindbox.history`."""
-        return self._open.page(self.id, **query)
+        return await self._open.page(self.id, **query)
 
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """A file of the vm; relative to its home. Raises BadRequest: none, no regular file, too big."""
@@ -418,3 +414,8 @@ class AsyncVm:
                 self._open.timeline.drop_states(tx, [point.id for point in await self.points()])
             await self._open.backend.destroy(self.id)
             self._on_removed(self.id)
+
+
+def is_busy(vm: AsyncVm) -> bool:
+    """Whether something goes on in it."""
+    return vm._queue.locked()

@@ -18,7 +18,7 @@ DEFENCES = {
     "seccomp": """
 for table in (seccomp._REFUSED, seccomp._ABSENT, seccomp._CHECKED, seccomp._STEPS): table.clear()
 def intervals(column, guarded):
-    asked = {number for numbers in (seccomp._SIGNALS if guarded else {}).values() if (number := numbers[column]) is not None}
+    asked = {number for numbers in (seccomp._ASKED if guarded else {}).values() if (number := numbers[column]) is not None}
     starts = {0, (1 << 30) if column == 0 else 0, *asked, *(number + 1 for number in asked)}
     return [(n, "ask" if n in asked else "kill" if n == 1 << 30 else "allow") for n in sorted(starts)]
 seccomp._intervals = intervals

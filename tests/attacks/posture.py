@@ -9,8 +9,8 @@ CALLS = {
     "aarch64": {"allowed": 251, "allowed by argument": 8, "refused": 63, "absent": 3},
 }
 """System calls that have a name, by what the filter says to them. Numbers without a name are absent, too."""
-ASKED = 6
-"""Of the allowed ones those that send signals, which in a session the supervisor is asked about."""
+ASKED = 12
+"""Of the allowed ones those that send signals or say how another process runs: in a session the supervisor is asked."""
 
 DESCRIPTORS = {"execution": 3, "template": 7, "head": 7, "checkpoint": 7}
 """Of each process when its code begins or when it rests: three streams, and of a session a control socket."""

@@ -15,7 +15,7 @@ from rewindbox.errors import RewindboxError, VmDamaged, VmNotAvailable
 pytestmark = pytest.mark.anyio
 
 PRIVILEGES = r"""
-import os, shutil
+import os, shutil, struct
 os.mkdir("p"); os.chdir("p")
 for n, mode in enumerate((0o4755, 0o2755, 0o6777, 0o1777, 0o7777, 0o4000, 0)):
     shutil.copy("/usr/bin/id", f"f{n}"); os.mkdir(f"d{n}"); os.chmod(f"f{n}", mode); os.chmod(f"d{n}", mode | 0o700)
@@ -28,6 +28,13 @@ for number, mark in enumerate(("opaque", "whiteout", "redirect", "metacopy", "or
         try: os.setxattr(path, f"user.overlay.{mark}", b"y")
         except OSError: pass
 os.setxattr("a", "user.big", b"x" * 3000); os.setxattr("a", "user.empty", b"")
+os.mkdir("lists"); os.mkfifo("lists/fifo"); os.symlink("nowhere", "lists/link"); shutil.copy("a", "lists/a")
+acl = struct.pack("<I" + "HHI" * 5, 2, 1, 7, 2**32 - 1, 2, 6, 1000, 4, 1, 2**32 - 1, 16, 7, 2**32 - 1, 32, 0, 2**32 - 1)
+for path in ("lists/a", "lists/fifo", "lists"): os.setxattr(path, "system.posix_acl_access", acl)
+os.setxattr("lists", "system.posix_acl_default", acl); open("lists/heir", "w").close(); os.mkdir("lists/heirs")
+for path in ("lists/a", "lists/link", "lists/heirs"):
+    try: os.setxattr(path, "security.selinux", b"label\0", follow_symlinks=False)
+    except OSError: pass  # where it means something
 refused = []
 for path, name in (("a", "security.capability"), ("a", "trusted.overlay.opaque"), ("wh", "trusted.x")):
     try: os.setxattr(path, name, b"\1\0\0\2" + b"\xff" * 16)
@@ -68,6 +75,20 @@ async def test_no_more_privilege(backend, vm, filler):
     await vm.stop()
     again = await backend.create(vm.id, vm.live, taken.state)
     assert (await describe(again), await out(again, POWERLESS)) == (before, powers)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file what its vm may not")
+async def test_an_attribute_that_cannot_be_copied(backend, vm):
+    """A file with an attribute that the vm may not set is kept by freezing, and comes back with it."""
+    await out(vm, "echo 1 > f")
+    os.setxattr(Path(backend.folder, vm.id, vm.live["upper"], "home/agent/f"), "security.of-the-host", b"x")
+    taken = await vm.take_point()
+    assert taken.state["copy"] is None
+    await out(vm, "rm f")
+    await vm.take_point()
+    await vm.go_to(taken.state)
+    told = await out(vm, "import os; print(os.listxattr('f'), open('f').read())", "python")
+    assert told == "['security.of-the-host'] 1\n\n"
 
 
 async def test_a_deep_tree_that_somebody_writes_to(vm):

@@ -416,3 +416,26 @@ async def test_a_job_that_may_not_run_does_not(vm):
             await vm.execute(job("echo ran > ran; sleep 1000"), on_ready=refuse)
         assert await out(vm, "ls") == ""
     assert survivors(inside) == []
+
+
+async def test_what_a_vm_takes_is_measured(vm, backend):
+    """Processes, memory, CPU and disk of a running vm are the system's own figures, while a job runs, too."""
+    found = []
+    code = "data = b'1' * (64 << 20); open('f', 'wb').write(data[: 1 << 20]); print(flush=True)\nwhile True: pass"
+
+    async with anyio.create_task_group() as group:
+        started = anyio.Event()
+        group.start_soon(lambda: vm.execute(job(code, "python"), lambda *_: started.set()))
+        await started.wait()
+        found.append(await backend.usage(vm.id))
+        await vm.cancel()
+    busy, resting = found[0], await backend.usage(vm.id)
+    assert busy.processes >= 1
+    assert 64 << 20 <= busy.memory_bytes < 256 << 20
+    assert busy.cpu_percent > 0
+    assert (1 << 20) <= busy.disk_bytes < (8 << 20)
+    assert busy.files >= 1
+    assert 0 < busy.up_s < resting.up_s
+    assert resting.memory_bytes < 64 << 20
+    assert resting.cpu_percent == 0
+    assert await backend.usage("vm_other") is None

@@ -375,6 +375,7 @@ async def test_closed(session):
     """A session that was closed begins anew; its points can still be gone back to."""
     point = (await session.vm.history()).entries[0].after
     await session.close()
+    await session.close()
     assert "NameError" in (await session.execute("x")).stderr
     assert (await session.vm.rollback(point)).sessions == ("main",)
     assert await value(session, "x") == "1"

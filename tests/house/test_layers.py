@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ LAYERS = (
     ("limits", "language", "execution", "schema"),
     ("languages",),
     ("models",),
-    ("config", "chain", "guess", "intent", "naming", "transcripts"),
-    ("elements",),
+    ("config", "chain", "guess", "intent", "naming"),
+    ("elements", "transcripts", "choosing"),
+    ("fences",),
     ("extraction", "policy", "backends.base", "store"),
     ("backends.namespace",),
     ("backends", "registry"),
@@ -32,13 +34,14 @@ LAYERS = (
     ("opened", "seed"),
     ("recorder", "session"),
     ("wire", "holders"),
-    ("vm", "kept"),
+    ("vm", "kept", "ready"),
+    ("pool",),
     ("parsing",),
     ("engine",),
     ("interrupts",),
     ("portal",),
     ("door", "keeper"),
-    ("terminal",),
+    ("terminal", "moments"),
     ("show",),
     ("telling",),
     ("call",),
@@ -191,6 +194,27 @@ def test_architecture_names_every_module() -> None:
     for path in modules():
         if path.name not in ("__init__.py", "__main__.py"):
             assert path.name in text, path.name
+
+
+def test_where_to_change_what_is_true() -> None:
+    """What ARCHITECTURE.md says is in a file is defined there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## Where to change what")[2].partition("\n## ")[0]
+    said = re.findall(r"`(\w+)`\s+in\s+`([\w/]+\.py)`", text)
+    assert len(said) > 8
+    for name, file in said:
+        assert re.search(
+            rf"^\s*(?:(?:async )?def|class) {name}\b|^{name}\b.* = ", (PACKAGE / file).read_text(), re.M
+        ), name
+
+
+def test_errors_are_documented() -> None:
+    """docs/errors.md has a line for every class, with its code and its kind."""
+    lines = (ROOT / "docs" / "errors.md").read_text().splitlines()
+    for error in all_errors():
+        if error is not errors.RewindboxError:
+            line = next((line for line in lines if re.search(rf"─ {error.__name__} ", line)), "")
+            words = line.split()
+            assert error.code in words and (error.kind is None or error.kind in words), error.__name__
 
 
 def test_every_module_says_what_it_is() -> None:

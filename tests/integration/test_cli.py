@@ -254,7 +254,7 @@ def test_the_example(cli: Cli) -> None:
     if find_program("node"):
         assert ends[5].startswith("[6] javascript: exit 0")
     else:
-        assert ends[5] == "[6] javascript: skipped, no node on this host"
+        assert ends[5] == "[6] javascript: skipped, no node on this host; install nodejs"
 
 
 def test_run_json(cli: Cli) -> None:
@@ -407,7 +407,7 @@ def test_closed_streams(cli: Cli) -> None:
     """A command that was given no standard streams works, and writes into no file of the store."""
     script = f"exec {sys.executable} -m rewindbox exec bash 'echo hi; echo ho >&2' <&- >&- 2>&-"
     assert subprocess.run(["bash", "-c", script], env=cli.environment(), check=False).returncode == 0
-    assert cli.json("verify") == {"ok": True, "problems": []}
+    assert cli.json("verify")["ok"] is True
 
 
 def test_two_on_one_vm(cli: Cli) -> None:
@@ -509,12 +509,16 @@ def test_history(used: Cli) -> None:
     assert (fields[0], fields[2:5]) == (page["entries"][0]["id"], ["other", "bash", "exit 3"])
     assert used.json("history", "--vm", "default")["total"] == 1
     assert [entry["exit_code"] for entry in used.json("history", "--failures")["entries"]] == [3]
-    assert used.json("history", "--agent", "nobody") == {"entries": [], "total": 0}
+    assert used.json("history", "--agent", "nobody") == {"entries": [], "total": 0, "note": None}
     assert used.json("history", "--limit", "1", "--offset", "1")["entries"][0]["exit_code"] == 0
     assert used.json("history", "--since", "1h")["total"] == 2
     assert used.json("history", "--until", "2h ago")["total"] == 0
     assert used.json("history", "--since", "2000-01-01", "--until", "2999-01-01T00:00:00Z")["total"] == 2
     assert used.good("history", "--agent", "nobody") == ""
+    assert [entry["exit_code"] for entry in used.json("history", "--search", "ECHO Bad")["entries"]] == [3]
+    assert used.json("history", "--search", 'NEAR("', "--since", "yesterday", "--until", "today")["total"] == 0
+    assert used.json("history", "--since", "3 days ago", "--until", "now")["total"] == 2
+    assert used.json("history", "--session", "none")["total"] == 0
 
 
 def test_naive_dates_are_local(used: Cli) -> None:
@@ -552,7 +556,12 @@ def test_verify(cli: Cli) -> None:
     from contextlib import closing
 
     cli.good("exec", "bash", "true")
-    assert cli.json("verify") == {"ok": True, "problems": []}
+    found = cli.json("verify")
+    assert found == {"ok": True, "problems": [], "head": found["head"], "executions": 1}
+    assert cli.good("verify") == f"The history is as it was written.\nexecutions  1\nhead        {found['head']}\n"
+    assert cli.json("verify", "--expect", found["head"]) == found
+    gone = f"{int(found['head'].split(':')[0]) + 1}:{'0' * 64}"
+    assert "the newest entries were cut off" in cli.json("verify", "--expect", gone, code=4)["problems"][0]
     with closing(sqlite3.connect(cli.store / "history.db")) as db, db:
         triggers = [row[0] for row in db.execute("select name from sqlite_master where type = 'trigger'")]
         for name in triggers:
@@ -617,8 +626,9 @@ WRONG = {
     "two vms": (("cp", "default:file", "other:file"), None),
     "no such file in the vm": (("cp", "default:nope", "-"), None),
     "file of a vm that is none": (("cp", "nope:file", "copy"), "unknown_vm"),
-    "date that is none": (("history", "--since", "yesterday"), None),
+    "date that is none": (("history", "--since", "the day before"), None),
     "date out of range": (("history", "--until", "999999999w"), None),
+    "head that is none": (("verify", "--expect", "12"), "invalid_argument"),
     "negative limit": (("history", "--limit", "-1"), None),
 }
 
@@ -707,7 +717,7 @@ def test_missing_toolchain_is_named(cli: Cli, tmp_path: Path) -> None:
     file.write_text(f'allowed_languages = ["absent"]\n[languages.absent]\n{row}')
     shown = cli("run", text=block("absent", "x"), REWINDBOX_CONFIG=str(file))
     assert (shown.returncode, shown.stderr) == (0, b"")
-    assert b"no no-such-program on this host" in shown.stdout
+    assert b"no no-such-program on this host; install nothing" in shown.stdout
     refused = cli("exec", "absent", "x", REWINDBOX_CONFIG=str(file))
     assert refused.returncode == 2
     assert b"no-such-program is not on this host; install nothing, below /usr" in refused.stderr

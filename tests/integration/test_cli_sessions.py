@@ -73,6 +73,29 @@ def test_every_command_reaches_a_kept_vm(cli: Cli, tmp_path: Path) -> None:
     cli.good("vms", "rm", "default")
 
 
+def test_names_do_not_reach_a_terminal_as_they_are(cli: Cli) -> None:
+    """Processes and files whose names are orders for a terminal, or no text, are told with all of it spelled out."""
+    order = "\x1b]0;t\x07\x1b[2J\x9b31m\u202e\n"
+    begin = f"""
+import ctypes, os, time
+held = open(os.fsencode({order!r}) + b"\\xff", "w")
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(15, b"\\x1b]0;p\\x07\\r\\xff")
+    time.sleep(1000)
+while open("/proc/self/task/%s/children" % os.getpid()).read().count(" ") < 1: pass"""
+    python(cli, begin)
+    cli.good("snapshot", "create", "default", "--name", "good")
+    shown = [
+        cli.on_terminal("rollback", "default", "good", "--color", "never"),
+        cli.on_terminal("exec", "--session", "s", "python", "import os; os._exit(3)", "--color", "never", code=1),
+        json.loads(cli("exec", "--json", "--session", "s", "python", "os._exit(3)").stdout)["error"],
+    ]
+    assert "process " in shown[0]
+    for text in shown:
+        assert "is open for writing" in text
+        assert [c for c in text.replace("\r", "") if not (c.isprintable() or c == "\n")] == [], text
+
+
 def test_a_process_that_dies(cli: Cli) -> None:
     """A session whose process ends has its variables as before; the exit code is the code's."""
     python(cli, "x = 1")

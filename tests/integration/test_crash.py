@@ -14,6 +14,7 @@ import pytest
 from conftest import eventually, members, namespace, scaled, until
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import VmBusy
+from rewindbox.opened import TemporaryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -268,3 +269,66 @@ def test_the_disk_is_full(tmp_path):
     names = {name for name in ("HistoryError", "SnapshotFailed", "BadRequest", "RollbackFailed") if name in done.stdout}
     assert names, done.stdout
     assert "without a remedy" not in done.stdout, done.stdout
+
+
+TEMPORARY = """
+import sys
+from rewindbox import Rewindbox
+from rewindbox.models import HistoryConfig, VmExecutionConfig
+with Rewindbox(config=VmExecutionConfig(history=HistoryConfig(persist_history=False))) as box:
+    vm = box.vm("one")
+    vm.execute("bash", "mkdir -p d; echo x > d/f; chmod 000 d")
+    print("ready", flush=True)
+    sys.stdin.read()
+    print(vm.execute("bash", "chmod 700 d; cat d/f").stdout, flush=True)
+"""
+
+
+async def test_temporary_stores_of_the_dead(tmp_path: Path) -> None:
+    """The temporary store of a killed process is removed by the next start; those of the living, and of nobody, stay."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    strange = {"rewindbox-temporary-noowner1", "rewindbox-temporary-link", "rewindbox-temporary-file", "other"}
+    for name in ("rewindbox-temporary-noowner1", "other/locks"):
+        (place / name).mkdir(parents=True)
+    (place / "other/locks/owner").touch()
+    (place / "rewindbox-temporary-link").symlink_to("other")
+    (place / "rewindbox-temporary-file").touch()
+    living = start_temporary(place)
+    (of_living,) = {entry.name for entry in place.iterdir()} - strange
+    dead = start_temporary(place)
+    kill(dead)
+    assert len({entry.name for entry in place.iterdir()}) == len(strange) + 2
+    last = start_temporary(place)
+    assert len({entry.name for entry in place.iterdir()}) == len(strange) + 2
+    assert of_living in {entry.name for entry in place.iterdir()}
+    for process in (last, living):
+        assert process.communicate("")[0] == "x\n\n"
+        assert process.returncode == 0
+    assert {entry.name for entry in place.iterdir()} == strange
+    assert (place / "other/locks/owner").exists()
+
+
+def start_temporary(place: Path) -> subprocess.Popen:
+    """A process with a temporary store, which has run something in it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TEMPORARY],
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True},
+        env={**os.environ, "TMPDIR": str(place)},
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder that is another user's")
+async def test_temporary_stores_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of another user is never touched, whatever it is named."""
+    theirs = tmp_path / "rewindbox-temporary-abcdefgh"
+    (theirs / "locks").mkdir(parents=True)
+    os.chown(theirs, 65534, 65534)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    TemporaryStore().remove()
+    assert (theirs / "locks").exists()
+    os.chown(theirs, 0, 0)
+    TemporaryStore().remove()
+    assert list(tmp_path.iterdir()) == []

@@ -59,6 +59,7 @@ def test_it_works_here(found: dict) -> None:
     for name in (
         "host",
         "store",
+        "search",
         "vm",
         "rollback",
         "sessions",

@@ -68,7 +68,7 @@ async def test_what_follows_a_failure_can_be_chosen(box, on_failure, codes):
 async def test_a_request_may_allow_less(box):
     """`vm_config` takes a language or length away, and adds none."""
     less = await box.parse_execute(fields(vm_config={"allowed_languages": ["python", "cobol"]}))
-    assert less.errors[0] == "block 1 (bash): bash is not allowed"
+    assert less.errors[0] == "block 1 (bash): bash is not allowed; add it to allowed_languages"
     short = await box.parse_execute(fields(vm_config={"max_code_length": 12}))
     assert short.execution_results == []
     assert "block 3" in short.errors[0] and "maximum length of 12" in short.errors[0]

@@ -1,12 +1,38 @@
 """Each setting does what docs/configuration.md says, over real vms: a setting that is ignored fails here."""
 
+from pathlib import Path
+
 import pytest
 
+from rewindbox import config
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import LanguageRefused, ValidationFailed, VmNotAvailable
+from rewindbox.errors import ConfigError, LanguageRefused, ValidationFailed, VmNotAvailable
 from rewindbox.limits import Limits
 
 pytestmark = pytest.mark.anyio
+
+SHOWN = {
+    "test_settings.py": (
+        *("agent_id", "enabled", "allowed_languages", "auto_provision", "code_validation", "max_code_length"),
+        *("execution_timeout_ms", "max_text_chars", "session_checkpoints", "default_vm_type", "backend", "store"),
+        *("history.enabled", "limits.wall_s", "limits.output_bytes"),
+    ),
+    "test_engine.py": (
+        *("history.snapshot_on_execution", "history.snapshot_on_failure", "history.auto_rollback_on_failure"),
+        *("history.max_history_entries", "history.persist_history"),
+    ),
+    "test_every_language.py": ("languages",),
+    "test_cli_sessions.py": ("session_idle_s",),
+    "../conformance/test_sessions.py": ("session_checkpoints_mib",),
+    "../conformance/test_required.py": ("require",),
+    "../conformance/test_jobs.py": (
+        *("limits.cpu_s", "limits.memory_mib", "limits.processes", "limits.file_mib", "limits.open_files"),
+        *("limits.disk_mib", "limits.inodes"),
+    ),
+    "../unit/test_config.py": ("history.integration_mode", "vm_pool_size"),
+}
+"""Where each setting is seen to do what it says, in a real vm wherever it is about one. `api_base_url` is read by
+nothing yet."""
 
 SPIN = "while :; do :; done"
 
@@ -40,7 +66,9 @@ async def test_allowed_languages(store):
         assert (await vm.execute("python3", "print(1)")).stdout == "1\n"
         with pytest.raises(LanguageRefused, match="bash"):
             await vm.execute("bash", "true")
-        assert [decision.skipped for decision in box.plan("```bash\nls\n```\n")] == ["bash is not allowed"]
+        assert [decision.skipped for decision in box.plan("```bash\nls\n```\n")] == [
+            "bash is not allowed; add it to allowed_languages"
+        ]
 
 
 async def test_max_code_length(store):
@@ -93,3 +121,45 @@ async def test_nothing_is_recorded_with_history_off(store):
         vm = await box.vm("one")
         assert (await vm.execute("bash", "echo x")).stdout == "x\n"
         assert (await box.history()).total == 0
+
+
+async def test_max_text_chars(store):
+    """A text of as many characters as allowed is read, one more is refused with both numbers, and nothing runs."""
+    text = "é\n```bash\ntrue\n```"
+    async with holder(store, max_text_chars=len(text)) as box:
+        assert [decision.skipped for decision in box.plan(text)] == [None]
+        with pytest.raises(ValidationFailed, match=f"{len(text) + 1} characters, where {len(text)} are allowed"):
+            box.plan(f"{text}\n")
+        with pytest.raises(ValidationFailed, match="characters"):
+            async for _ in box.run(f"{text}\n", "one"):
+                pytest.fail("it ran")
+        assert await box.vms() == []
+
+
+async def test_session_checkpoints(store):
+    """So many points keep variables besides the newest; those before have files only."""
+    async with holder(store, session_checkpoints=1) as box:
+        vm = await box.vm("one")
+        session = await vm.session()
+        points = [(await session.execute(f"x = {n}")).after for n in range(4)]
+        assert not set(points[:2]) & await vm.live_points()
+        assert points[-1] in await vm.live_points()
+
+
+@pytest.mark.parametrize(("key", "value"), [("default_vm_type", "windows-11"), ("backend", "qmeu"), ("store", 5)])
+async def test_what_vms_are_made_of_is_checked(store, monkeypatch, key, value):
+    """A type, a backend, a place that there is none of is named, with what may be said instead."""
+    monkeypatch.delenv("REWINDBOX_BACKEND", raising=False)  # the environment is nearer than a role
+    with pytest.raises(ConfigError, match=f"{value}") as caught:
+        async with holder(None if key == "store" else store, {key: value}) as box:
+            await box.vm("one")
+    assert caught.value.remedy
+
+
+def test_every_setting_is_shown_to_work():
+    """Each stands in `SHOWN`, and the file there speaks of it; a new one has to be added, with its test."""
+    known = {key for keys in SHOWN.values() for key in keys}
+    assert known - {"languages"} == set(config.origins()) - {"api_base_url"}
+    for path, keys in SHOWN.items():
+        text = (Path(__file__).parent / path).read_text()
+        assert not [key for key in keys if (name := key.rpartition(".")[2]) not in text and name.upper() not in text]

@@ -42,7 +42,9 @@ def test_any_text(text):
 
 
 def _longest_run(lines, character):
-    return max((len(line) for line in lines if set(line.strip(" \t")) == {character}), default=0)
+    """As whoever writes Markdown chooses a fence: longer than any that a line begins with."""
+    said = [line.lstrip(" \t") for line in lines]
+    return max((len(line) - len(line.lstrip(character)) for line in said), default=0)
 
 
 def _written(lines, character, extra, name):

@@ -1,6 +1,7 @@
 """A real server on a port that the kernel chose, and what asks it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,13 +24,17 @@ from rewindbox.server.tokens import Tokens
 class Served:
     """`rewindbox serve` as a process of its own."""
 
-    def __init__(self, store: Path, *words: str) -> None:
+    def __init__(self, store: Path, *words: str, **settings: str) -> None:
+        """`settings`: of the environment, without their prefix."""
         self.store = store
         command = [sys.executable, "-W", "error", "-m", "rewindbox", "--store", str(store), "--json"]
         self.log = store.parent / f"{store.name}.log"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*command, "serve", "--port", "0", *words], stdout=subprocess.PIPE, stderr=log
+                [*command, "serve", "--port", "0", *words],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **{f"REWINDBOX_{name}": value for name, value in settings.items()}},
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -71,6 +71,9 @@ def test_order_is_argument_environment_file_default(monkeypatch, tmp_path):
         ("[history]\nenable = true", "history.enable"),
         ("[limits]\nwall = 1", "limits.wall"),
         ('default_vm_type = "windows"', "windows"),
+        ("[pool]\nmax = 0", "pool.max"),
+        ("[pool]\nhealth_s = 0.0", "pool.health_s"),
+        ("[pool]\nsize = 3", "pool.size"),
         ('history.integration_mode = "http"', "history.integration_mode = 'http'"),
         ('history.integration_mode = "telnet"', "telnet"),
     ],
@@ -210,7 +213,7 @@ def test_every_setting_is_documented():
     text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     defaults = config.as_dict(config.Settings()) | {"store": ""}
     flat = {key: value for key, value in defaults.items() if not isinstance(value, dict)}
-    for part in ("history", "limits"):
+    for part in ("history", "limits", "pool"):
         flat |= {f"{part}.{key}": value for key, value in defaults[part].items()}
     for key, value in flat.items():
         row = next((line for line in text.splitlines() if line.startswith(f"| `{key}` ")), None)

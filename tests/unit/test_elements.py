@@ -72,9 +72,11 @@ def test_elements(text, expected):
     ],
 )
 def test_what_is_to_be_applied_is_no_program(code):
-    """A diff is a diff, also in a block that says python."""
+    """A diff is a diff, also in a block that says python; and never the content of the file that it changes."""
     for info in ("", "python", "diff"):
         assert found(f"```{info}\n{code}```") == [("diff", code)]
+        (block,) = blocks(f"app.py\n\n```{info}\n{code}```")
+        assert "path" not in (block.metadata or {})
 
 
 def test_a_transcript_keeps_its_code_and_tells_its_commands():
@@ -96,6 +98,7 @@ def test_a_transcript_keeps_its_code_and_tells_its_commands():
         ("python", "", "Save this as `app.py` and run it:\n", "app.py", False),
         ("python:app.py", "", "", "app.py", False),
         ('python title="src/app.py"', "", "", "src/app.py", False),
+        ("src/app.py", "", "", "src/app.py", False),
         ("python filename=app.py", "", "", "app.py", False),
         ("python", "# app.py\nx\n", "Here:\n", "app.py", False),
         ("js", "// src/server.js\nx\n", "", "src/server.js", False),

@@ -57,12 +57,63 @@ FOUND = {
     "interrupts a paragraph": ("so:\n```\na\n```\nthen\n", ["a\n"]),
     "after a link definition": ("[a]: b\n```\na\n```\n", ["a\n"]),
     "details with a blank line": ("<details>\n\n```\na\n```\n\n</details>\n", ["a\n"]),
-    "details without one": ("<details>\n```\na\n```\n</details>\n", []),
     "in a comment": ("<!--\n\n```\na\n```\n-->\n", []),
     "indented by four": ("    ```\n    a\n    ```\n", []),
     "inline": ("```a``` and ``b``\n", []),
     "nothing": ("", []),
 }
+
+
+# What models write where the fences do not come in pairs, as Markdown reads them: text -> language and code.
+MEANT = {
+    "markdown with fences of its length": (
+        "```markdown\n# T\n\n```bash\nls\n```\n\nSo:\n```\nx\n```\n```\n\n```python\n1\n```\n",
+        [("markdown", "# T\n\n```bash\nls\n```\n\nSo:\n```\nx\n```\n"), ("python", "1\n")],
+    ),
+    "markdown whose fences have no pair": (
+        "```markdown\n# T\n```bash\nls\n```\nThen it ends.",
+        [("markdown", "# T\n```bash\nls\n")],
+    ),
+    "a here-document with fences": (
+        "```bash\ncat > a.md <<'EOF'\n# T\n```python\n1\n```\nEOF\nls\n```\nDone.\n",
+        [("bash", "cat > a.md <<'EOF'\n# T\n```python\n1\n```\nEOF\nls\n")],
+    ),
+    "a here-document that is closed": (
+        "```bash\ncat <<A\nx\nA\n```\n\n```\nA\n```\n",
+        [("bash", "cat <<A\nx\nA\n"), ("text", "A\n")],
+    ),
+    "opened twice": ("```python\n```bash\nls\n```\n", [("python", ""), ("bash", "ls\n")]),
+    "closed on the last line of code": ("```python\nprint(1)```", [("python", "print(1)\n")]),
+    "closed so, and another follows": (
+        "```python\nx```\nand\n```bash\nls\n```\n",
+        [("python", "x\n"), ("bash", "ls\n")],
+    ),
+    "the end of a turn": ("```python\n1\n```<|im_end|>\n", [("python", "1\n")]),
+    "a full stop": ("```python\n1\n```.\n\n```js title=x\n2\n```\n", [("python", "1\n"), ("javascript", "2\n")]),
+    "backticks in code that is closed": ("```python\ns\n```.\nx```\ns\n```\n", [("python", "s\n```.\nx```\ns\n")]),
+    "backticks without a name": ("```\na```\n", [("text", "a```\n")]),
+    "opened at the end of a sentence": ("Here it is: ```python\n1\n```\nDone.", [("python", "1\n")]),
+    "a sentence about fences": ("It begins with ```python\n\n```bash\nls\n```\n", [("bash", "ls\n")]),
+    "right in a tag": ("<solution>\n```python\n1\n```\n</solution>\n", [("python", "1\n")]),
+    "in details": ("<details>\n<summary>How</summary>\n```bash\nls\n```\n</details>\n", [("bash", "ls\n")]),
+    "in a script": ("<script>\n```js\n1\n```\n</script>\n", []),
+    "a mark of byte order": ("\ufeff```python\n1\n```\n", [("python", "1\n")]),
+    "thoughts": ("<think>\n\n```python\n1\n\n</think>\n\n```python\n2\n```\n", [("python", "2\n")]),
+    "thoughts that began before": ("So:\n\n```python\n1\n```\n</think>\n```python\n2\n```\n", [("python", "2\n")]),
+    "thoughts without an end": ("<think>\n\n```python\n1\n```\n", []),
+    "a tag that is talked of": (
+        "`</think>` ends it.\n\n```python\nx = '</think>'\n```\n",
+        [("python", "x = '</think>'\n")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "found"), MEANT.values(), ids=MEANT.keys())
+def test_fences_without_their_pair_are_read_as_meant(text, found):
+    """Where Markdown would leave a fence without its pair, the block is what the model meant; else Markdown counts."""
+    assert [(block.language, block.code) for block in blocks(text)] == found
+    for block in blocks(text):
+        assert _element(text, block).startswith("```")
 
 
 @pytest.mark.parametrize(("text", "codes"), FOUND.values(), ids=FOUND.keys())
@@ -102,6 +153,14 @@ INFO = {
     'title="x"': "text",
     "<body>": "text",
     "visual Prolog": "visual",
+    "python3.11": "python",
+    "C++17": "cpp",
+    "perl6": "perl6",
+    "h2": "h2",
+    "python\u200b": "python",
+    "src/app.py": "python",
+    "12:15:web/app.js": "javascript",
+    "index.html": "index.html",
     "питон": "питон",
 }
 
@@ -262,6 +321,9 @@ HUGE = {
     "link definitions": ("[a]: b\n" * 50_000 + "```", 1),
     "spaces": (" " * 2**20 + "\n```\n" + " " * 2**20, 1),
     "comments": ("<!-" * 100_000 + "\n```", 1),
+    "fences that have no pair": (("```markdown\n```x\n```\n" + "say: ```python\n```python\n1```\n") * 20_000, None),
+    "nearly closed": ("```python\n" + "```.\n" * 100_000, 2),
+    "here-documents": ("```bash\ncat <<E\n```\n" * 30_000, 30_000),
     "an endless info string": ("```" + "&#1\\{#a " * 100_000, 1),
 }
 
@@ -269,7 +331,8 @@ HUGE = {
 @pytest.mark.parametrize(("text", "count"), HUGE.values(), ids=HUGE.keys())
 def test_huge_text_comes_to_an_end(text, count):
     """Text made to be slow or deep is read to its end, and what follows is still found."""
-    assert len(blocks(text)) == count
+    found = blocks(text)
+    assert found and count in (len(found), None)
 
 
 def test_examples_of_the_commonmark_standard():
@@ -288,12 +351,20 @@ def test_all_examples_of_the_commonmark_standard():
 
 
 def test_real_answers_have_the_blocks_of_the_library():
-    """Number, order and code of the blocks in real answers are those of an untouched CommonMark parser."""
+    """Number, order and code of the blocks in real answers are those of an untouched CommonMark parser; where the
+    fences come in pairs, as they do in all but a few.
+    """
     parser = MarkdownIt("commonmark").disable("inline")
+    odd = 0
     for text in _answers():
-        expected = [token.content for token in parser.parse(text) if token.type == "fence"]
+        fences = [token for token in parser.parse(text) if token.type == "fence"]
+        expected = [token.content for token in fences]
+        if any(token.info in ("markdown", "md") or re.search(r"^ {0,3}```", token.content, re.M) for token in fences):
+            odd += 1
+            continue
         found = [block.code for block in blocks(text) if "kind" not in (block.metadata or {})]
         assert [code.rstrip("\n") for code in found] == [code.rstrip("\n") for code in expected]
+    assert odd < len(_answers()) / 50
 
 
 def test_real_answers_can_be_cut():

@@ -19,16 +19,16 @@ def block(language: str, code: str = "code", confidence: float = 0.5) -> CodeBlo
     [
         (block("python"), Settings(), 0.0, None),
         (block("python"), Settings(), 0.5, None),
-        (block("python"), Settings(), 0.6, "confidence 0.50 is below 0.60"),
+        (block("python"), Settings(), 0.6, "confidence 0.50 is below 0.60; lower the threshold to run it"),
         (block("json"), Settings(), 0.0, "json is not run"),
-        (block("javascript"), Settings(), 0.0, "no node on this host"),
-        (block("rust"), Settings(allowed_languages=["py"]), 0.0, "rust is not allowed"),
+        (block("javascript"), Settings(), 0.0, "no node on this host; install nodejs"),
+        (block("rust"), Settings(allowed_languages=["py"]), 0.0, "rust is not allowed; add it to allowed_languages"),
         (block("python"), Settings(allowed_languages=["Python3"]), 0.0, None),
         (block("bash", " \n"), Settings(), 0.0, "it is blank"),
     ],
 )
 def test_which_blocks_run(given, settings, threshold, reason):
-    """Every block in an allowed language whose program is there, from the threshold on."""
+    """Every block in an allowed language whose program is there, from the threshold on; else the remedy is told."""
     assert [decision.skipped for decision in policy.decide([given], settings, PROGRAMS, threshold)] == [reason]
 
 

@@ -96,7 +96,7 @@ def test_output_that_is_dropped_leaves_the_index(store, vm_id):
 
 def test_large_texts(store, vm_id):
     """What is too large for the index is found by reading it, until it is dropped; what is small is found beside it."""
-    large = run(store, vm_id, "big", b"x" * (1 << 20) + b"Needle")
+    large = run(store, vm_id, "big", b"x" * (512 << 10) + b"Needle")
     small = run(store, vm_id, "small", b"needle", started_at=T0 - timedelta(days=1))
     assert found(store, "needle") == [large.id, small.id]
     assert store.rows("select count(*) from search")[0][0] == 1
@@ -117,6 +117,23 @@ def test_first_search_in_many_transactions(store, vm_id, monkeypatch):
     monkeypatch.setattr(texts, "_take_in", lambda *told: pieces.append(told) or taken(*told))
     assert found(store, "echo") == [entry.id for entry in reversed(made)]
     assert len(pieces) == 4
+
+
+def test_pauses(store, vm_id, monkeypatch):
+    """Whoever asks can do something else while an index is made; what is recorded meanwhile is found, too."""
+    monkeypatch.setattr(texts, "_AT_ONCE", 1)
+    monkeypatch.setattr(listing, "_AT_ONCE", 1)
+    made = [run(store, vm_id, "echo") for _ in range(3)]
+    asking = History(store).asking(text="echo")
+    next(asking)
+    made.append(run(store, vm_id, "echo"))
+    pauses = 1
+    with pytest.raises(StopIteration) as ending:
+        while True:
+            next(asking)
+            pauses += 1
+    assert pauses == 4 + 4
+    assert [entry.id for entry in ending.value.value.entries] == [entry.id for entry in reversed(made)]
 
 
 # --- where it cannot be kept

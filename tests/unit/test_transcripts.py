@@ -15,6 +15,23 @@ TRANSCRIPTS = [
     ("console", "root@host:~# id\nuid=0\n", "bash", "id\n"),
     ("bash", "$ docker run \\\n>   -it \\\n>   debian\nhello\n", "bash", "docker run \\\n  -it \\\n  debian\n"),
     ("bash", "$ curl \\\n    -s x\nbody\n", "bash", "curl \\\n    -s x\n"),
+    (
+        "bash",
+        "$ cat <<'E' > a\n> it's\n> $ x\n> E\n$ echo 'a\n> b' # it's\n> no\n",
+        "bash",
+        "cat <<'E' > a\nit's\n$ x\nE\necho 'a\nb' # it's\n",
+    ),
+    ("bash", "$ npm start\n> app@1.0.0 start\n", "bash", "npm start\n"),
+    ("python", "%%bash\nls\n", "bash", "ls\n"),
+    ("python", "%%time\nx = 1\n", "python", "x = 1\n"),
+    (
+        "python",
+        "%matplotlib inline\nif x:\n    !pip install 'a'\n",
+        "python",
+        "pass\nif x:\n    __import__('subprocess').run(\"pip install 'a'\", shell=True)\n",
+    ),
+    ("python", "%pip install a\n", "python", "__import__('subprocess').run('pip install a', shell=True)\n"),
+    ("python", "    def f():\n        return 1\n", "python", "def f():\n    return 1\n"),
     ("python", ">>> 1 + 1\n2\n>>> print('a')\na\n", "python", "1 + 1\nprint('a')\n"),
     ("pycon", ">>> for x in (1, 2):\n...     print(x)\n...\n1\n2\n>>> x\n2\n", "python", None),
     ("text", ">>> import os\n", "python", "import os\n"),
@@ -30,13 +47,18 @@ NO_TRANSCRIPTS = [
     ("text", "> quoted\n"),
     ("javascript", "$ echo\n"),
     ("python", "x = 1\n>>> 2\n"),
+    ("python", "s = (5\n% x)\n"),
+    ("python", 's = """\n!a\n%%bash\n"""\n'),
+    ("python", "!pip install a\nis it?\n"),
+    ("python", "    is it?\n"),
+    ("javascript", "!x\n"),
     ("text", ""),
 ]
 
 
 @pytest.mark.parametrize(("language", "code", "inside", "commands"), TRANSCRIPTS)
 def test_what_was_typed(language, code, inside, commands):
-    """Commands and their further lines, without prompts and without output."""
+    """Commands and their further lines, without prompts and output; of a notebook's cell what python can read."""
     found = typed(language, code)
     if inside is None:
         assert found is None
@@ -58,7 +80,7 @@ def test_what_is_no_transcript(language, code):
 def test_commands_come_back(language, lines):
     """Each line that is typed comes back, whatever stands between."""
     prompt = ">>> " if language == "python" else "$ "
-    lines = [line.rstrip("\\") + "x" for line in lines]
+    lines = [line.rstrip("\\").replace("<<", "") + "x" for line in lines]
     text = "".join(f"{prompt}{line}\noutput {number}\n" for number, line in enumerate(lines))
     found = typed(language, text)
     assert (found is None) == (not lines)

@@ -30,6 +30,28 @@ say("BROKE", found[:20]) if found else say("HELD")""",
         in_execution=False,
     ),
     Attack(
+        id="priority-of-a-checkpoint",
+        tries="have what it goes back to run last of all, or on one processor, for good",
+        code="""
+SETS = {"sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274), "setpriority": (141, 140), "ioprio_set": (251, 30)}
+number = {n: v[platform.machine() == "aarch64"] for n, v in SETS.items()}
+processors, parameter, attributes = (ctypes.create_string_buffer(b, len(b)) for b in (b"\\xff" * 128, bytes(4), struct.pack("IIQiIQQQ", 48, 5, 0, 0, 0, 0, 0, 0)))
+found = []
+def put(name, *arguments):
+    if call(number[name], *arguments)[0] >= 0: found.append((name, arguments[:2]))
+for pid in range(2, 200):
+    if pid == os.getpid(): continue
+    put("sched_setaffinity", pid, 128, processors)
+    put("sched_setscheduler", pid, 5, parameter)
+    put("sched_setparam", pid, parameter)
+    put("sched_setattr", pid, attributes, 0)
+    for kind in (0, 1): put("setpriority", kind, pid, 1), put("ioprio_set", kind + 1, pid, 3 << 13)
+for uid in (0, os.getuid()): put("setpriority", 2, uid, 1), put("ioprio_set", 3, uid, 3 << 13)
+say("BROKE", found[:20]) if found else say("HELD")""",
+        held_by=("guard",),
+        in_execution=False,
+    ),
+    Attack(
         id="memory-of-a-checkpoint",
         tries="open the memory, the files and the sockets of what it goes back to",
         code="""

@@ -97,6 +97,22 @@ class FileInfo:
     modified_s: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What a running vm has of the host at a moment: all its processes, those of sessions and checkpoints, too."""
+
+    processes: int
+    memory_bytes: int
+    """Pages that several have count once."""
+    cpu_percent: float
+    """Of one processor, over the last tenth of a second."""
+    disk_bytes: int
+    """What its files occupy, without the points that were taken of them."""
+    files: int
+    up_s: float
+    """How long it has been running."""
+
+
 class BackendVm(Protocol):
     """A running vm. One job at a time; `cancel` and the file verbs may be called meanwhile."""
 
@@ -176,7 +192,7 @@ class Backend(Protocol):
         """Start what every vm will need, without waiting for it."""
 
     async def create(self, vm_id: str, live: State | None = None, point: State | None = None) -> BackendVm:
-        """Start the vm `vm_id`: new, or on the files of `live`.
+        """Start the vm `vm_id`: new, or on the files of `live`. A new one that runs already is given as it is.
 
         `point`: the state that `live` is known to be exactly, if there is one.
 
@@ -190,6 +206,12 @@ class Backend(Protocol):
 
     def programs(self, languages: Table = LANGUAGES) -> dict[str, str | None]:
         """For each language of the table, where a vm finds its program, or None."""
+
+    async def answers(self, vm_id: str) -> bool:
+        """True as soon as a vm answers, also while a job runs; False: it does not run here. Raises VmNotAvailable."""
+
+    async def usage(self, vm_id: str) -> Usage | None:
+        """What a vm takes now, also while a job runs; None: it does not run here. Raises VmNotAvailable: it died."""
 
     async def limits(self) -> Sequence[LimitReport]:
         """How this host holds each field of `Limits`; probed by doing."""

@@ -109,6 +109,14 @@ async def numbers(who: Who) -> Response:
         "rewindbox_vms": ("Vms that there are.", float(len(await box.vms()))),
         "rewindbox_vms_running": ("Vms that this server holds.", float(len(box.running()))),
     }
+    pool = box.pool.stats()
+    gauges |= {
+        "rewindbox_pool_ready": ("Vms of the pool that are nobody's yet.", float(pool.ready)),
+        "rewindbox_pool_leased": ("Vms of the pool that are in use.", float(pool.leased)),
+        "rewindbox_pool_resting": ("Vms of the pool that are an agent's and not in use.", float(pool.resting)),
+        "rewindbox_pool_waiting": ("Requests that wait for a vm of the pool.", float(pool.waiting)),
+        "rewindbox_pool_max": ("Vms of the pool that may run.", float(pool.max)),
+    }
     return Response(who.service.metrics.text(gauges), media_type=metrics.MEDIA_TYPE)
 
 

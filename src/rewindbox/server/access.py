@@ -1,6 +1,6 @@
 """What one request may see: the vms and executions of its token's agent. Another agent's are not there: 404."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -30,6 +30,8 @@ class Service:
     bounds: Bounds
     metrics: Metrics
     readiness: Readiness
+    allocated: dict[str, AsyncVm] = field(default_factory=dict)
+    """Vms of the pool that clients hold from one request to another, by id."""
 
 
 @dataclass(frozen=True, slots=True)

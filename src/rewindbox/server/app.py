@@ -20,6 +20,7 @@ from rewindbox.server import (
     files,
     history,
     journal,
+    original,
     points,
     problems,
     sessions,
@@ -61,7 +62,7 @@ def routed() -> FastAPI:
     app = FastAPI(
         title="Rewindbox", version=__version__, description=_TEXT, docs_url=None, redoc_url=None, openapi_url=None
     )
-    for routes in ROUTES:
+    for routes in (*ROUTES, *original.ROUTES):
         app.include_router(routes)
     problems.install(app)
     generated = app.openapi
@@ -95,11 +96,13 @@ def made(box: AsyncRewindbox, choices: Choices) -> tuple[ASGIApp, FastAPI]:
             runs.prepare()
             await _settle(opened)
             app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened))
+            group.start_soon(opened.pool.keep)
             try:
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
                     await work.stop()
+                group.cancel_scope.cancel()
 
     app.router.lifespan_context = lifespan
     gate: ASGIApp = Gate(

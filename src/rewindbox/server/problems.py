@@ -35,6 +35,8 @@ STATUS: Mapping[type[RewindboxError], int] = {
     errors.VmDamaged: 409,
     errors.TooLarge: 413,
     errors.TooMany: 429,
+    errors.NotYet: 501,
+    errors.PoolFull: 429,
     errors.Refused: 403,
     errors.BadRequest: 400,
     errors.VmNotAvailable: 503,
@@ -77,7 +79,7 @@ def problem(error: RewindboxError) -> dict[str, Any]:
 def answer(error: RewindboxError) -> Response:
     """The response that an error is."""
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, errors.Unauthorized) else {}
-    if isinstance(error, errors.TooMany):
+    if isinstance(error, (errors.TooMany, errors.PoolFull)):
         headers = {"Retry-After": "1"}
     if isinstance(error, (errors.TooLarge, errors.TooSlow)):
         headers = {"Connection": "close"}  # what else comes of that request is nobody's
@@ -90,6 +92,13 @@ def ours(error: BaseException) -> RewindboxError:
         return error
     unexpected(error)
     return Internal("something went wrong that should not", remedy="the server's log has more; please report it")
+
+
+def known(error: Exception) -> RewindboxError:
+    """Whatever a route raises, as an error of ours."""
+    if isinstance(error, RequestValidationError):
+        return _malformed(error)
+    return _of_http(error) if isinstance(error, HTTPException) else ours(error)
 
 
 def _malformed(error: RequestValidationError) -> RewindboxError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from rewindbox.backends.base import CHECKPOINTS, State
+from rewindbox.backends.base import CHECKPOINTS, State, Usage
 from rewindbox.backends.namespace import groups, hosts, link, starting, trees
 from rewindbox.backends.namespace.orders import find_first
 from rewindbox.backends.namespace.vm import NamespaceVm
@@ -51,6 +51,8 @@ class NamespaceBackend:
 
     async def create(self, vm_id: str, live: State | None = None, point: State | None = None) -> NamespaceVm:
         """See `Backend.create`. `point`: the state that `live` is known to be exactly."""
+        if live is None and vm_id in self._vms:
+            return self._vms[vm_id]
         request = {"vm": vm_id, "live": live, "point": point, "checkpoints": self._checkpoints}
         answer, ours = await self._machine({**request, "require": self._require})
         vm = NamespaceVm(vm_id, ours, answer["live"], self._forget)
@@ -84,6 +86,17 @@ class NamespaceBackend:
     def programs(self, languages: Table = LANGUAGES) -> dict[str, str | None]:
         """See `Backend.programs`. A vm has the host's /usr, and nothing else of the host."""
         return {name: find_first(language.programs) for name, language in languages.items()}
+
+    async def answers(self, vm_id: str) -> bool:
+        """See `Backend.answers`."""
+        if vm_id not in self._vms:
+            return False
+        await self._vms[vm_id].list("/")
+        return True
+
+    async def usage(self, vm_id: str) -> Usage | None:
+        """See `Backend.usage`."""
+        return await self._vms[vm_id].usage() if vm_id in self._vms else None
 
     async def limits(self) -> Sequence[LimitReport]:
         """See `Backend.limits`."""

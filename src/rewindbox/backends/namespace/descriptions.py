@@ -40,7 +40,7 @@ def of_head(proc: int, pid: int, threads: int, python_threads: int) -> list[str]
 
 def of_child(proc: int, pid: int) -> str:
     """A process that the code started."""
-    return f"process {pid} ({read(proc, f'{pid}/comm').decode(errors='replace').strip()})"
+    return f"process {pid} ({_spelled(read(proc, f'{pid}/comm').decode(errors='replace').strip())})"
 
 
 def of_open_files(proc: int, pid: int, session: str) -> list[str]:
@@ -48,7 +48,7 @@ def of_open_files(proc: int, pid: int, session: str) -> list[str]:
     found = []
     for number, target in _descriptors(proc, pid):
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/")) and _is_for_writing(proc, pid, number):
-            name = target.removesuffix(" (deleted)")
+            name = _spelled(target.removesuffix(" (deleted)"))
             found.append(f"{name} is open for writing in session {session}: what it writes there is lost")
     return found
 
@@ -61,6 +61,11 @@ def mapped_files(proc: int, pid: int) -> set[str]:
         if len(words) == 6 and words[1][1:2] == b"w" and words[1][3:4] == b"s":
             found.add(os.fsdecode(words[5]))
     return {path for path in found if path.startswith("/") and not path.startswith(("/dev/", "/memfd:"))}
+
+
+def _spelled(name: str) -> str:
+    """A name that code has chosen, without what a terminal would obey or no text can have."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def _count(number: int, what: str) -> str:

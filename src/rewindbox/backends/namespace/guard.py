@@ -1,8 +1,9 @@
-"""Keeps what a session goes back to out of reach of signals: the template and the frozen checkpoints.
+"""Keeps what a session goes back to out of reach: no signal comes to the template and the frozen checkpoints.
 
-All processes of a vm have one user id, so code may signal any of them. While a vm has sessions, the system calls
-that signal others are put to us (seccomp_unotify(2)): 50 to 80 us each. One that aims at a protected process is
-refused; `kill(-1)` is carried out here, for all but the protected ones; everything else the kernel does itself.
+All processes of a vm have one user id, so code may signal any of them, and say on which processors and after whom it
+runs, which would be so for all that is forked from it. While a vm has sessions, the system calls for that are put to us
+(seccomp_unotify(2)): 50 to 80 us each. One that aims at a protected process is refused; `kill(-1)` is carried out here,
+for all but the protected ones; everything else the kernel does itself.
 
 The kernel acts on our word a moment after we gave it. So nobody is asked while a process is born that is to be
 protected (`births`); a pid that was free then and is a checkpoint's now could still be hit. Then that
@@ -22,16 +23,18 @@ import threading
 from rewindbox.backends.namespace import kernel
 from rewindbox.backends.namespace.machine import PROC
 from rewindbox.backends.namespace.processes import processes, signal_each
-from rewindbox.backends.namespace.seccomp import signal_calls
+from rewindbox.backends.namespace.seccomp import asked_calls
 
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
 _REQUEST_BYTES = 80
 _CONTINUE = 1
 _GROUP_CALLS, _PIDFD_CALL = ("kill",), "pidfd_send_signal"
+_WHOSE = {"setpriority": 2, "ioprio_set": 3}
+"""Calls whose first argument says what the second one is; so much stands for all processes of a user."""
 
 
 class Guard:
-    """Answers signal calls, in a thread of its own, as long as anybody lives who may make them."""
+    """Answers these calls, in a thread of its own, as long as anybody lives who may make them."""
 
     def __init__(self, proc: int) -> None:
         """`proc`: the vm's /proc."""
@@ -40,7 +43,7 @@ class Guard:
         self.births = threading.Lock()
         """Held while a process is born that is to be protected."""
         self._proc = proc
-        self._names = signal_calls(platform.machine())
+        self._names = asked_calls(platform.machine())
         self._poll = select.poll()
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll.register(self._woken, select.POLLIN)
@@ -80,7 +83,9 @@ class Guard:
         """An error number or 0, and whether the kernel is to do it itself."""
         if name == _PIDFD_CALL:
             return self._by_handle(caller, arguments[0], arguments[1]), 0
-        targets = arguments[:2] if name in ("tgkill", "rt_tgsigqueueinfo") else arguments[:1]
+        if arguments[0] == _WHOSE.get(name):
+            return errno.EPERM, 0
+        targets = arguments[:2] if name in ("tgkill", "rt_tgsigqueueinfo", *_WHOSE) else arguments[:1]
         if name in _GROUP_CALLS and targets[0] == -1:
             return self._everybody(caller, arguments[1]), 0
         if any(abs(target) in self.protected for target in targets):

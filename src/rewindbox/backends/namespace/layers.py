@@ -77,7 +77,10 @@ class Layers:
             return self._freeze(changing)
         if self._point is not None and found == self._signature:
             return self._taken("same", 0)
-        return self._copy(found)
+        try:
+            return self._copy(found)
+        except trees.Uncopied:  # what is frozen stays as it is
+            return self._freeze(changing)
 
     def _seen(self, max_files: int, max_bytes: int, changing: Collection[str]) -> trees.Signature:
         found = trees.signature(self.upper, max_files, max_bytes)

@@ -153,14 +153,21 @@ _CHECKED: _Numbers = {
     "mknodat": (259, 33),
 }
 
-_SIGNALS: _Numbers = {
-    # Allowed; where a guard listens, put to it (guard.py).
+_ASKED: _Numbers = {
+    # Allowed; where a guard listens, put to it (guard.py). These signal other processes:
     "kill": (62, 129),
     "tkill": (200, 130),
     "tgkill": (234, 131),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
+    # These say when and where others run, which nobody without privileges can undo:
+    "sched_setaffinity": (203, 122),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
 }
 
 _Step = tuple[int, int, tuple[int, ...], str, str]
@@ -235,7 +242,7 @@ _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 def program(machine: str, *, guarded: bool = False) -> bytes:
     """The filter for `machine` (as `platform.machine()` spells it), as an array of `struct sock_filter`.
 
-    `guarded`: calls that signal other processes are put to whoever listens.
+    `guarded`: calls that signal other processes, or say how they run, are put to whoever listens.
 
     Raises:
         ValueError: the tables do not cover that machine; the text names those they do.
@@ -246,9 +253,9 @@ def program(machine: str, *, guarded: bool = False) -> bytes:
     return _assemble(_source(_MACHINES[machine], guarded))
 
 
-def signal_calls(machine: str) -> dict[int, str]:
+def asked_calls(machine: str) -> dict[int, str]:
     """Number -> name of the calls that a guard is asked about."""
-    return {number: name for name, numbers in _SIGNALS.items() if (number := numbers[_MACHINES[machine]]) is not None}
+    return {number: name for name, numbers in _ASKED.items() if (number := numbers[_MACHINES[machine]]) is not None}
 
 
 def refused_calls(machine: str) -> dict[str, int]:
@@ -299,7 +306,7 @@ def _intervals(column: int, guarded: bool) -> list[tuple[int, str]]:
     where = dict.fromkeys(range(_LAST_KNOWN + 1), "allow")
     for first, below in _UNUSED[column]:
         where |= dict.fromkeys(range(first, below), "absent")
-    asked = _SIGNALS if guarded else {}
+    asked = _ASKED if guarded else {}
     for table, verdict in ((_REFUSED, "refuse"), (_ABSENT, "absent"), (_CHECKED, None), (asked, "ask")):
         for name, numbers in table.items():
             number = numbers[column]

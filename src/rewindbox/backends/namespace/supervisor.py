@@ -39,7 +39,7 @@ from rewindbox.backends.namespace.replies import (
 from rewindbox.backends.namespace.sessions import Budget, Session, Sessions
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.turn import Turn
-from rewindbox.backends.namespace.watch import Disk
+from rewindbox.backends.namespace.watch import Disk, usage
 
 _FIXED = ("file_mib", "open_files", "processes")
 """Limits that the kernel counts for each process and nobody can raise again."""
@@ -69,7 +69,7 @@ class Supervisor:
         self._job_handle = -1
         self._resting: Session | None = None
         """Of this one a checkpoint is due."""
-        self._rests_since = 0.0
+        self._rests_since, self._since = 0.0, time.monotonic()
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -138,6 +138,8 @@ class Supervisor:
         request = json.loads(body(message, descriptors))
         if request["op"] == "execute":
             self._execute(request, descriptors[1:], answer)
+        elif request["op"] == "usage":  # takes its time, and is nobody else's
+            threading.Thread(target=answer_with, args=(answer, self._usage), daemon=True).start()
         else:
             answer_with(answer, lambda: self._verbs[request["op"]](request))
         return True
@@ -349,6 +351,9 @@ class Supervisor:
         """Open a regular file of the vm's own; the descriptor goes to the holder."""
         root, mode = self.machine.root, request["mode"]
         return {"descriptor": files.open_file(root, request["path"], write=request["write"], mode=mode)}
+
+    def _usage(self) -> Reply:
+        return {**usage(self.machine.proc, self.layers.usage()), "up_s": time.monotonic() - self._since}
 
     def _list(self, request: Request) -> Reply:
         return {"entries": files.list_folder(self.machine.root, request["path"])}

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
 _OPAQUE = "user.overlay.opaque"
+_COUNTED_BY_THE_KERNEL = ("security.ima", "security.evm")
+"""Sums of a file's content and attributes, which no program sets."""
 _LONG_PATH = 2000
 _WITHOUT_BOUND = 1 << 62
 
@@ -23,6 +25,10 @@ Signature = dict[str, tuple[int, int, int, int]]
 
 class TooBig(Exception):
     """A tree has more entries or bytes than the caller wants to copy."""
+
+
+class Uncopied(OSError):
+    """An attribute of a file is refused to a copy of it."""
 
 
 @dataclass(slots=True)
@@ -107,6 +113,8 @@ def _measure(anchors: list[int], path: str, total: Usage) -> list[tuple[int, str
 
 def copy(source: str, target: str, found: Signature, previous: str | None = None, same: Signature | None = None) -> int:
     """Copy the entries `found` below `source` to the new folder `target`; returns the bytes written.
+
+    Raises Uncopied.
 
     A regular file whose identity is unchanged since `same` was read is hard-linked from `previous`, the
     copy made then: frozen copies may share inodes with each other, never with a tree that still changes.
@@ -205,6 +213,7 @@ def _copy_special(source: str, target: str, linker: _Linker | None) -> None:
     status = os.lstat(source)
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(source), target)
+        _copy_extended(source, target)
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
     elif stat.S_ISCHR(status.st_mode) and linker is not None:
         linker.link(source, target)
@@ -220,13 +229,30 @@ def _is_overlays_own(name: str) -> bool:
 
 def _copy_attributes(source: str, target: str, *, folding: bool = False) -> None:
     """Extended attributes, mode and times; the owner is the same user by construction."""
-    for name in os.listxattr(source, follow_symlinks=False):
-        if name.startswith("user.") and not (folding and _is_overlays_own(name)):
-            value = os.getxattr(source, name, follow_symlinks=False)
-            os.setxattr(target, name, value, follow_symlinks=False)
+    _copy_extended(source, target, folding=folding)
     status = os.lstat(source)
     os.chmod(target, stat.S_IMODE(status.st_mode))
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _copy_extended(source: str, target: str, *, folding: bool = False) -> None:
+    """Access lists and labels, too: without its list a file may be open to more than it was. Raises Uncopied."""
+    for name in os.listxattr(source, follow_symlinks=False):
+        if name in _COUNTED_BY_THE_KERNEL or (folding and _is_overlays_own(name)):
+            continue
+        value = os.getxattr(source, name, follow_symlinks=False)
+        try:
+            os.setxattr(target, name, value, follow_symlinks=False)
+        except PermissionError as error:
+            if not _has(target, name, value):  # a label may be given to a file when it is made
+                raise Uncopied(error.errno, f"its attribute {name} cannot be copied", source) from error
+
+
+def _has(path: str, name: str, value: bytes) -> bool:
+    try:
+        return os.getxattr(path, name, follow_symlinks=False) == value
+    except OSError:
+        return False
 
 
 def fold(layers: list[str], skeleton: str, target: str) -> None:

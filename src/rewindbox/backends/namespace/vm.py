@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken, WentBack
+from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken, Usage, WentBack
 from rewindbox.backends.namespace import link, orders, shell
 from rewindbox.backends.namespace.output import Output
 from rewindbox.errors import (
@@ -237,6 +237,11 @@ class NamespaceVm:
             FileInfo(name=name, kind=kind, size_bytes=size, modified_s=modified)
             for name, kind, size, modified in answer["entries"]
         ]
+
+    async def usage(self) -> Usage:
+        """See `Backend.usage`."""
+        answer, _ = await self._ask({"op": "usage"})
+        return Usage(**answer)
 
     def sweep(self, keep: Sequence[State]) -> None:
         """See `BackendVm.sweep`."""

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from rewindbox.backends.namespace import trees
 from rewindbox.backends.namespace.groups import Nowhere
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.memory import Memory
+from rewindbox.backends.namespace.memory import Memory, proportional_bytes
 from rewindbox.backends.namespace.processes import is_stopped, living, processes, signal_each, stat_fields
 
 TICK = os.sysconf("SC_CLK_TCK")
 _FASTEST_GROWTH = 4 << 30
 """Bytes a second that we believe a program can touch; says how long we may look away."""
 _LOOK_S = (0.002, 0.05)
+_SAMPLE_S = 0.1
 _LONGEST_LOOK_S = 0.1
 """At five hundred processes it takes 20 to 30 ms. One that takes longer does not put off the next."""
 
@@ -125,6 +126,26 @@ class Watched:
                 ticks += int(fields[11]) + int(fields[12])
                 threads += int(fields[17])
         return self._memory.used_bytes(pids, pages, limit), self.cpu_s(ticks), threads
+
+
+def usage(proc: int, files: trees.Usage) -> dict[str, float]:
+    """What all processes of a vm have, and what its files occupy; see `base.Usage`. Takes a tenth of a second."""
+    before, since = _ticks(proc), time.monotonic()
+    time.sleep(_SAMPLE_S)
+    used_s, pids = (_ticks(proc) - before) / TICK, processes(proc)
+    return {
+        "processes": len(pids),
+        "memory_bytes": sum(proportional_bytes(proc, pid) for pid in pids),
+        "cpu_percent": max(0.0, 100 * used_s / (time.monotonic() - since)),
+        "disk_bytes": files.size_bytes,
+        "files": files.files,
+    }
+
+
+def _ticks(proc: int) -> int:
+    """Those of living processes, and of their children that have ended."""
+    found = [stat_fields(proc, pid) for pid in processes(proc)]
+    return sum(int(ticks) for fields in found for ticks in fields[11:15])
 
 
 class Disk:

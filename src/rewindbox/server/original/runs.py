@@ -1,0 +1,142 @@
+"""/api/llm of the original's API: run code, find and run that of an answer. Nothing runs past policy and history."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import APIRouter
+from pydantic import Field
+
+from rewindbox import seed
+from rewindbox.errors import ExecutionFailed, InvalidArgument, NotYet, ValidationFailed
+from rewindbox.execution import Execution
+from rewindbox.server.access import Caller, Who
+from rewindbox.server.feeds import Feed
+from rewindbox.server.original.route import Lenient, Route, both
+from rewindbox.server.original.vms import shown
+
+T = TypeVar("T")
+routes = APIRouter(route_class=Route, include_in_schema=False)
+
+
+class Run(Lenient):
+    """Code to run. Clients give the time in seconds or in milliseconds."""
+
+    code: str
+    language: str = "python"
+    agent_id: str | None = None
+    vm_id: str | None = None
+    requirements: list[str] | None = None
+    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    working_dir: str | None = None
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds of wall clock; None: as configured."""
+        return self.timeout_seconds or (None if self.timeout_ms is None else self.timeout_ms / 1000)
+
+
+@routes.post("/api/llm/execute")
+async def execute(who: Who, asked: Run) -> dict[str, Any]:
+    """Run a piece of code, in the vm that is named or in one of the agent's."""
+    return response(await ran(who, asked))
+
+
+async def ran(who: Caller, asked: Run, on_feed: Callable[[Feed], Awaitable[None]] | None = None) -> Execution:
+    """How it ended. It goes on when whoever asked is gone. `on_feed` follows it meanwhile."""
+    if asked.requirements:
+        raise ValidationFailed(
+            f"requirements {', '.join(asked.requirements)[:200]!r}: packages cannot be installed yet",
+            remedy="leave requirements empty; what the host has installed is there",
+        )
+    if asked.wall_s is not None:
+        who.limits({"wall_s": asked.wall_s})
+    agent_id = who.agent(asked.agent_id)
+    vm_id = (await who.vm(asked.vm_id)).id if asked.vm_id else None
+    async with who.service.box.pool.vm(agent_id, vm_id=vm_id) as vm:
+        options = {"agent_id": agent_id, "timeout_seconds": asked.wall_s, "working_dir": asked.working_dir}
+        feed = who.service.work.execute(vm, who.token, asked.language, asked.code, **options)
+        try:
+            if on_feed is not None:
+                await on_feed(feed)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await feed.until_over()
+    if feed.error is not None:
+        raise feed.error
+    assert feed.execution is not None
+    return feed.execution
+
+
+def response(execution: Execution) -> dict[str, Any]:
+    """What an execution did."""
+    body = seed.response(execution).model_dump(mode="json")
+    more = {"success": execution.success, "ended": execution.ended, "language": execution.language}
+    return both({**body, **more, "snapshot_id": execution.after, "rolled_back_to": execution.rolled_back_to})
+
+
+@routes.post("/api/llm/parse-execute")
+async def parse_execute(who: Who, asked: dict[str, Any]) -> dict[str, Any]:
+    """Find the code of an answer, and run what is sure enough to be meant."""
+    return await parsed(who, asked)
+
+
+async def parsed(who: Caller, asked: dict[str, Any], vm_name: str | None = None) -> dict[str, Any]:
+    """What `AsyncRewindbox.parse_execute` answers, in the vm that is named or in one of the agent's."""
+    vm_id = (await who.vm(vm_name)).id if vm_name is not None else None
+    agent_id = asked.get("agent_id")
+    if agent_id is not None and not isinstance(agent_id, str):
+        raise InvalidArgument("parse_execute: agent_id is no text", remedy="correct agent_id")
+    known = {**asked, "agent_id": who.agent(agent_id) or who.service.box.settings.agent_id}
+
+    async def run() -> dict[str, Any]:
+        box = who.service.box
+        if known.get("auto_execute") is not True:
+            return (await box.parse_execute(known)).model_dump(mode="json")
+        async with box.pool.vm(known["agent_id"], vm_id=vm_id) as vm:
+            return (await box.parse_execute(known, vm=vm)).model_dump(mode="json")
+
+    return await carried_out(who, run)
+
+
+async def carried_out(who: Caller, action: Callable[[], Awaitable[T]]) -> T:
+    """Do something that goes on when whoever asked is gone, and ends in order when the server does."""
+    found: list[T] = []
+    failed: list[Exception] = []
+    over = anyio.Event()
+
+    async def run() -> None:
+        try:
+            found.append(await action())
+        except Exception as error:
+            failed.append(error)
+        finally:
+            over.set()
+
+    who.service.work.go(who.token, anyio.CancelScope(), run)
+    await over.wait()
+    if failed:
+        raise failed[0]
+    if not found:
+        raise ExecutionFailed("the server stopped it", remedy="ask for it again")
+    return found[0]
+
+
+@routes.post("/api/llm/provision/{agent}", status_code=201)
+async def provision(who: Who, agent: str) -> dict[str, Any]:
+    """Have one of the agent's vms run."""
+    async with who.service.box.pool.vm(who.agent(agent)) as vm:
+        return shown(vm.record, who.service.box)
+
+
+NO_AGENTS = "agents are not there yet: this server runs code, and asks no model"
+
+
+async def later() -> None:
+    """What needs an agent that thinks. Raises NotYet."""
+    raise NotYet(NO_AGENTS, remedy="use /api/llm/execute, or /api/llm/parse-execute with a model's answer")
+
+
+for _path in ("/chat", "/workflows", "/workflows/{path:path}", "/api/vm/agent/execute"):
+    routes.add_api_route(_path, later, methods=["GET", "POST"])

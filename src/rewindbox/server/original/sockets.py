@@ -1,0 +1,209 @@
+"""The WebSockets of the original's API: /ws/{vm} for one vm, /ws for the guide's commands.
+
+One message is answered after the other. What a program writes is told as it comes; a client that goes away does not
+end it.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+from fastapi import APIRouter
+from pydantic import ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from rewindbox.errors import InvalidArgument, NotYet, RewindboxError
+from rewindbox.execution import Execution, rfc3339
+from rewindbox.server import problems
+from rewindbox.server.access import Caller, Who
+from rewindbox.server.feeds import Feed, Place
+from rewindbox.server.original.route import Lenient, both, failure
+from rewindbox.server.original.runs import NO_AGENTS, Run, parsed, ran, response
+from rewindbox.server.original.vms import NewSnapshot, Page, history_of, labelled, rolled_back, snapshot_body
+
+routes = APIRouter()
+Data = Mapping[str, Any]
+
+
+class Target(Lenient):
+    """Where to go back to."""
+
+    snapshot_id: str
+    create_pre_rollback_snapshot: bool = True
+
+
+class Talk:
+    """One connection: messages of a kind, with data, heard and said."""
+
+    def __init__(self, socket: WebSocket, who: Caller, vm: str | None) -> None:
+        """`vm`: the one that it is about; None: the guide's commands."""
+        self.socket, self.who, self.vm = socket, who, vm
+        self._heard: dict[str, Any] = {}
+
+    async def serve(self, answers: Mapping[str, "Answer"]) -> None:
+        """Answer one message after the other, until the client is gone."""
+        while (heard := await self._hear()) is not None:
+            self._heard = heard
+            kind, data = heard.get("message_type" if self.vm is not None else "command_type"), heard.get("data")
+            try:
+                if not isinstance(kind, str) or kind not in answers:
+                    raise InvalidArgument(f"message {str(kind)[:80]!r}", remedy=f"send one of {', '.join(answers)}")
+                await answers[kind](self, data if isinstance(data, dict) else {})
+            except WebSocketDisconnect:
+                return
+            except Exception as error:
+                await self.fail(_known(error), data if isinstance(data, dict) else {})
+
+    async def _hear(self) -> dict[str, Any] | None:
+        """The next message that is an object; None: the client is gone."""
+        while True:
+            message = await self.socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return None
+            try:
+                heard = json.loads(message.get("text") or message.get("bytes") or "")
+            except (ValueError, RecursionError):
+                heard = None
+            if isinstance(heard, dict):
+                return heard
+            self._heard = {}
+            await self.fail(InvalidArgument("a message that is no JSON object", remedy="send one"), {})
+
+    async def fail(self, error: RewindboxError, data: Data) -> None:
+        """Say what is wrong with the message."""
+        kind = "LlmExecutionError" if self.vm is not None else "error"
+        named = {"execution_id": data["execution_id"]} if isinstance(data.get("execution_id"), str) else {}
+        await self.say(kind, {**failure(error), **named}, error=str(error))
+
+    async def say(self, kind: str, data: Data, *, error: str | None = None) -> None:
+        """Send a message. Raises WebSocketDisconnect: nobody is there, or takes it."""
+        body: dict[str, Any] = {"message_type": kind, "data": data}
+        if self.vm is None:
+            body = {"response_type": kind, "data": data, "timestamp": rfc3339(datetime.now(UTC))}
+            body |= {"session_id": self._heard.get("session_id"), "workflow_id": self._heard.get("workflow_id")}
+            body |= {"success": error is None, "error": error}
+        try:
+            with anyio.fail_after(self.who.service.bounds.told_s):
+                await self.socket.send_text(json.dumps(both(body)))
+        except (TimeoutError, RuntimeError, OSError) as broken:
+            raise WebSocketDisconnect(1006) from broken
+
+
+Answer = Callable[[Talk, dict[str, Any]], Awaitable[None]]
+
+
+@routes.websocket("/ws/{vm}")
+async def of_vm(socket: WebSocket, who: Who, vm: str) -> None:
+    """Messages about one vm: `message_type` and `data`, both ways."""
+    await socket.accept()
+    with suppress(WebSocketDisconnect):
+        await Talk(socket, who, vm).serve(_MESSAGES)
+
+
+@routes.websocket("/ws")
+async def commands(socket: WebSocket, who: Who) -> None:
+    """The guide's commands: `command_type`, answered by `response_type`."""
+    await socket.accept()
+    with suppress(WebSocketDisconnect):
+        talk = Talk(socket, who, None)
+        await talk.say("connection_established", {})
+        await talk.serve(_COMMANDS)
+
+
+def _known(error: Exception) -> RewindboxError:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))[:200]
+        return InvalidArgument(f"{place}: {first['msg'][:300]}", remedy=f"correct {place}")
+    return problems.ours(error)
+
+
+async def _execute(talk: Talk, data: dict[str, Any]) -> None:
+    """Run code: what it writes as it comes, then how it ended."""
+    named = {"execution_id": data["execution_id"]} if isinstance(data.get("execution_id"), str) else {}
+
+    async def output(stream: str, text: str, execution_id: str | None) -> None:
+        told = {"execution_id": execution_id, "content": text, "stream": stream, stream: text, **named}
+        await talk.say("LlmExecutionOutput", told)
+
+    done = await _followed(talk, Run.model_validate({**data, "vm_id": talk.vm}), output)
+    await talk.say("LlmExecutionComplete", {**response(done), "entry_id": done.id, **named})
+
+
+async def _followed(talk: Talk, run: Run, output: Callable[[str, str, str | None], Awaitable[None]]) -> Execution:
+    async def follow(feed: Feed) -> None:
+        async for event in feed.events(Place(), from_the_start=False):
+            if event.kind == "output":
+                await output(event.data["stream"], event.data["text"], feed.execution_id)
+
+    return await ran(talk.who, run, follow)
+
+
+async def _parse(talk: Talk, data: dict[str, Any]) -> None:
+    assert talk.vm is not None
+    await talk.say("LlmExecutionComplete", await parsed(talk.who, data, talk.vm))
+
+
+async def _history(talk: Talk, data: dict[str, Any]) -> None:
+    vm = await talk.who.vm(str(talk.vm))
+    given = {name: value for name, value in data.items() if value is not None}
+    await talk.say("HistoryResponse", await history_of(vm, Page.model_validate(given)))
+
+
+async def _snapshot(talk: Talk, data: dict[str, Any]) -> None:
+    asked, vm = NewSnapshot.model_validate(data), await talk.who.vm(str(talk.vm))
+    await talk.say("SnapshotCreated", snapshot_body(await labelled(talk.who, vm, asked.name, asked.agent_id)))
+
+
+async def _roll_back(talk: Talk, data: dict[str, Any]) -> None:
+    asked, vm = Target.model_validate(data), await talk.who.vm(str(talk.vm))
+    done = await rolled_back(talk.who, vm, asked.snapshot_id, snapshot_first=asked.create_pre_rollback_snapshot)
+    await talk.say("RollbackComplete", done)
+
+
+async def _execute_code(talk: Talk, data: dict[str, Any]) -> None:
+    """As `_execute`, in the guide's words."""
+
+    told = []
+
+    async def output(stream: str, text: str, execution_id: str | None) -> None:
+        told.append(stream)
+        await talk.say("execution_output", {"execution_id": execution_id, stream: text})
+
+    done = await _followed(talk, Run.model_validate(data), output)
+    if not told:
+        await output("stdout", "", done.id)
+    await talk.say("execution_complete", response(done), error=done.error)
+
+
+async def _pong(talk: Talk, _: dict[str, Any]) -> None:
+    await talk.say("pong", {})
+
+
+async def _no_agents(talk: Talk, data: dict[str, Any]) -> None:
+    await talk.fail(NotYet(NO_AGENTS), data)
+
+
+_MESSAGES: dict[str, Answer] = {
+    "LlmExecuteCode": _execute,
+    "LlmParseExecute": _parse,
+    "QueryHistory": _history,
+    "CreateSnapshot": _snapshot,
+    "RollbackToSnapshot": _roll_back,
+}
+_COMMANDS: dict[str, Answer] = {
+    "execute_code": _execute_code,
+    "ping": _pong,
+    "heartbeat": _pong,
+    **dict.fromkeys(
+        (
+            *("subscribe_workflow", "unsubscribe_workflow", "get_workflow_status", "list_active_workflows"),
+            *("get_session_info", "execute_workflow", "pause_workflow", "resume_workflow", "stop_workflow"),
+            "update_config",
+        ),
+        _no_agents,
+    ),
+}
