@@ -7,7 +7,7 @@ goes on.
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -24,9 +24,8 @@ from rewindbox.session import AsyncSession
 from rewindbox.timeline import Point, Rollback, Snapshot
 
 if TYPE_CHECKING:
+    from rewindbox.lending import Pool
     from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
-    from rewindbox.pool import Pool as AsyncPool
-    from rewindbox.pool import PoolStats
 
 T = TypeVar("T")
 
@@ -106,6 +105,8 @@ class Rewindbox:
     @property
     def pool(self) -> "Pool":
         """See `AsyncRewindbox.pool`. Nothing is made ready between calls: call `upkeep` when there is time."""
+        from rewindbox.lending import Pool  # noqa: PLC0415  for whoever has one
+
         return Pool(self, self.call(soon(lambda: self._box.pool)))
 
     def running(self) -> list["Vm"]:
@@ -365,30 +366,6 @@ class Vm:
     def remove(self) -> None:
         """See `AsyncVm.remove`."""
         self._call(self.inner.remove)
-
-
-class Pool:
-    """The vms of a box's pool; see `pool.Pool`."""
-
-    def __init__(self, box: Rewindbox, inner: "AsyncPool") -> None:
-        self._box, self.inner = box, inner
-
-    @contextmanager
-    def vm(self, agent_id: str | None = None, *, wait_s: float | None = None) -> Iterator[Vm]:
-        """A vm for an agent, given back at the end of the block; see `pool.Pool.lease`."""
-        leased = Vm(self._box, self._box.call(self.inner.lease, agent_id, wait_s=wait_s))
-        try:
-            yield leased
-        finally:
-            self._box.call(self.inner.give_back, leased.inner)
-
-    def upkeep(self) -> None:
-        """See `pool.Pool.upkeep`."""
-        self._box.call(self.inner.upkeep)
-
-    def stats(self) -> "PoolStats":
-        """See `pool.Pool.stats`."""
-        return self.inner.stats()
 
 
 class Session:

@@ -41,6 +41,7 @@ LAYERS = (
     ("interrupts",),
     ("portal",),
     ("door", "keeper"),
+    ("lending",),
     ("terminal", "moments"),
     ("show",),
     ("telling",),
