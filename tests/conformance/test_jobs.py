@@ -418,6 +418,13 @@ async def test_a_job_that_may_not_run_does_not(vm):
     assert survivors(inside) == []
 
 
+async def test_a_vm_that_runs_already_is_given(vm, backend):
+    """Asked to make a vm of an id that runs, a backend gives that one; it says which of them answer."""
+    assert await backend.create(vm.id) is vm
+    assert await backend.answers(vm.id)
+    assert not await backend.answers("vm_other")
+
+
 async def test_what_a_vm_takes_is_measured(vm, backend):
     """Processes, memory, CPU and disk of a running vm are the system's own figures, while a job runs, too."""
     found = []

@@ -13,7 +13,8 @@ from conftest import eventually, members, namespace_of
 from rewindbox.config import PoolSettings
 from rewindbox.door import Rewindbox
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import PoolFull, UnknownVm
+from rewindbox.errors import BadRequest, PoolFull, UnknownVm
+from rewindbox.limits import Limits
 from rewindbox.opened import hold, lock_path
 from rewindbox.vm import is_busy
 
@@ -56,6 +57,8 @@ async def test_a_ready_vm_has_its_session_begun(store):
     async with pooled(store, size=1) as box:
         await box.pool.upkeep()
         async with box.pool.vm("ann") as vm:
+            with pytest.raises(BadRequest, match="open_files"):  # it has begun with those of the box
+                await vm.execute("python", "1", session="main", limits=Limits(open_files=64))
             first = await told(vm, "x = 1; open('f', 'w').write('1'); x")
             assert first.result == "1"
             await vm.rollback(first.before)

@@ -307,6 +307,46 @@ def test_malformed_requests_are_named(client, body):
     assert answer.json()["error"]
 
 
+TEXTS = st.text(st.characters(), max_size=12) | st.sampled_from(["\ud800", "\0", "../..", "vm_", "x" * 300, "%00"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
+    max_leaves=4,
+)
+NAMES = (
+    *("code", "language", "agent_id", "vm_id", "timeout_ms", "timeout_seconds", "working_dir", "requirements"),
+    *("llm_response", "auto_execute", "auto_execute_threshold", "vm_config", "name", "vm_name", "vm_type"),
+    *("command", "snapshot_id", "metadata"),
+)
+FITTING = st.fixed_dictionaries(
+    {
+        "agent_id": TEXTS,
+        "code": TEXTS,
+        "language": st.sampled_from(["bash", "py", "sql"]),
+        "name": TEXTS,
+        "vm_id": TEXTS,
+    }
+)
+
+
+def test_whatever_is_posted_is_answered(client):
+    """No request is a bug of ours: what does not fit is 4xx, with a text."""
+    places = [path for method, path in ROUTES if method == "POST"]
+
+    @settings(max_examples=scaled(60), deadline=None)
+    @given(place=st.sampled_from(places), name=TEXTS, body=st.dictionaries(st.sampled_from(NAMES), VALUES) | FITTING)
+    def posted(place, name, body):
+        part = "".join(f"%{byte:02x}" for byte in name.encode("utf-8", "replace")) or "x"
+        place = re.sub(r"\{.*?\}", part, place)
+        answer = client.post(place, content=json.dumps(body), headers={"content-type": "application/json"})
+        assert answer.status_code < 500 or answer.status_code == 501, (place, body, answer.text)
+        assert answer.is_success or answer.json().get("error") or answer.json().get("detail")
+
+    posted()
+    for one in good(client.get("/api/vms"))["vms"]:
+        good(client.delete(f"/api/vms/{one['id']}"))
+
+
 @contextmanager
 def talking(url, path):
     """A WebSocket: a function that sends, one that gives the next message."""
