@@ -1,14 +1,15 @@
 """What all routes of the original's API share: how errors are said, how wide requests are, names of values."""
 
+import json
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from rewindbox.errors import RewindboxError
+from rewindbox.errors import InvalidArgument, RewindboxError
 from rewindbox.server import problems
 
 
@@ -44,6 +45,20 @@ class Lenient(BaseModel):
     """A request that may have more fields than we know."""
 
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, data: Any) -> Any:
+        check_unicode(data)
+        return data
+
+
+def check_unicode(data: Any) -> None:
+    """JSON can spell half of a character, which no answer and no database can hold. Raises InvalidArgument."""
+    try:
+        json.dumps(data, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument("a text with half of a character (a lone surrogate)", remedy="send Unicode") from None
 
 
 def both(body: Mapping[str, Any]) -> dict[str, Any]:

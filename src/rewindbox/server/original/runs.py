@@ -12,7 +12,7 @@ from rewindbox.errors import ExecutionFailed, InvalidArgument, NotYet, Validatio
 from rewindbox.execution import Execution
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.feeds import Feed
-from rewindbox.server.original.route import Lenient, Route, both
+from rewindbox.server.original.route import Lenient, Route, both, check_unicode
 from rewindbox.server.original.vms import shown
 
 T = TypeVar("T")
@@ -85,6 +85,7 @@ async def parse_execute(who: Who, asked: dict[str, Any]) -> dict[str, Any]:
 async def parsed(who: Caller, asked: dict[str, Any], vm_name: str | None = None) -> dict[str, Any]:
     """What `AsyncRewindbox.parse_execute` answers, in the vm that is named or in one of the agent's."""
     vm_id = (await who.vm(vm_name)).id if vm_name is not None else None
+    check_unicode(asked)
     agent_id = asked.get("agent_id")
     if agent_id is not None and not isinstance(agent_id, str):
         raise InvalidArgument("parse_execute: agent_id is no text", remedy="correct agent_id")
