@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rewindbox import config, show
+from rewindbox import config, documents
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, UnknownVm, ValidationFailed
 from rewindbox.terminal import Neutral, Stream
@@ -28,7 +28,7 @@ class Call:
 
     def emit(self, value: Any, text: Callable[[], str]) -> int:
         """What was asked for: `value` with --json, else `text`. Returns 0."""
-        self.out.write(show.document(value) if self.arguments.json else text())
+        self.out.write(documents.document(value) if self.arguments.json else text())
         return 0
 
     def confirm(self, value: Any, plain: str, text: str) -> int:

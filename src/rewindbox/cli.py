@@ -149,9 +149,9 @@ def _tell(error: RewindboxError | Interrupted, as_json: bool, out: Stream, err: 
         traceback.print_exc()
     with suppress(OSError, RewindboxError):  # nobody hears it
         if as_json:
-            from rewindbox import show  # noqa: PLC0415  loads more than an error needs
+            from rewindbox import documents  # noqa: PLC0415  loads more than an error needs
 
-            out.write(show.document({"error": error.as_dict()}))
+            out.write(documents.document({"error": error.as_dict()}))
         else:
             err.write(f"{err.styled('rewindbox:', 'red')} {one_line(str(error))}\n")
     return error.exit_code

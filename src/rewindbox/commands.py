@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
-from rewindbox import config, holders, show
+from rewindbox import config, documents, holders, show
 from rewindbox.call import FILE_BYTES, Call, opened, read, write_through
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, ValidationFailed
@@ -61,7 +61,7 @@ def _export(call: Call) -> int:
         raise InvalidArgument(f"--export with --{given[0]}", remedy="leave it out: all of the history is exported")
     with opened(call) as box:
         for execution in box.export():
-            call.out.write(show.line(execution.as_dict()))
+            call.out.write(documents.line(execution.as_dict()))
     return 0
 
 
@@ -109,11 +109,11 @@ def _pool(call: Call) -> int:
     with opened(call) as box:
         held, records = holders.find(box.settings.folder), box.vms()
         unknown = held.keys() - {record.id for record in records}
-        rows = [show.pool_row(vm_id, held[vm_id]) for vm_id in sorted(unknown) if vm_id.startswith("vm_")]
+        rows = [documents.pool_row(vm_id, held[vm_id]) for vm_id in sorted(unknown) if vm_id.startswith("vm_")]
         for record in records:
             if record.name.startswith(NAME):
                 ran = box.history(record.id, limit=0).total
-                rows.append(show.pool_row(record.id, held.get(record.id), record, ran))
+                rows.append(documents.pool_row(record.id, held.get(record.id), record, ran))
         most = box.settings.pool.max
     return call.emit({"max": most, "vms": rows}, lambda: show.pool(call.out, rows) if rows else "")
 
@@ -206,13 +206,13 @@ def _vms_create(call: Call) -> int:
         vm = box.vm(name, create=True)
         vm.list()  # starts it: its first point is a place to go back to, and a host that cannot says so now
         record = vm.record
-    return call.confirm(show.vm_as_dict(record, None), record.id, f"vm {record.name} is made ({record.id})")
+    return call.confirm(documents.vm_as_dict(record, None), record.id, f"vm {record.name} is made ({record.id})")
 
 
 def _vms_list(call: Call) -> int:
     with opened(call) as box:
         records, held, live = box.vms(), holders.find(box.settings.folder), box.live_sessions()
-    value = {"vms": [show.vm_as_dict(record, held.get(record.id), live.get(record.id, ())) for record in records]}
+    value = {"vms": [documents.vm_as_dict(record, held.get(record.id), live.get(record.id, ())) for record in records]}
     return call.emit(value, lambda: show.vms(call.out, records, held, live) if records else "")
 
 
@@ -223,7 +223,7 @@ def _vms_show(call: Call) -> int:
         live = box.live_sessions().get(vm.id, [])
         numbers = {"executions": vm.history(limit=0).total, "snapshots": len(vm.snapshots())}
         ended = box.sessions_ended(vm.id)
-    value = show.vm_as_dict(record, held.get(vm.id), live) | numbers | show.sessions_ended_as_dict(ended)
+    value = documents.vm_as_dict(record, held.get(vm.id), live) | numbers | documents.sessions_ended_as_dict(ended)
     facts = {key: _fact(entry) for key, entry in value.items()}
     return call.emit(value, lambda: show.pairs(call.out, facts))
 
@@ -258,21 +258,21 @@ def _snapshot_create(call: Call) -> int:
     with opened(call) as box:
         snapshot = box.vm(call.arguments.vm, create=False).snapshot(call.arguments.label)
     text = f"snapshot {snapshot.name or snapshot.id} of vm {call.arguments.vm}"
-    return call.confirm(show.snapshot_as_dict(snapshot), snapshot.id, text)
+    return call.confirm(documents.snapshot_as_dict(snapshot), snapshot.id, text)
 
 
 def _snapshot_list(call: Call) -> int:
     with opened(call) as box:
         vm = box.vm(call.arguments.vm, create=False)
         found, live = vm.snapshots(), _live_points(box, {vm.id})
-    value = {"snapshots": [{**show.snapshot_as_dict(entry), "live": entry.point_id in live} for entry in found]}
+    value = {"snapshots": [{**documents.snapshot_as_dict(entry), "live": entry.point_id in live} for entry in found]}
     return call.emit(value, lambda: show.snapshots(call.out, found, live) if found else "")
 
 
 def _snapshot_rm(call: Call) -> int:
     with opened(call) as box:
         gone = box.vm(call.arguments.vm, create=False).remove_snapshot(call.arguments.snapshot)
-    return call.confirm(show.snapshot_as_dict(gone), gone.id, f"snapshot {gone.name or gone.id} is removed")
+    return call.confirm(documents.snapshot_as_dict(gone), gone.id, f"snapshot {gone.name or gone.id} is removed")
 
 
 def _rollback(call: Call) -> int:
@@ -300,7 +300,7 @@ def _rollback(call: Call) -> int:
     ]
     at = show.short(done.to_point)
     text = visible(f"vm {vm.name} is as it was at {at}\n{''.join(notes)}To undo this:\n  {undo}")
-    return call.confirm(show.rollback_as_dict(done), f"{done.to_point}\t{done.snapshot_id}", text)
+    return call.confirm(documents.rollback_as_dict(done), f"{done.to_point}\t{done.snapshot_id}", text)
 
 
 _COMMANDS: dict[str, Callable[[Call], int]] = {

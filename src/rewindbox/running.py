@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from rewindbox import show
+from rewindbox import documents, show
 from rewindbox.call import FILE_BYTES, TEXT_BYTES, Call, opened, read, vm_id
 from rewindbox.door import Rewindbox
 from rewindbox.errors import InvalidArgument, RewindboxError
@@ -123,7 +123,7 @@ def _emit_run(call: Call, box: Rewindbox, blocks: list[Told], failure: Rewindbox
         "blocks": [block.as_dict() for block in blocks],
         "ok": failure is None and all(execution.success for execution in executions),
     }
-    call.out.write(show.document(value | ({"error": failure.as_dict()} if failure else {})))
+    call.out.write(documents.document(value | ({"error": failure.as_dict()} if failure else {})))
 
 
 def _say_how_it_went(call: Call, box: Rewindbox, blocks: list[Told]) -> None:

@@ -43,7 +43,7 @@ LAYERS = (
     ("door", "keeper"),
     ("lending",),
     ("terminal", "moments"),
-    ("show",),
+    ("show", "documents"),
     ("telling",),
     ("call",),
     ("running", "commands", "doctor"),

@@ -29,6 +29,8 @@ SHOWN = {
         *("limits.cpu_s", "limits.memory_mib", "limits.processes", "limits.file_mib", "limits.open_files"),
         *("limits.disk_mib", "limits.inodes"),
     ),
+    "test_pool.py": ("pool.min", "pool.max", "pool.per_agent", "pool.wait_s", "pool.executions", "pool.health_s"),
+    "../unit/test_choosing.py": ("pool.age_s", "pool.idle_s"),
     "../unit/test_config.py": ("history.integration_mode", "vm_pool_size"),
 }
 """Where each setting is seen to do what it says, in a real vm wherever it is about one. `api_base_url` is read by

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from rewindbox import errors, show
+from rewindbox import documents, errors
 from rewindbox.execution import rfc3339
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import Asked, Name, Text
@@ -155,21 +155,21 @@ async def points(who: Who, vm: str) -> Points:
 async def snapshots(who: Who, vm: str) -> Snapshots:
     """Every snapshot of a vm."""
     found = await (await who.vm(vm)).snapshots()
-    return Snapshots.model_validate({"snapshots": [show.snapshot_as_dict(snapshot) for snapshot in found]})
+    return Snapshots.model_validate({"snapshots": [documents.snapshot_as_dict(snapshot) for snapshot in found]})
 
 
 @routes.post("/snapshots", status_code=201, responses=responses(*_STARTING))
 async def keep(who: Who, vm: str, asked: NewSnapshot) -> Snapshot:
     """Keep the present state, until the snapshot is removed."""
     made = await (await who.vm(vm)).snapshot(asked.name, agent_id=who.agent(asked.agent_id))
-    return Snapshot.model_validate(show.snapshot_as_dict(made))
+    return Snapshot.model_validate(documents.snapshot_as_dict(made))
 
 
 @routes.delete("/snapshots/{snapshot}", responses=responses(errors.UnknownVm, errors.SnapshotNotFound))
 async def remove(who: Who, vm: str, snapshot: str) -> Snapshot:
     """No longer list a snapshot; its state goes when nothing else needs it."""
     gone = await (await who.vm(vm)).remove_snapshot(snapshot)
-    return Snapshot.model_validate(show.snapshot_as_dict(gone))
+    return Snapshot.model_validate(documents.snapshot_as_dict(gone))
 
 
 @routes.post(
@@ -189,7 +189,7 @@ async def rollback(who: Who, vm: str, asked: RollbackRequest) -> Rollback | Prev
     done = await found.rollback(target, snapshot_first=asked.snapshot_first, rebuild=asked.rebuild, agent_id=agent)
     who.service.metrics.rollbacks.add(reason="manual")
     who.service.metrics.rollback_seconds.add(anyio.current_time() - begun_s)
-    return Rollback.model_validate(show.rollback_as_dict(done))
+    return Rollback.model_validate(documents.rollback_as_dict(done))
 
 
 async def _target(who: Caller, vm: AsyncVm, asked: RollbackRequest) -> Recorded:
