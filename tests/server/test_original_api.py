@@ -267,7 +267,7 @@ def test_files_in_and_out(client, vm):
     data = bytes(range(256))
     good(client.post(f"/api/vms/{vm}/upload", params={"path": "a/b"}, content=data))
     assert client.get(f"/api/vms/{vm}/download", params={"path": "a/b"}).content == data
-    assert client.get(f"/api/vms/{vm}/download", params={"path": "none"}).status_code == 400
+    assert client.get(f"/api/vms/{vm}/download", params={"path": "none"}).status_code == 404
 
 
 def test_a_full_pool_says_when_to_come_again(client):
