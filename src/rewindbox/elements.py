@@ -1,13 +1,19 @@
-"""Code in a text that is in no fence: in the tags that agents write, and commands on lines of their own.
+"""Code in a text that is in no fence: in the tags and calls that agents write, in HTML, in commands on lines of their
+own; and the program in a text that has nothing else.
 
 Pure and linear. Looks only where no fence is; whoever calls says where the fences are.
 """
 
+import ast
+import html
+import json
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from rewindbox.guess import guess
+from rewindbox.guess import guess, parsed
 
 _TAGS = {
     "execute": None,
@@ -27,9 +33,33 @@ _TAGS = {
 }
 """Name of the tag -> language; None: it is guessed, and else python, which agents that write these tags speak."""
 _LINE_BEGINS = r"(?:^|(?<=\r))"
-_OPENING = re.compile(rf"{_LINE_BEGINS}[ \t]{{0,3}}<({'|'.join(_TAGS)})>", re.MULTILINE)
+_CALLED = {
+    **dict.fromkeys(("bash", "execute_bash", "run_bash", "shell", "run_shell", "terminal", "run_command"), "bash"),
+    **dict.fromkeys(("execute_command", "run_terminal_cmd", "cmd_run"), "bash"),
+    **dict.fromkeys(("python", "execute_python", "run_python", "python_repl", "code_interpreter"), "python"),
+    **dict.fromkeys(("ipython", "execute_ipython_cell", "execute_code", "run_code", "python_interpreter"), "python"),
+    **dict.fromkeys(("javascript", "execute_javascript", "run_javascript"), "javascript"),
+}
+"""Name of a tool that is called -> language of what it is given."""
+_GIVEN = ("code", "command", "cmd", "script", "source")
+"""The argument that is the code."""
+_OPENING = re.compile(
+    rf"{_LINE_BEGINS}[ \t]{{0,3}}(?P<whole><(?P<tag>{'|'.join(_TAGS)})>|\[(?P<bracket>PYTHON|BASH)\]"
+    r"|<(?P<json>tool_call)>|<(?P<call>invoke|function)(?: name=|=)[\"']?(?P<name>[\w.-]{1,60})[\"']?>"
+    r"|<pre><code class=[\"'](?:hljs )?(?:language-|lang-)?(?P<pre>[\w+#-]{1,30})[^>\n]{0,80}>)",
+    re.MULTILINE,
+)
+_PARAMETER = re.compile(rf"<parameter(?: name=|=)[\"']?(?:{'|'.join(_GIVEN)})[\"']?>")
+_PROGRAM_BEGINS = re.compile(
+    rf"{_LINE_BEGINS}(?:import \w|from [\w.]{{1,80}} import [\w(*]|(?:async )?def \w+\(|class \w+[(:]|#!/)",
+    re.MULTILINE,
+)
+_PROGRAM_LINES, _PROGRAM_CHARS = 3, 50_000
+_GAP = re.compile(r"(?:\r\n?|\n)[ \t]*(?:\r\n?|\n)")
+_CUTS = 12
+"""So many paragraphs at the end may be prose."""
 _LINE_END = re.compile(r"\r\n?")
-_CLOSINGS = tuple(f"</{name}>" for name in _TAGS)
+_CLOSINGS = (*(f"</{name}>" for name in _TAGS), "[/PYTHON]", "[/BASH]", "</tool_call>", "</parameter>", "</code></pre>")
 _RUNNERS = ("python ", "python3 ", "node ", "bash ", "sh ")
 _SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".sh")
 _PROGRAM = (
@@ -49,7 +79,7 @@ class Element:
     """A piece of code, and where the whole of it stands."""
 
     kind: str
-    """`fence`, `indented`, `tag` or `inline`."""
+    """`fence`, `indented`, `tag`, `inline` or `bare`."""
     info: str
     """What follows the opening fence, or else the language, as far as it is known."""
     code: str
@@ -61,7 +91,7 @@ class Element:
 
 def may_have(text: str) -> bool:
     """Whether looking between fences is worth the while."""
-    if "</" in text and any(tag in text for tag in _CLOSINGS):
+    if ("</" in text or "[/" in text) and any(tag in text for tag in _CLOSINGS):
         return True
     return _may_have_commands(text) and (_COMMAND.search(text) or _SAID.search(text)) is not None
 
@@ -72,18 +102,54 @@ def _may_have_commands(text: str) -> bool:
 
 
 def tags(text: str, start: int, end: int) -> Iterator[Element]:
-    """The code in tags in `text[start:end]`, which has no fence, in order."""
+    """The code in tags and calls in `text[start:end]`, which has no fence, in order."""
     position, missing = start, set[str]()
     while (opening := _OPENING.search(text, position, end)) is not None:
-        name, position = opening[1], opening.end()
-        closing = -1 if name in missing else text.find(f"</{name}>", position, end)
+        position, tag = opening.end(), _closing(opening)
+        closing = -1 if tag in missing else text.find(tag, position, end)
         if closing < 0:
-            missing.add(name)  # nor will there be one for the next
+            missing.add(tag)  # nor will there be one for the next
             continue
-        language, code = _inside(name, text[position:closing])
-        position = closing + len(name) + 3
-        if code.strip() and (name != "code" or "\n" in code.strip("\n")):
-            yield Element("tag", language, code, opening.start() + len(opening[0]) - len(name) - 2, position)
+        language, code = _inside(opening, text[position:closing])
+        position = closing + len(tag)
+        if code.strip() and (opening["tag"] != "code" or "\n" in code.strip("\n")):
+            yield Element("tag", language, code, opening.start("whole"), position)
+
+
+def _closing(opening: re.Match[str]) -> str:
+    if opening["bracket"]:
+        return f"[/{opening['bracket']}]"
+    return "</code></pre>" if opening["pre"] else f"</{opening['tag'] or opening['json'] or opening['call']}>"
+
+
+def bare(text: str) -> Element | None:
+    """The program in a text that has no code in any other form, without the prose around it. Only what Python can read,
+    and a script that is all there is and says by `#!` what runs it.
+    """
+    begins = _PROGRAM_BEGINS.search(text)
+    if begins is None:
+        return None
+    start = begins.start()
+    gaps = deque((gap.start() for gap in _GAP.finditer(text, start)), maxlen=_CUTS)
+    for end in (len(text), *reversed(gaps)):
+        if end - start > _PROGRAM_CHARS:
+            continue
+        code = f"{_LINE_END.sub(chr(10), text[start:end]).rstrip()}\n"
+        if sum(bool(line.strip()) for line in code.split("\n")) < _PROGRAM_LINES:
+            return None
+        language = guess(code)
+        is_all = language is not None and code.startswith("#!") and not text[:start].strip()
+        if is_all or (language == "python" and _does_something(code)):
+            return Element("bare", "", code, start, start + len(text[start:end].rstrip()), language)
+        if code.startswith("#!"):
+            return None
+    return None
+
+
+def _does_something(code: str) -> bool:
+    """Python can read it, and it does more than to import."""
+    tree = parsed(code)
+    return tree is not None and not all(isinstance(line, ast.Import | ast.ImportFrom) for line in tree.body)
 
 
 def commands(text: str, start: int, end: int) -> Iterator[Element]:
@@ -95,10 +161,35 @@ def commands(text: str, start: int, end: int) -> Iterator[Element]:
         yield Element("inline", "bash", match[1] + "\n", match.start(1), match.end(1))
 
 
-def _inside(name: str, code: str) -> tuple[str, str]:
+def _inside(opening: re.Match[str], code: str) -> tuple[str, str]:
     """Language and code; a fence right inside a tag is part of the wrapping."""
-    language, (info, code) = _TAGS[name], _unwrapped(_LINE_END.sub("\n", code).strip("\n"))
+    code = _LINE_END.sub("\n", code)
+    if opening["json"]:
+        return _called(code)
+    if opening["call"]:
+        given = _PARAMETER.search(code)
+        language = _CALLED.get(opening["name"].lower())
+        if given is None or language is None:
+            return "", ""
+        return language, code[given.end() :].partition("</parameter>")[0].strip("\n") + "\n"
+    if opening["pre"]:
+        return opening["pre"].lower(), html.unescape(code).strip("\n") + "\n"
+    name = opening["tag"] or opening["bracket"].lower()
+    language, (info, code) = _TAGS[name], _unwrapped(code.strip("\n"))
     return info or language or guess(code) or "python", f"{code}\n"
+
+
+def _called(text: str) -> tuple[str, str]:
+    """Language and code of a call in JSON: `{"name": "python", "arguments": {"code": "..."}}`; or nothing."""
+    try:
+        call = json.loads(text)
+        given = call["arguments"]
+        given = json.loads(given) if isinstance(given, str) else given
+        language = _CALLED[call["name"].lower()]
+        code: Any = next((given[name] for name in _GIVEN if name in given), None)
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return "", ""
+    return (language, code.strip("\n") + "\n") if isinstance(code, str) and code.strip() else ("", "")
 
 
 def _unwrapped(code: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from rewindbox import intent
-from rewindbox.elements import Element, commands, may_have, tags
+from rewindbox.elements import Element, bare, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
 from rewindbox.guess import guess
@@ -80,7 +80,8 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGE
     nothing closes, the end of its last line. Both count characters of `text` as given.
     `metadata` has what is known besides: `info`, all that stands after the opening fence; `guessed`, a language that
     nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
-    it is, and `write` where the text says to write it; `kind`, where it is no fence: `indented`, `tag`, `inline`.
+    it is, and `write` where the text says to write it; `kind`, where it is no fence: `indented`, `tag`, `inline`,
+    `bare` (the program in a text without anything else).
     None where there is nothing.
     A model's thoughts at the beginning (`<think>`) have no blocks; where they do not end, there is no answer.
     Time is linear in the length of `text`. Any `str` is acceptable, malformed Unicode included.
@@ -94,7 +95,10 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGE
             remedy="split it, or pass a larger max_chars",
         )
     text = _answer(text)
-    pieces = _with_prose(text, _with_others(text, fences(text)))
+    found = _with_others(text, fences(text))
+    if not found and (program := bare(text)) is not None:
+        found = [program]
+    pieces = _with_prose(text, found)
     return [_block(piece, nearby, before, languages) for piece, nearby, before in pieces]
 
 

@@ -329,16 +329,14 @@ class AsyncVm:
 
     async def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """List the present state as a snapshot and keep it until it is removed. The name is unique in the vm."""
-        who = agent_id or self._settings.agent_id
+        timeline, who = self._open.timeline, agent_id or self._settings.agent_id
         async with self._queue:
             vm, tip = await self._start()
             with self._open.store.transaction() as tx:
-                snapshot = self._open.timeline.add_snapshot(
-                    tx, vm_id=self.id, point_id=tip.id, kind="manual", name=name, agent_id=who
-                )
+                made = timeline.add_snapshot(tx, vm_id=self.id, point_id=tip.id, kind="manual", name=name, agent_id=who)
             if tip.state and tip.state.get("sessions"):
-                await vm.live_checkpoints(self._open.timeline.named_states(self.id))
-            return snapshot
+                await vm.live_checkpoints(timeline.named_states(self.id))
+            return made
 
     async def point(self, to: "str | Execution | Snapshot | Point | None" = None) -> Point:
         """Where `rollback` would go; None: after the last execution that succeeded. Raises SnapshotNotFound."""

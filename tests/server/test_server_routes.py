@@ -215,6 +215,7 @@ def test_a_session_over_http(client):
     assert run(hostile)["displays"][0]["data"]["text/plain"] == "nan"
     assert [session["name"] for session in client.get(f"{home}/sessions").json()["sessions"]] == ["s"]
     assert client.delete(f"{home}/sessions/s").status_code == 200
+    assert client.delete(f"{home}/sessions/s").json()["code"] == "session_not_found"
     assert client.get(f"{home}/sessions").json()["sessions"] == []
 
 

@@ -36,6 +36,31 @@ def found(text):
         ("<code>\nprint(1)\nprint(2)\n</code>", [("python", "print(1)\nprint(2)\n")]),
         ("Use <code>x</code> or\n<code>y</code> here", []),
         ("<execute>\nprint(1)\n", []),
+        ("[PYTHON]\ndef f():\n    return 1\n[/PYTHON]\n", [("python", "def f():\n    return 1\n")]),
+        ('<invoke name="bash">\n<parameter name="command">ls</parameter>\n</invoke>', [("bash", "ls\n")]),
+        (
+            "<function=execute_ipython_cell>\n<parameter=timeout>9</parameter>\n"
+            "<parameter=code>\nx = 1\n</parameter>\n</function>",
+            [("python", "x = 1\n")],
+        ),
+        ('<invoke name="search">\n<parameter name="command">ls</parameter>\n</invoke>', []),
+        ('<tool_call>\n{"name": "python", "arguments": {"code": "a\\nb"}}\n</tool_call>', [("python", "a\nb\n")]),
+        ('<tool_call>{"name": "Bash", "arguments": "{\\"command\\": \\"ls\\"}"}</tool_call>', [("bash", "ls\n")]),
+        ('<tool_call>{"name": "search", "arguments": {"code": "x"}}</tool_call>', []),
+        ('<tool_call>{"name": ["python"], "arguments": {"code": 5}}</tool_call>', []),
+        ("<tool_call>" + "[" * 9_000 + "</tool_call>", []),
+        ('<pre><code class="language-js">a &lt; b;\n</code></pre>', [("javascript", "a < b;\n")]),
+        ("<pre><code>a</code></pre>", []),
+        (
+            "Here it is:\r\n\r\nimport os\r\n\r\ndef f():\r\n    return 1\r\n\r\nIt returns 1.\r\n",
+            [("python", "import os\n\ndef f():\n    return 1\n")],
+        ),
+        ("python\nCopy code\nimport os\nx = 1\nprint(x)\n", [("python", "import os\nx = 1\nprint(x)\n")]),
+        ("#!/bin/sh\n\nset -e\nls\n", [("bash", "#!/bin/sh\n\nset -e\nls\n")]),
+        ("A script:\n\n#!/bin/sh\nls\nls\n\nIt lists.", []),
+        ("import taxes\n\nare high,\nas they say.", []),
+        ("import os\nimport re\nimport sys\n\nand so on, you know", []),
+        ("import os\nx = 1\nprint(x)\n\n```text\nx\n```\n", [("text", "x\n")]),
         (
             "<execute>a</execute>\n\n```bash\nb\n```\n<execute>c</execute>",
             [("python", "a\n"), ("bash", "b\n"), ("python", "c\n")],
@@ -164,6 +189,15 @@ def test_a_name_is_always_safe(info, code, before):
                 "\r\n",
                 "<code>",
                 "</code>",
+                "[PYTHON]",
+                "[/PYTHON]",
+                '<tool_call>{"name": "bash", "arguments": {"command": "ls"}}',
+                "</tool_call>",
+                '<invoke name="bash">',
+                "</invoke>",
+                "<parameter=code>",
+                "</parameter>",
+                "import os\nx = 1\ny = 1\n",
             ]
         )
     ).map("".join)
@@ -189,6 +223,13 @@ def test_any_text_has_elements(text):
         "run ",
         "`",
         " ",
+        "import a\n\n",
+        "def f():\n  pass\n\n\n",
+        "<tool_call>\n",
+        "</tool_call>\n<tool_call>\n",
+        '<invoke name="bash">\n',
+        "<parameter=code></parameter>\n",
+        "[PYTHON]\n",
     ],
 )
 def test_huge_texts_of_elements(piece):

@@ -52,14 +52,14 @@ async def list_all(who: Who, vm: str) -> Sessions:
     return Sessions(sessions=[Session(vm_id=found.id, name=name, language=None) for name in sorted(found.sessions)])
 
 
-@routes.delete("/{session}", responses=responses(*_STARTING))
+@routes.delete("/{session}", responses=responses(errors.SessionNotFound, *_STARTING))
 async def end(
     who: Who,
     vm: str,
     session: Annotated[Name, Path()],
     language: Annotated[str, Query(max_length=256, description="Its language.")] = "python",
 ) -> Session:
-    """End a session; points that it left can still be gone back to. One that is not there has ended already."""
+    """End a session; points that it left can still be gone back to."""
     found = await who.vm(vm)
     await found.end_session(session, language)
     return Session(vm_id=found.id, name=session, language=language)
