@@ -129,9 +129,9 @@ class Rewindbox:
         """See `AsyncRewindbox.languages`."""
         return self.call(self._box.languages)
 
-    def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
+    def plan(self, text: str, *, threshold: float = 0.0, request: str | None = None) -> list[Decision]:
         """See `AsyncRewindbox.plan`."""
-        return self.call(soon(self._box.plan), text, threshold=threshold)
+        return self.call(soon(self._box.plan), text, threshold=threshold, request=request)
 
     def run(
         self,
@@ -140,6 +140,7 @@ class Rewindbox:
         *,
         on_failure: OnFailure = "stop",
         threshold: float = 0.0,
+        request: str | None = None,
         agent_id: str | None = None,
         limits: Limits | None = None,
         session: str | bool = False,
@@ -153,6 +154,7 @@ class Rewindbox:
             vm.inner if isinstance(vm, Vm) else vm,
             on_failure=on_failure,
             threshold=threshold,
+            request=request,
             agent_id=agent_id,
             limits=limits,
             session=session,

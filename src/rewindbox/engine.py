@@ -24,7 +24,7 @@ from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
-    from rewindbox.models import ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
+    from rewindbox.models import CodeBlock, ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
     from rewindbox.pool import Pool
 
 AnyVm = AsyncVm | KeptVm
@@ -189,16 +189,16 @@ class AsyncRewindbox:
         """Every language by name: how it is run, whether it is allowed, and where a vm has its program."""
         return policy.support(self.settings, self._opened().backend.programs(self.settings.languages))
 
-    def plan(self, text: str, *, threshold: float = 0.0) -> list[Decision]:
-        """The blocks of a model's answer and which of them `run` would run; runs nothing.
+    def plan(self, text: str, *, threshold: float = 0.0, request: str | None = None) -> list[Decision]:
+        """The blocks of a model's answer and which of them `run` would run. Raises what `run` raises before that."""
+        programs = self._opened().backend.programs(self.settings.languages)
+        return policy.decide(self._found(text, request), self.settings, programs, threshold)
 
-        Raises ValidationFailed: text or a block is too long, NUL bytes, a bad threshold.
-        """
+    def _found(self, text: str, request: str | None = None) -> "list[CodeBlock]":
         from rewindbox import extraction  # noqa: PLC0415  loads the Markdown parser
 
-        blocks = extraction.blocks(text, max_chars=self.settings.max_text_chars, languages=self.settings.languages)
-        programs = self._opened().backend.programs(self.settings.languages)
-        return policy.decide(blocks, self.settings, programs, threshold)
+        known = self.settings
+        return extraction.blocks(text, max_chars=known.max_text_chars, languages=known.languages, request=request)
 
     async def run(
         self,
@@ -207,6 +207,7 @@ class AsyncRewindbox:
         *,
         on_failure: OnFailure = "stop",
         threshold: float = 0.0,
+        request: str | None = None,
         agent_id: str | None = None,
         limits: Limits | None = None,
         session: str | bool = False,
@@ -223,6 +224,7 @@ class AsyncRewindbox:
             on_failure: `stop`: no block after the first that fails. `continue`: all of them.
                 `rollback`: a failed block is undone (files as before it), then the next one runs.
             threshold: Least `execution_confidence` of a block that runs. 0: all, asking to run is the intent.
+                `request`, what the user has asked for, counts in it.
             session: Run blocks in the session of this name (True: "main"), as far as their languages have one.
             on_decision: Called with the number (from 1) and decision of each block before it runs or is skipped.
 
@@ -231,7 +233,7 @@ class AsyncRewindbox:
             VmNotAvailable, HostUnsupported, SnapshotFailed, RollbackFailed: as `AsyncVm.execute`.
         """
         _check_on_failure(on_failure)
-        decisions = self.plan(text, threshold=threshold)
+        decisions = self.plan(text, threshold=threshold, request=request)
         async with aclosing(
             self._carry_out(decisions, vm, on_failure, agent_id, limits, session, on_decision, on_output, on_begun)
         ) as executions:
@@ -259,21 +261,20 @@ class AsyncRewindbox:
 
         Raises InvalidArgument, ConfigError, ValidationFailed (the text is too long): nothing ran.
         """
-        from rewindbox import extraction, parsing, seed  # noqa: PLC0415  they load pydantic and the Markdown parser
+        from rewindbox import parsing, seed  # noqa: PLC0415  they load pydantic
         from rewindbox.models import ParseExecuteResponse  # noqa: PLC0415
 
         _check_on_failure(on_failure)
         asked = parsing.request(fields if request is None else request)
         settings = parsing.narrowed(self.settings, asked.vm_config)
-        table = self.settings.languages
-        blocks = extraction.blocks(asked.llm_response, max_chars=self.settings.max_text_chars, languages=table)
+        blocks = self._found(asked.llm_response)
         answer = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
         if not asked.auto_execute:
             return answer
         decided: list[tuple[int, Decision]] = []
         failed: list[tuple[int, str]] = []
         try:
-            programs = self._opened().backend.programs(table)
+            programs = self._opened().backend.programs(self.settings.languages)
             decisions = policy.decide(blocks, settings, programs, asked.auto_execute_threshold)
             where = vm if vm is not None else parsing.vm_name(asked.agent_id)
             running = self._carry_out(

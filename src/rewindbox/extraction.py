@@ -71,7 +71,9 @@ _IMPORT = re.compile(r"\b(?:import|use)\s|\brequire\(")
 _NEARBY_CHARS = 200
 
 
-def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGES) -> list[CodeBlock]:
+def blocks(
+    text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGES, request: str | None = None
+) -> list[CodeBlock]:
     """Every block of `text`, in the order of the document.
 
     `code` has "\\n" at the end of each line, whatever ends the lines of `text`, and is otherwise unaltered.
@@ -84,6 +86,7 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGE
     `bare` (the program in a text without anything else).
     None where there is nothing.
     A model's thoughts at the beginning (`<think>`) have no blocks; where they do not end, there is no answer.
+    `request`: what the user has asked for, which counts in `execution_confidence`.
     Time is linear in the length of `text`. Any `str` is acceptable, malformed Unicode included.
 
     Raises:
@@ -94,12 +97,13 @@ def blocks(text: str, *, max_chars: int = MAX_CHARS, languages: Table = LANGUAGE
             f"a text of {len(text)} characters, where {max_chars} are allowed",
             remedy="split it, or pass a larger max_chars",
         )
+    asked = intent.words(request) if request is not None else None
     text = _answer(text)
     found = _with_others(text, fences(text))
     if not found and (program := bare(text)) is not None:
         found = [program]
     pieces = _with_prose(text, found)
-    return [_block(piece, nearby, before, languages) for piece, nearby, before in pieces]
+    return [_block(piece, nearby, before, languages, asked) for piece, nearby, before in pieces]
 
 
 def language(info: str, languages: Table = LANGUAGES) -> str:
@@ -119,27 +123,30 @@ def language(info: str, languages: Table = LANGUAGES) -> str:
     return next((name for name in map(languages.canonical, candidates) if name in languages), said.lower())
 
 
-def confidence(language: str, code: str, nearby: str) -> float:
+def confidence(language: str, code: str, nearby: str, asked: intent.Words | None = None) -> float:
     """How sure we are that a block is meant to be run: 0.0 to 1.0, in steps of 0.1.
 
     A sum of fixed weights, not a probability: what the language is (0.1 to 0.4), whether the code has 2 to 49
     lines (0.2), defines a function (0.1), imports (0.1), and whether the prose `nearby` asks to run it (0.2)
     or has the words run, execute or try (0.1). Prose that forbids it takes 0.3 away instead (`intent.words`). The words
-    of the code never count as a request, and no part of a longer word does (`entry`, `runtime`).
+    of the code never count as a request, and no part of a longer word does (`entry`, `runtime`). What the user has
+    `asked` for counts like prose that asks, or forbids; what prose says of this very block not to do is nearer.
     """
     score = _BASE.get(language, 0.2)
     score += 0.2 * (1 < code.rstrip("\n").count("\n") + 1 < 50)
     score += 0.1 * _says(code, _DEFINING, _DEFINITION)
     score += 0.1 * _says(code, _IMPORTING, _IMPORT)
-    return min(1.0, max(0.0, round(score + _wish(nearby), 2)))
+    return min(1.0, max(0.0, round(score + _wish(nearby, asked), 2)))
 
 
-def _wish(nearby: str) -> float:
-    """What prose adds, or takes away."""
+def _wish(nearby: str, asked: intent.Words | None) -> float:
+    """What prose and the user's request add, or take away."""
     prose = nearby.lower()
     names_it = _says(prose, _VERBS, _VERB)
     if names_it and any(word in prose for word in _DENYING) and intent.forbids(nearby):
         return -0.3
+    if asked is not None and (asked.forbidding or asked.asking):
+        return -0.3 if asked.forbidding else 0.3
     return 0.2 * _says(prose, _ASKING, _ASKED) + 0.1 * names_it
 
 
@@ -160,7 +167,7 @@ def _answer(text: str) -> str:
     return "\n" * start + text[start:] if start else text
 
 
-def _block(piece: Element, nearby: str, before: str, languages: Table) -> CodeBlock:
+def _block(piece: Element, nearby: str, before: str, languages: Table, asked: intent.Words | None) -> CodeBlock:
     guessed = piece.guessed if piece.info or piece.guessed else guess(piece.code)
     name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
     console = typed(name, piece.code)
@@ -178,7 +185,7 @@ def _block(piece: Element, nearby: str, before: str, languages: Table) -> CodeBl
     return CodeBlock.model_construct(
         language=name,
         code=piece.code,
-        execution_confidence=confidence(name, piece.code, nearby),
+        execution_confidence=confidence(name, piece.code, nearby, asked),
         start_pos=piece.start,
         end_pos=piece.end,
         metadata={key: value for key, value in known.items() if value} or None,

@@ -253,6 +253,22 @@ def test_confidence(text, expected):
     assert repr(block.execution_confidence) == repr(expected)
 
 
+@pytest.mark.parametrize(
+    ("text", "request_", "expected"),
+    [
+        ("```sh\nls\n```", "Run the script.", 0.7),
+        ("```sh\nls\n```", "Write it, but do not run it.", 0.1),
+        ("```sh\nls\n```", "What lists files?", 0.4),
+        ("Run this:\n```sh\nls\n```", "What lists files?", 0.7),
+        ("Never run this:\n```sh\nls\n```", "Please run it.", 0.1),
+    ],
+)
+def test_what_the_user_asked_for_counts(text, request_, expected):
+    """A request that asks or forbids counts for every block; what is said of a block not to do is nearer."""
+    [block] = blocks(text, request=request_)
+    assert block.execution_confidence == expected
+
+
 def test_prose_belongs_to_the_nearest_blocks():
     """A request counts for the blocks next to it, not for one behind another block."""
     near, far = blocks("Run this:\n```sh\nls\n```\n\n```sh\nls\n```\n")
