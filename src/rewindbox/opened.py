@@ -6,7 +6,7 @@ import tempfile
 from contextlib import suppress
 from typing import Any
 
-import anyio.lowlevel
+import anyio
 
 from rewindbox import backends, config
 from rewindbox.errors import HistoryError, RewindboxError, VmBusy
@@ -45,11 +45,11 @@ class Opened:
         steps = self.history.asking(vm_id=vm_id, language=name, **query)
         while True:
             try:
-                next(steps)
+                pause_s = next(steps)
             except StopIteration as end:
                 page: HistoryPage = end.value
                 return page
-            await anyio.lowlevel.checkpoint()
+            await anyio.sleep(pause_s)
 
 
 class TemporaryStore:

@@ -26,8 +26,10 @@ Row = sqlite3.Row
 Value = str | int | float | bytes | None
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]
-"""Work that pauses after each tenth of a second, with its result."""
+Steps = Generator[float, None, T]
+"""Work in pieces, with its result: between two of them it asks for a pause of so many seconds."""
+PAUSE_S = 0.12
+"""Long enough for those who wait to write: SQLite looks every tenth of a second whether it may."""
 BUSY_TIMEOUT_S = 5.0
 PREFIX_MIN = 6
 """Characters of an id, after its kind, that a unique prefix needs at least."""
@@ -67,10 +69,10 @@ def from_us(at_us: int) -> datetime:
 
 
 def done(steps: Steps[T]) -> T:
-    """All the work at once."""
+    """Do all the work."""
     while True:
         try:
-            next(steps)
+            time.sleep(next(steps))
         except StopIteration as end:
             result: T = end.value
             return result
@@ -248,6 +250,11 @@ class Store:
                 yield from cursor
             except sqlite3.Error as exc:
                 raise _history_error(self._where, exc) from exc
+
+    @property
+    def pause_s(self) -> float:
+        """Between two of several transactions, so that others come to write; nobody shares what is in memory."""
+        return 0.0 if self.path is None else PAUSE_S
 
     @property
     def is_writing(self) -> bool:

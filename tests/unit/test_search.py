@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rewindbox import listing, query, texts
+from rewindbox import store as store_module
 from rewindbox.errors import HistoryError, InvalidArgument
 from rewindbox.execution import Execution
 from rewindbox.history import History
@@ -41,6 +42,7 @@ def by_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a long history: the index is asked."""
     monkeypatch.setattr(query, "FEW", 0)
     monkeypatch.setattr(query, "MANY", 0)
+    monkeypatch.setattr(store_module, "PAUSE_S", 0.0)
 
 
 def run(store: Store, vm_id: str, code: str = "true", out: bytes = b"", **told: Any) -> Execution:
@@ -132,7 +134,7 @@ def test_pauses(store, vm_id, monkeypatch):
         while True:
             next(asking)
             pauses += 1
-    assert pauses == 4 + 4
+    assert pauses == 3 + 3
     assert [entry.id for entry in ending.value.value.entries] == [entry.id for entry in reversed(made)]
 
 
