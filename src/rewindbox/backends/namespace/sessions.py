@@ -175,7 +175,7 @@ class Sessions:
         return self._template
 
     def _bound(self, head: Process, *, beside: int | None = None) -> None:
-        """Its soft limit: what the code may have, and `beside`, None: what there is of ours. The hard one is above it."""
+        """Its soft limit: what the code may have, and `beside`, None: what is ours. The hard one is above."""
         most = self.most_threads + (self.processes - 1 if beside is None else beside)
         head.limit(resource.RLIMIT_NPROC, most, self.most_threads + template.BESIDE)
 
