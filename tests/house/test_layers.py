@@ -65,6 +65,7 @@ INSIDE = (
         "groups",
         "paths",
         "trees",
+        "folds",
         "files",
         "seccomp",
         "rootfs",
