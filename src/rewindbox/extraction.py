@@ -172,7 +172,7 @@ def _block(piece: Element, nearby: str, before: str, languages: Table, asked: in
     name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
     console = typed(name, piece.code)
     name = console.language if console is not None else name
-    file = named(piece.info, piece.code, before, name) if name != "diff" else None
+    file = named(piece.info, piece.code, before, name, nearby[len(before) + 1 :]) if name != "diff" else None
     known = {
         "kind": piece.kind if piece.kind != "fence" else None,
         "info": piece.info if piece.kind == "fence" else None,

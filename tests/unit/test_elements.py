@@ -208,6 +208,24 @@ def test_any_text_has_elements(text):
 
 
 @pytest.mark.parametrize(
+    ("after", "path"),
+    [
+        ("\n\n1. Save this code to a file named `app.py`.\n2. Run it with `python3 app.py`.", "app.py"),
+        ("\r\nCopy the script into src/app.py and start it.", "src/app.py"),
+        ("\nSave it as `index.html`.", None),
+        ("\nNow save the following code as `b.py`:\n\n", None),
+        ("\nSave this as `b.py`:\n", None),
+        ("\nIt saves the code of app.py.", None),
+        ("\nSave this as `../app.py`.", None),
+    ],
+)
+def test_a_block_is_saved_as_the_text_behind_it_says(after, path):
+    """Only what is said of the block before, and only a file of its language; whether it is written decides policy."""
+    file = named("python", "x = 1\n", "", "python", after)
+    assert (file and (file.path, file.is_to_be_written)) == (path and (path, False))
+
+
+@pytest.mark.parametrize(
     "piece",
     [
         "<execute>",
