@@ -104,6 +104,12 @@ def test_what_is_to_be_applied_is_no_program(code):
         assert "path" not in (block.metadata or {})
 
 
+def test_a_drawn_tree_is_no_program():
+    """The files of a project, drawn in a block that says bash, are text; a script that prints some is a script."""
+    assert found("```bash\napp/\n│\n├── src/\n│   └── a.py\n```") == [("text", "app/\n│\n├── src/\n│   └── a.py\n")]
+    assert found("```bash\nset -e\ncat <<E\napp/\n├── src\nE\n```")[0][0] == "bash"
+
+
 def test_a_transcript_keeps_its_code_and_tells_its_commands():
     """`code` is what Markdown says; what was typed is beside it."""
     (block,) = blocks("```console\n$ echo a\na\n```")
