@@ -289,5 +289,5 @@ def test_no_head(store, text):
     ],
 )
 def test_found_line(store, vm_id, code, out, text, line):
-    """A terminal is shown the line that has what was searched for, from near it, made harmless; else the code's first."""
+    """A terminal is shown the line that has what was searched for, near it and harmless, or the first of the code."""
     assert show.found_line(run(store, vm_id, code, out), text) == line
