@@ -10,7 +10,7 @@ COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-ex
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := check
-.PHONY: check demo test lint types fix bench real programs history soak reference wheel lock locked audit clean
+.PHONY: check demo test lint types fix bench real programs history service soak reference wheel lock locked audit clean
 
 check: lint test                ## what a change must pass
 
@@ -76,6 +76,9 @@ programs: $(VENV)/.dev          ## programs with known outcomes, inside and outs
 
 history: $(VENV)/.dev           ## how long a history of a million executions takes to answer; 3 GB in the temporary folder
 	$(BIN)/python -m bench.history $(ARGS)
+
+service: $(VENV)/.dev           ## a hundred clients of the service at once, and whether anything was lost
+	$(BIN)/python -m bench.service $(ARGS)
 
 soak: $(VENV)/.dev              ## the large counts in full
 	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest $(ARGS)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from typing import Any
 
-from bench import bare, deadline, defences, extraction, host, memory, peers, report, runner, sessions, work
+from bench import bare, deadline, defences, extraction, host, memory, peers, report, runner, service, sessions, work
 from rewindbox import Rewindbox
 
 LAST = os.path.join(os.path.dirname(__file__), "results.json")
@@ -38,6 +38,7 @@ def run(given: argparse.Namespace) -> Any:
             *work.cases(box, store, given.big_mib),
             defences.Defences(box, store),
             *sessions.cases(box, given.session_mb),
+            service.OverHttp(box),
             peers.ipykernel(given.ipykernel),
             peers.eryx(given.eryx),
             memory.IdleVms(box, min(50, max(given.samples, 2))),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import data
+from conftest import data, scaled
 
 ROOT = Path(__file__).parents[2]
 ANSWERS = "llm-wildbench/with_fence.jsonl.gz"
@@ -26,7 +26,19 @@ ALWAYS = {
         for held in ("", ", 3 MB in arrays", ", 3 MB in small objects")
     ),
     *("checkpoint", "checkpoint private", "session memory"),
-    *("shell", "memory", "memory new", "memory once", "extraction growth", "deadline", "deadline p99", "recovery"),
+    *(
+        "shell",
+        "http python",
+        "http beyond",
+        "http session",
+        "memory",
+        "memory new",
+        "memory once",
+        "extraction growth",
+        "deadline",
+        "deadline p99",
+        "recovery",
+    ),
     *("session deadline", "session deadline p99"),
 }
 MAY_BE_ABSENT = {"bubblewrap", "sandlock", "ipykernel", "eryx", "eryx snapshot", "extraction", "library parse"}
@@ -146,6 +158,16 @@ def test_without_answers_it_says_how_to_get_them() -> None:
     done = tool("bench.real", "--count", "1", REWINDBOX_TEST_DATA="")
     assert done.returncode == 2
     assert "REWINDBOX_TEST_DATA" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_crowd_is_served(tmp_path: Path) -> None:
+    """A hundred clients in three languages at once: no error, and no execution that was acknowledged is lost."""
+    path = tmp_path / "crowd.json"
+    done = tool("bench.service", "--clients", "100", "--seconds", str(scaled(20)), "--json", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(path.read_text())
+    assert (found["clients"], found["wrong"], found["lost"]) == (100, {}, 0)
+    assert found["executions"] >= 100
 
 
 @pytest.mark.alone
