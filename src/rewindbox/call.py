@@ -4,10 +4,10 @@ import argparse
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from rewindbox import config, documents
+from rewindbox import documents
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, UnknownVm, ValidationFailed
 from rewindbox.terminal import Neutral, Stream
@@ -16,6 +16,8 @@ TEXT_BYTES = 128 << 20
 """Read of an answer or of code at most; the settings have a bound of their own, in characters."""
 FILE_BYTES = 1 << 30
 """Copied or given to a program at most: it is held in memory."""
+
+_TOKEN_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +41,33 @@ class Call:
 
     @property
     def program(self) -> str:
-        """How to call us again, on the same store."""
-        store = self.arguments.store
-        return f"rewindbox --store {shlex.quote(store)}" if store else "rewindbox"
+        """How to call us again, on the same store or server; where its token is, who calls knows."""
+        for flag in ("store", "server"):
+            if place := getattr(self.arguments, flag):
+                return f"rewindbox --{flag} {shlex.quote(place)}"
+        return "rewindbox"
 
 
 def opened(call: Call) -> Rewindbox:
-    """The store, with the limits that flags name over the configured ones."""
+    """The store or the server, with the limits that flags name over the configured ones."""
     given = {
         name.removeprefix("limit_"): value
         for name, value in vars(call.arguments).items()
         if name.startswith("limit_") and value is not None
     }
-    store = call.arguments.store
-    limits = replace(config.load(store=store).limits, **given) if given else None
-    return Rewindbox(store, limits=limits, ask_keeper=True)
+    arguments = call.arguments
+    return Rewindbox(
+        arguments.server or arguments.store,
+        limits=given or None,
+        ask_keeper=True,
+        token=token(call),
+    )
+
+
+def token(call: Call) -> str | None:
+    """What a server knows us by, of the file that a flag names; None: the environment has it, or nothing."""
+    path = call.arguments.token_file
+    return None if path is None else read(path, "token", _TOKEN_BYTES).decode("ascii", "replace")
 
 
 def read(source: str, what: str, at_most: int = TEXT_BYTES) -> bytes:

@@ -38,6 +38,8 @@ _LIMITS = (
     ("--disk", "disk_mib", "MIB", int, "what the vm's files may occupy"),
     ("--inodes", "inodes", "N", int, "files and folders the vm may have"),
 )
+_GLOBAL = {"store": None, "server": None, "token_file": None, "json": False, "color": "auto", "quiet": False}
+_OF_THIS_HOST = ("serve", "token", "config")
 _LATE = ("code", "reference", "file", "name")
 """Positional words that may be missing, and that argparse before Python 3.13 misses after an option."""
 
@@ -83,7 +85,7 @@ def _carried_out(words: Sequence[str]) -> int:
     arguments = _parse(words)
     out, err = Stream(1, arguments.color), Stream(2, arguments.color)
     uses_vm = (arguments.command, getattr(arguments, "verb", None)) in _USING_VMS
-    if uses_vm and not getattr(arguments, "session", None):  # a session's vm is the keeper's
+    if uses_vm and not arguments.server and not getattr(arguments, "session", None):  # whose vm is the keeper's
         _start_ahead(arguments.store)
     name = "siege" if getattr(arguments, "attack", False) else _MODULES.get(arguments.command, "commands")
     module = import_module(f"rewindbox.{name}")
@@ -164,10 +166,22 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         if place is None or (word.startswith("-") and word != "-"):
             raise Usage(f"unknown argument {word!r}", remedy=f"see `rewindbox {arguments.command} --help`")
         setattr(arguments, place, word)
-    for name, value in {"store": None, "json": False, "color": "auto", "quiet": False}.items():
+    for name, value in _GLOBAL.items():
         if not hasattr(arguments, name):
             setattr(arguments, name, value)
+    arguments.server = _server(arguments)
     return arguments
+
+
+def _server(arguments: argparse.Namespace) -> str | None:
+    """Where the command asks; None: here. What is said nearest wins: a flag before the environment."""
+    is_ours = arguments.command in _OF_THIS_HOST or getattr(arguments, "attack", False)
+    if arguments.server is not None and (is_ours or arguments.store is not None):
+        what = "--store" if arguments.store is not None else arguments.command
+        raise Usage(f"--server with {what}, which is of this host", remedy="leave one of them out")
+    if is_ours or arguments.store is not None:
+        return None
+    return arguments.server or os.environ.get("REWINDBOX_SERVER") or None
 
 
 def parser() -> _Parser:
@@ -196,6 +210,8 @@ def _global_flags() -> _Parser:
     """Accepted before and after the command: a default would overwrite what stood before it."""
     flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     flags.add_argument("--store", metavar="DIR", help="folder of history and vms")
+    flags.add_argument("--server", metavar="URL", help="ask a `rewindbox serve`; or REWINDBOX_SERVER")
+    flags.add_argument("--token-file", metavar="FILE", help="what it knows us by; or REWINDBOX_TOKEN")
     flags.add_argument("--json", action="store_true", help="one JSON document on standard output")
     flags.add_argument("--color", choices=("auto", "always", "never"), help="auto: on a terminal without NO_COLOR")
     flags.add_argument("-q", "--quiet", action="store_true", help="only what was asked for, no progress, no hints")

@@ -211,7 +211,7 @@ def _vms_create(call: Call) -> int:
 
 def _vms_list(call: Call) -> int:
     with opened(call) as box:
-        records, held, live = box.vms(), holders.find(box.settings.folder), box.live_sessions()
+        records, held, live = box.vms(), box.holders(), box.live_sessions()
     value = {"vms": [documents.vm_as_dict(record, held.get(record.id), live.get(record.id, ())) for record in records]}
     return call.emit(value, lambda: show.vms(call.out, records, held, live) if records else "")
 
@@ -219,7 +219,7 @@ def _vms_list(call: Call) -> int:
 def _vms_show(call: Call) -> int:
     with opened(call) as box:
         vm = box.vm(call.arguments.vm, create=False)
-        held, record = holders.find(box.settings.folder), vm.record
+        held, record = box.holders(), vm.record
         live = box.live_sessions().get(vm.id, [])
         numbers = {"executions": vm.history(limit=0).total, "snapshots": len(vm.snapshots())}
         ended = box.sessions_ended(vm.id)
@@ -240,8 +240,9 @@ def _fact(value: object) -> str | None:
 def _vms_stop(call: Call) -> int:
     with opened(call) as box:
         vm = box.vm(call.arguments.vm, create=False)
-        stopped = vm.is_running or holders.stop(box.settings.folder, vm.id, vm.name)
-        vm.stop()  # where a keeper holds it
+        is_ours = call.arguments.server is None
+        stopped = vm.is_running or (is_ours and holders.stop(box.settings.folder, vm.id, vm.name))
+        vm.stop()  # where a keeper or a server holds it
     text = f"vm {vm.name} is stopped" if stopped else f"vm {vm.name} was not in use"
     return call.confirm({"id": vm.id, "name": vm.name, "stopped": stopped}, vm.id, text)
 

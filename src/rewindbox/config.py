@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rewindbox.errors import ConfigError, Refused
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
-from rewindbox.limits import REQUIREMENTS, Limits
+from rewindbox.limits import REQUIREMENTS, Limits, with_wall
 
 if TYPE_CHECKING:
-    from rewindbox.models import VmExecutionConfig
+    pass
 
 PREFIX = "REWINDBOX_"
 _PLACES = {
@@ -28,7 +28,15 @@ _PLACES = {
 }
 """Where a value can come from, the nearest last, and how a message calls it."""
 _ABOVE_0 = ("pool.max", "pool.per_agent", "pool.health_s")
-_NOT_SETTINGS = ("REWINDBOX_CONFIG", "REWINDBOX_DEBUG", "REWINDBOX_TEST_DATA")
+_NOT_SETTINGS = (
+    *("REWINDBOX_CONFIG", "REWINDBOX_DEBUG", "REWINDBOX_TEST_DATA"),
+    *("REWINDBOX_SERVER", "REWINDBOX_TOKEN"),  # where a command asks, and what lets it
+)
+SHARED = (
+    *("max_text_chars", "execution_timeout_ms", "allowed_languages", "languages", "auto_provision", "code_validation"),
+    *("max_code_length", "history", "limits"),
+)
+"""What concerns executions wherever they run: a server tells it, and what is set at its client goes over it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +108,12 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     pool: PoolSettings = field(default_factory=PoolSettings)
 
+    def limits_of(self, multiplier: float, given: Limits | None, timeout_s: float | None) -> Limits:
+        """Those of one execution: as given, or as configured, with the time of a language."""
+        if given is None:
+            given = with_wall(self.limits, self.execution_timeout_ms / 1000 * multiplier)
+        return given if timeout_s is None else replace(given, wall_s=timeout_s)
+
     @property
     def folder(self) -> str:
         """The store's folder, absolute."""
@@ -134,6 +148,50 @@ def origins(role: Mapping[str, Any] | None = None, **given: Any) -> dict[str, st
     return found
 
 
+def of_box(config: Any, role: Mapping[str, Any] | None, **over: Any) -> Settings:
+    """Those of a box: `config` is a VmExecutionConfig, in which what is set counts, `over` is over it.
+
+    Raises ConfigError. Refused: the role does not allow code to be run.
+    """
+    settings = load(_of(role), **_arguments(config, over))
+    if role is not None:
+        check_role(role, settings)
+    return settings
+
+
+def chosen_of_box(config: Any, role: Mapping[str, Any] | None, **over: Any) -> dict[str, Any]:
+    """What is said anywhere, of tables key by key: settings without the defaults. Arguments as of `of_box`."""
+    found: dict[str, Any] = {}
+    for _, values in _layers(_of(role), _arguments(config, over)):
+        for key, value in values.items():
+            table = asdict(value) if isinstance(value, (HistorySettings, Limits)) else value
+            old = found.get(key)
+            both = isinstance(table, Mapping) and isinstance(old, Mapping)
+            found[key] = {**dict(old or {}), **table} if both else table
+    return found
+
+
+def goes_to_server(config: Any = None, role: Mapping[str, Any] | None = None, **_: object) -> bool:
+    """Whether a role or an argument says that vms are at a server; nothing else may say so. Arguments of a box."""
+    if role is None and config is None:
+        return False
+    history = chosen_of_box(config, role).get("history")
+    return isinstance(history, Mapping) and history.get("integration_mode") == "http"
+
+
+def _of(role: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if role is None else of_role(role)
+
+
+def _arguments(config: Any, over: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(config.model_dump(exclude_unset=True) if config is not None else {}), **over}
+
+
+def is_url(store: object) -> bool:
+    """Whether a store is at a server, not in a folder."""
+    return isinstance(store, str) and store.lower().startswith(("http://", "https://"))
+
+
 def of_role(role: Mapping[str, Any]) -> dict[str, Any]:
     """What a role says about running code: its `vm_execution`, and its name as the agent's.
 
@@ -161,28 +219,6 @@ def check_role(role: Mapping[str, Any], settings: Settings) -> None:
         raise Refused(
             f"the role {role.get('name')!r} may not run code", remedy="set enabled = true in its extra.vm_execution"
         )
-
-
-def of_box(
-    store: str | os.PathLike[str] | None,
-    given: "VmExecutionConfig | None",
-    limits: Limits | None,
-    agent_id: str | None,
-    languages: Mapping[str, Any] | None,
-    role: Mapping[str, Any] | None,
-) -> Settings:
-    """Settings of a box from its arguments, see `AsyncRewindbox`. Raises ConfigError, Refused."""
-    flags = given.model_dump(exclude_unset=True) if given is not None else {}
-    flags |= {
-        "store": os.fspath(store) if store else None,
-        "limits": limits,
-        "agent_id": agent_id,
-        "languages": languages,
-    }
-    settings = load(None if role is None else of_role(role), **flags)
-    if role is not None:
-        check_role(role, settings)
-    return settings
 
 
 def _layers(role: Mapping[str, Any] | None, given: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -274,10 +310,12 @@ def _check_vm_type(name: str, origin: str) -> None:
 
 def _check_mode(mode: str, origin: str) -> None:
     """Whoever says http wants code to run at a server; running it here instead would be a surprise."""
-    if mode != "direct":
+    if mode not in ("http", "direct"):
+        raise ConfigError(f"{origin} has history.integration_mode = {mode!r}", remedy='give "http" or "direct"')
+    if mode == "http" and origin in (_PLACES["file"], _PLACES["environment"]):
         raise ConfigError(
-            f"{origin} has history.integration_mode = {mode!r}, and vms are only to be had in this process",
-            remedy='set "direct" or leave it out',
+            f"{origin} has history.integration_mode = 'http', which is a role's to say",
+            remedy="name the server instead: REWINDBOX_SERVER, --server, or its URL where a store is named",
         )
 
 

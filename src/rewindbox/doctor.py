@@ -18,12 +18,13 @@ from typing import Any, Literal
 import anyio
 
 from rewindbox import backends, config, policy, show, texts
-from rewindbox.call import Call
+from rewindbox.call import Call, token
 from rewindbox.door import Rewindbox, Vm
 from rewindbox.errors import HostUnsupported, RewindboxError
 from rewindbox.language import Language, Table
 from rewindbox.limits import Barrier, LimitReport, Limits
 from rewindbox.models import HistoryConfig, VmExecutionConfig
+from rewindbox.portal import Portal
 from rewindbox.terminal import Stream
 
 Verdict = Literal["good", "missing", "bad"]
@@ -46,7 +47,7 @@ class Finding:
 
 def main(call: Call) -> int:
     """Probe and report. 0: vms work here; 4: they do not, or a barrier is missing."""
-    value = examined(call.arguments.store)
+    value = _examined_there(call) if call.arguments.server else examined(call.arguments.store)
     findings = [Finding(**finding) for finding in value["findings"]]
     call.emit(value, lambda: _page(call.out, findings, value["limits"], value["ok"]))
     return 0 if value["ok"] else 4
@@ -69,6 +70,18 @@ def examined(store: str | None) -> dict[str, Any]:
         findings.append(_broken(error))
     works = all(finding.verdict != "bad" for finding in findings)
     return {"ok": works, "findings": [asdict(finding) for finding in findings], "limits": limits}
+
+
+def _examined_there(call: Call) -> dict[str, Any]:
+    """As `examined`, of a server and its host."""
+    from rewindbox.client import RemoteBox  # noqa: PLC0415  only there
+
+    async def ask() -> dict[str, Any]:
+        async with RemoteBox(call.arguments.server, token=token(call)) as box:
+            return await box.examined()
+
+    with Portal() as portal:
+        return portal.call(ask)
 
 
 async def _held(settings: config.Settings, store: str) -> tuple[Sequence[Barrier], Sequence[LimitReport]]:

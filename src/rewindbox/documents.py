@@ -21,7 +21,7 @@ def line(value: Any) -> str:
     return json.dumps(value) + "\n"
 
 
-def vm_as_dict(record: "VmRecord", holder: int | None, sessions: Sequence[str] = ()) -> dict[str, Any]:
+def vm_as_dict(record: "VmRecord", holder: int | str | None, sessions: Sequence[str] = ()) -> dict[str, Any]:
     """The documented JSON shape of a vm."""
     return {
         "id": record.id,

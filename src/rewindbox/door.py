@@ -38,11 +38,12 @@ class Rewindbox:
         store: str | os.PathLike[str] | None = None,
         *,
         config: "VmExecutionConfig | None" = None,
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
         agent_id: str | None = None,
         languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
         role: Mapping[str, Any] | None = None,
+        token: str | None = None,
     ) -> None:
         """See `AsyncRewindbox`."""
         self._box = AsyncRewindbox(
@@ -53,6 +54,7 @@ class Rewindbox:
             languages=languages,
             ask_keeper=ask_keeper,
             role=role,
+            token=token,
         )
         self._stack = ExitStack()
         self._portal: Portal | None = None
@@ -113,6 +115,10 @@ class Rewindbox:
         """See `AsyncRewindbox.running`."""
         return [Vm(self, vm) for vm in self._box.running()]
 
+    def holders(self) -> Mapping[str, int | str]:
+        """See `AsyncRewindbox.holders`."""
+        return self.call(self._box.holders)
+
     def live_sessions(self) -> dict[str, list[str]]:
         """See `AsyncRewindbox.live_sessions`."""
         return self.call(self._box.live_sessions)
@@ -131,7 +137,7 @@ class Rewindbox:
 
     def plan(self, text: str, *, threshold: float = 0.0, request: str | None = None) -> list[Decision]:
         """See `AsyncRewindbox.plan`."""
-        return self.call(soon(self._box.plan), text, threshold=threshold, request=request)
+        return self.call(self._box.plan, text, threshold=threshold, request=request)
 
     def run(
         self,
@@ -245,8 +251,7 @@ class Vm:
 
     def __init__(self, box: Rewindbox, inner: AnyVm) -> None:
         self.id, self.name = inner.id, inner.name
-        self.inner = inner
-        self._call = box.call
+        self.inner, self._call = inner, box.call
 
     def __repr__(self) -> str:
         return repr(self.inner)
@@ -254,7 +259,7 @@ class Vm:
     @property
     def record(self) -> VmRecord:
         """What the store knows of it now."""
-        return self._call(soon(lambda: self.inner.record))
+        return self._call(self.inner.look)
 
     @property
     def is_running(self) -> bool:
@@ -374,8 +379,7 @@ class Session:
     """A session of a vm; see `AsyncSession`."""
 
     def __init__(self, vm: Vm, inner: AsyncSession) -> None:
-        self.vm, self.language, self.name = vm, inner.language, inner.name
-        self.inner = inner
+        self.vm, self.inner, self.language, self.name = vm, inner, inner.language, inner.name
 
     def __repr__(self) -> str:
         return repr(self.inner)

@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 
-from rewindbox import policy
+from rewindbox import config as configuration
+from rewindbox import holders, policy
 from rewindbox.backends.base import OnOutput
-from rewindbox.config import of_box
-from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, UnknownVm, VmNotAvailable
+from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, VmNotAvailable
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
@@ -26,8 +26,9 @@ from rewindbox.vm import AsyncVm
 if TYPE_CHECKING:
     from rewindbox.models import CodeBlock, ParseExecuteRequest, ParseExecuteResponse, VmExecutionConfig
     from rewindbox.pool import Pool
+    from rewindbox.remote import RemoteVm
 
-AnyVm = AsyncVm | KeptVm
+AnyVm: TypeAlias = "AsyncVm | KeptVm | RemoteVm"
 OnFailure = Literal["stop", "continue", "rollback"]
 _AT_ONCE = 32
 """Executions in memory while history is exported; each may have 16 MiB of output."""
@@ -37,33 +38,45 @@ OnDecision = Callable[[int, Decision], None]
 class AsyncRewindbox:
     """A store of vms and their history, and the means to run code in them."""
 
+    def __new__(cls, store: object = None, **options: Any) -> Self:
+        """What is at a server is a `RemoteBox`."""
+        if cls is AsyncRewindbox and (configuration.is_url(store) or configuration.goes_to_server(**options)):
+            from rewindbox.client import RemoteBox  # noqa: PLC0415  which has all of this, and is loaded where it is used
+
+            return cast("Self", super().__new__(RemoteBox))
+        return super().__new__(cls)
+
     def __init__(
         self,
         store: str | os.PathLike[str] | None = None,
         *,
         config: "VmExecutionConfig | None" = None,
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
         agent_id: str | None = None,
         languages: Mapping[str, Any] | None = None,
         ask_keeper: bool = False,
         role: Mapping[str, Any] | None = None,
+        token: str | None = None,
     ) -> None:
         """Nothing is opened or started before `async with` (or the first use).
 
         Args:
-            store: Folder of history and vms, made when missing. None: the configured one.
+            store: Folder of history and vms, made when missing, or the URL of a `rewindbox serve`. None: as configured.
             config: What is set in it is over role, environment and configuration file.
-            limits: Default of every execution. None: the configured ones.
+            limits: Default of every execution; a table of some of them is over the configured ones. None: those.
             agent_id: Who runs, where a call does not say.
             languages: Name -> field -> value, as `[languages.NAME]` of the configuration file; over what that says.
             ask_keeper: Vms that the command line's keeper of live sessions holds are asked of it, not refused as busy.
             role: Whose holder runs code: a role of the original, with `extra.vm_execution`; see `from_role`.
+            token: What the server knows us by. None: that in REWINDBOX_TOKEN. Nobody is told it but the server.
 
         Raises:
             ConfigError: see `config.load` and `config.of_role`.
             Refused: the role does not allow code to be run.
         """
-        self.settings = of_box(store, config, limits, agent_id, languages, role)
+        self.settings = configuration.of_box(
+            config, role, store=store and os.fspath(store), limits=limits, agent_id=agent_id, languages=languages
+        )
         self._folder = self.settings.folder
         self._temporary: TemporaryStore | None = None
         self._ask_keeper = ask_keeper
@@ -127,7 +140,7 @@ class AsyncRewindbox:
         Raises UnknownVm, InvalidArgument (a name that cannot be one).
         """
         open_ = self._opened()
-        record = self._find_or_create(open_, name_or_id, agent_id, create)
+        record = open_.find_or_create(name_or_id, agent_id, create)
         if kept and self._temporary is not None:
             raise InvalidArgument("a session that goes on, of a history that does not", remedy="set persist_history")
         if kept or (self._ask_keeper and holds(self._folder, record.id)):
@@ -137,24 +150,6 @@ class AsyncRewindbox:
 
     def _held(self, record: VmRecord) -> AsyncVm:
         return self._vms.setdefault(record.id, AsyncVm(self._opened(), record, self._forget))
-
-    def _find_or_create(self, open_: "Opened", name: str | None, agent_id: str | None, create: bool | None) -> VmRecord:
-        if name is not None:
-            try:
-                return open_.registry.find(name)
-            except UnknownVm:
-                allowed = self.settings.auto_provision if create is None else create
-                if not allowed or name.startswith("vm_"):
-                    raise
-        with open_.store.transaction() as tx:
-            record, _ = open_.registry.get_or_create(
-                tx,
-                name if name is not None else f"vm-{os.urandom(4).hex()}",
-                vm_type="host",
-                backend=self.settings.backend,
-                agent_id=agent_id or self.settings.agent_id,
-            )
-        return record
 
     @property
     def pool(self) -> "Pool":
@@ -172,6 +167,10 @@ class AsyncRewindbox:
         """The vms that this process holds."""
         return [vm for vm in self._vms.values() if vm.is_running]
 
+    async def holders(self) -> Mapping[str, int | str]:
+        """The vms that are running: id of the vm -> the process that holds it, or the server's URL."""
+        return holders.find(self._folder)
+
     async def live_sessions(self) -> dict[str, list[str]]:
         """The vms with live sessions, here or at the keeper: id of the vm -> names of the sessions."""
         here = {vm.id: sorted(vm.sessions) for vm in self.running() if vm.sessions}
@@ -187,18 +186,21 @@ class AsyncRewindbox:
 
     async def languages(self) -> dict[str, Support]:
         """Every language by name: how it is run, whether it is allowed, and where a vm has its program."""
-        return policy.support(self.settings, self._opened().backend.programs(self.settings.languages))
+        return policy.support(self.settings, await self._programs())
 
-    def plan(self, text: str, *, threshold: float = 0.0, request: str | None = None) -> list[Decision]:
+    async def _programs(self) -> Mapping[str, str | None]:
+        """Every language by name -> where a vm has its program; None: nowhere."""
+        return self._opened().backend.programs(self.settings.languages)
+
+    async def plan(self, text: str, *, threshold: float = 0.0, request: str | None = None) -> list[Decision]:
         """The blocks of a model's answer and which of them `run` would run. Raises what `run` raises before that."""
-        programs = self._opened().backend.programs(self.settings.languages)
-        return policy.decide(self._found(text, request), self.settings, programs, threshold)
+        return policy.decide(self._found(text, request), self.settings, await self._programs(), threshold)
 
     def _found(self, text: str, request: str | None = None) -> "list[CodeBlock]":
         from rewindbox import extraction  # noqa: PLC0415  loads the Markdown parser
 
-        known = self.settings
-        return extraction.blocks(text, max_chars=known.max_text_chars, languages=known.languages, request=request)
+        most, table = self.settings.max_text_chars, self.settings.languages
+        return extraction.blocks(text, max_chars=most, languages=table, request=request)
 
     async def run(
         self,
@@ -233,7 +235,7 @@ class AsyncRewindbox:
             VmNotAvailable, HostUnsupported, SnapshotFailed, RollbackFailed: as `AsyncVm.execute`.
         """
         _check_on_failure(on_failure)
-        decisions = self.plan(text, threshold=threshold, request=request)
+        decisions = await self.plan(text, threshold=threshold, request=request)
         async with aclosing(
             self._carry_out(decisions, vm, on_failure, agent_id, limits, session, on_decision, on_output, on_begun)
         ) as executions:
@@ -274,8 +276,7 @@ class AsyncRewindbox:
         decided: list[tuple[int, Decision]] = []
         failed: list[tuple[int, str]] = []
         try:
-            programs = self._opened().backend.programs(self.settings.languages)
-            decisions = policy.decide(blocks, settings, programs, asked.auto_execute_threshold)
+            decisions = policy.decide(blocks, settings, await self._programs(), asked.auto_execute_threshold)
             where = vm if vm is not None else parsing.vm_name(asked.agent_id)
             running = self._carry_out(
                 decisions, where, on_failure, asked.agent_id, on_decision=lambda *each: decided.append(each)

@@ -48,6 +48,8 @@ _DIFF = re.compile(
     r"|\*\*\* Begin Patch|[^\n]{1,200}\n<{5,9} ?SEARCH)"
 )
 """What is to be applied to a file, whatever its info string says."""
+_TREE = re.compile(r"\s*[^\n]{1,80}\n(?:[│|]?[ \t]*\n)?[│|]?[ \t]{0,8}[├└]─")
+"""The files of a project, drawn."""
 
 _NAME = re.compile(r"\.?(?:lang(?:uage)?-)?([^\s{}()\[\]<>:,;='\"`]+)(=?)", re.IGNORECASE)
 
@@ -69,6 +71,9 @@ _ASKED = re.compile(
 _DEFINITION = re.compile(r"\b(?:def|function|fn)\s")
 _IMPORT = re.compile(r"\b(?:import|use)\s|\brequire\(")
 _NEARBY_CHARS = 200
+"""A request so near to a block is one to run it."""
+_BEHIND_CHARS = 500
+"""So far behind it may be said how to save it."""
 
 
 def blocks(
@@ -103,7 +108,7 @@ def blocks(
     if not found and (program := bare(text)) is not None:
         found = [program]
     pieces = _with_prose(text, found)
-    return [_block(piece, nearby, before, languages, asked) for piece, nearby, before in pieces]
+    return [_block(piece, before, after, languages, asked) for piece, before, after in pieces]
 
 
 def language(info: str, languages: Table = LANGUAGES) -> str:
@@ -167,12 +172,15 @@ def _answer(text: str) -> str:
     return "\n" * start + text[start:] if start else text
 
 
-def _block(piece: Element, nearby: str, before: str, languages: Table, asked: intent.Words | None) -> CodeBlock:
+def _block(piece: Element, before: str, after: str, languages: Table, asked: intent.Words | None) -> CodeBlock:
+    nearby = f"{before}\n{after[:_NEARBY_CHARS]}"
     guessed = piece.guessed if piece.info or piece.guessed else guess(piece.code)
     name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
+    if name == "bash" and "─" in piece.code and _TREE.match(piece.code):
+        name = "text"
     console = typed(name, piece.code)
     name = console.language if console is not None else name
-    file = named(piece.info, piece.code, before, name) if name != "diff" else None
+    file = named(piece.info, piece.code, before, name, after) if name != "diff" else None
     known = {
         "kind": piece.kind if piece.kind != "fence" else None,
         "info": piece.info if piece.kind == "fence" else None,
@@ -223,12 +231,12 @@ def _filled(text: str, pieces: list[Element], between: Callable[[int, int], Iter
 
 
 def _with_prose(text: str, pieces: list[Element]) -> list[tuple[Element, str, str]]:
-    """Each with up to 200 characters before and after it, short of its neighbours; and those before it alone."""
+    """Each with what stands right before and behind it, short of its neighbours."""
     ends = [0, *(piece.end for piece in pieces)]
     starts = [*(piece.start for piece in pieces[1:]), len(text)]
     found = []
     for piece, previous_end, next_start in zip(pieces, ends, starts, strict=False):
         before = text[max(previous_end, piece.start - _NEARBY_CHARS) : piece.start]
-        after = text[piece.end : min(next_start, piece.end + _NEARBY_CHARS)]
-        found.append((piece, f"{before}\n{after}", before))
+        after = text[piece.end : min(next_start, piece.end + _BEHIND_CHARS)]
+        found.append((piece, before, after))
     return found

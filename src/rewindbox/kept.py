@@ -45,6 +45,10 @@ class KeptVm:
         """See `AsyncVm.record`."""
         return self._open.registry.find(self.id, removed=True)
 
+    async def look(self) -> VmRecord:
+        """See `AsyncVm.look`."""
+        return self.record
+
     @property
     def is_running(self) -> bool:
         """See `AsyncVm.is_running`."""

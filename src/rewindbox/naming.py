@@ -24,6 +24,13 @@ _SAYS_WRITE = re.compile(
     rf"({_PATH})(?![\w/])",
     re.IGNORECASE,
 )
+_SAYS_SAVED = re.compile(
+    r"\b(?:save|copy|paste|put|store)\b(?=[^.!?\n]{0,60}\b(?:code|script|program|this|it|above)\b)"
+    rf"[^.!?\n]{{0,120}}?[`\"'*]{{0,3}}({_PATH})(?![\w/])",
+    re.IGNORECASE,
+)
+"""Said behind a block: `Save the code as app.py`."""
+_OF_THE_NEXT = re.compile(r":[ \t*_]*$|\b(?:following|below|next)\b", re.IGNORECASE)
 _COMMENT = re.compile(rf"(?:#|//|--|;|/\*|<!--)\s*(?:file(?:name)?:\s*)?({_PATH})\s*(?:\*/|-->)?", re.IGNORECASE)
 _COMMENTS = ("#", "//", "--", ";", "/*", "<!--")
 _INFO = re.compile(
@@ -54,13 +61,14 @@ class Named:
     is_to_be_written: bool
 
 
-def named(info: str, code: str, before: str, language: str = "text") -> Named | None:
-    """The file whose content a block is: by its info string, the line before it, or a comment in its first line.
+def named(info: str, code: str, before: str, language: str = "text", after: str = "") -> Named | None:
+    """The file whose content a block is: by its info string, the line before it, a comment in its first line, or a line
+    behind it that says how to save it.
 
-    `before`: the text up to the block; its end is looked at. A block in a language that runs is the content of files of
-    that language only: "create `app.py` by the following command" stands before a command.
+    `before`: the text up to the block; its end is looked at. `after`: to the next one. A block in a language that runs
+    is the content of files of that language only: "create `app.py` by the following command" stands before a command.
     """
-    file = _named(info, code, before)
+    file = _named(info, code, before) or _saved(after)
     if file is None or _THINGS.fullmatch(file.path) is not None:
         return None
     fitting = _EXTENSIONS.get(language)
@@ -79,6 +87,14 @@ def _named(info: str, code: str, before: str) -> Named | None:
     if code.lstrip("\n")[:4].startswith(_COMMENTS):
         first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
         if (found := _COMMENT.fullmatch(first)) is not None:
+            return _safe(found[1], is_to_be_written=False)
+    return None
+
+
+def _saved(after: str) -> Named | None:
+    for found in _SAYS_SAVED.finditer(after) if "." in after else ():
+        line = after[after.rfind("\n", 0, found.start()) + 1 : found.end()] + after[found.end() :].partition("\n")[0]
+        if _OF_THE_NEXT.search(line.rstrip()) is None:
             return _safe(found[1], is_to_be_written=False)
     return None
 

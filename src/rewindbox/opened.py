@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from rewindbox import backends, config
-from rewindbox.errors import HistoryError, RewindboxError, VmBusy
+from rewindbox.errors import HistoryError, RewindboxError, UnknownVm, VmBusy
 from rewindbox.history import History, HistoryPage
 from rewindbox.registry import Registry, VmRecord
 from rewindbox.store import Store
@@ -38,6 +38,25 @@ class Opened:
             History(self.store),
             Timeline(self.store),
         )
+
+    def find_or_create(self, name: str | None, agent_id: str | None, create: bool | None) -> VmRecord:
+        """See `AsyncRewindbox.vm`."""
+        if name is not None:
+            try:
+                return self.registry.find(name)
+            except UnknownVm:
+                allowed = self.settings.auto_provision if create is None else create
+                if not allowed or name.startswith("vm_"):
+                    raise
+        with self.store.transaction() as tx:
+            record, _ = self.registry.get_or_create(
+                tx,
+                name if name is not None else f"vm-{os.urandom(4).hex()}",
+                vm_type="host",
+                backend=self.settings.backend,
+                agent_id=agent_id or self.settings.agent_id,
+            )
+        return record
 
     async def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
         """See `History.asking`; the language by its name or an alias. While an index is made others have their turn."""

@@ -15,13 +15,14 @@ from rewindbox.timeline import Point, Rebuilt, Rollback
 
 if TYPE_CHECKING:
     from rewindbox.kept import KeptVm
+    from rewindbox.remote import RemoteVm
     from rewindbox.vm import AsyncVm
 
 
 class AsyncSession:
     """A session of a vm. Executions in it are executions of the vm: they queue, are recorded, and leave points."""
 
-    def __init__(self, vm: "AsyncVm | KeptVm", language: str, name: str) -> None:
+    def __init__(self, vm: "AsyncVm | KeptVm | RemoteVm", language: str, name: str) -> None:
         self.vm, self.language, self.name = vm, language, name
 
     def __repr__(self) -> str:
@@ -43,8 +44,10 @@ class AsyncSession:
 
 
 def check_session(job: Job) -> None:
-    """Raises UnsupportedLanguage, InvalidArgument, BadRequest: what a session cannot do."""
-    check_name(str(job.session), "session name")
+    """Raises UnsupportedLanguage, InvalidArgument, BadRequest: what a session, where there is one, cannot do."""
+    if job.session is None:
+        return
+    check_name(job.session, "session name")
     if job.language.session is None:
         raise UnsupportedLanguage(f"{job.language.name} has no sessions yet", remedy="use python or bash for that")
     if job.language.session == "live":

@@ -156,7 +156,10 @@ def history(
 
 
 def vms(
-    stream: Stream, records: Sequence["VmRecord"], holders: Mapping[str, int], sessions: Mapping[str, Sequence[str]]
+    stream: Stream,
+    records: Sequence["VmRecord"],
+    holders: Mapping[str, int | str],
+    sessions: Mapping[str, Sequence[str]],
 ) -> str:
     """Vms, oldest first."""
     if not stream.is_terminal:
@@ -179,7 +182,7 @@ def vms(
             (one_line(record.agent_id, _NAME), ""),
             (ago(record.created_at, now), "dim"),
             (ago(record.last_activity, now) if record.last_activity else "never", "dim"),
-            (f"process {holders[record.id]}" if record.id in holders else "no one", ""),
+            (_holder(holders.get(record.id)), ""),
             (one_line(", ".join(sessions.get(record.id, ())), 2 * _NAME), "cyan"),
         )
         for record in records
@@ -199,12 +202,18 @@ def pool(stream: Stream, rows: Sequence[Mapping[str, Any]]) -> str:
             (row["state"], ""),
             (one_line(row["agent_id"] or "nobody", _NAME), ""),
             (str(row["executions"] or 0), ""),
-            (f"process {row['in_use_by']}" if row["in_use_by"] else "no one", ""),
+            (_holder(row["in_use_by"]), ""),
             (ago(datetime.fromisoformat(row["created_at"]), now) if row["created_at"] else "", "dim"),
         )
         for row in rows
     ]
     return table(stream, ("vm", "state", "agent", "executions", "held by", "made"), cells)
+
+
+def _holder(holder: int | str | None) -> str:
+    return (
+        "no one" if holder is None else f"process {holder}" if isinstance(holder, int) else one_line(holder, 2 * _NAME)
+    )
 
 
 def snapshots(stream: Stream, found: Sequence["Snapshot"], live: Collection[str] = ()) -> str:

@@ -13,7 +13,7 @@ from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome,
 from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmDamaged, VmNotAvailable
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
-from rewindbox.limits import Limits, with_wall
+from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
 from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
 from rewindbox.registry import VmRecord
@@ -47,6 +47,10 @@ class AsyncVm:
         """What the store knows of it now."""
         return self._open.registry.find(self.id, removed=True)
 
+    async def look(self) -> VmRecord:
+        """As `record`, also where asking for it takes time."""
+        return self.record
+
     @property
     def is_running(self) -> bool:
         """Whether its processes can run here and now; a stopped vm is started when it is used."""
@@ -68,6 +72,7 @@ class AsyncVm:
         rollback_on_failure: bool | None = None,
         session: str | None = None,
         block: int | None = None,
+        execution_id: str | None = None,
     ) -> Execution:
         """Run one piece of code to its end, remember it, and leave a point to come back to.
 
@@ -81,7 +86,7 @@ class AsyncVm:
             stdin: What it reads from standard input. Not stored. Empty: end of file at once.
             working_dir: A folder in the vm, relative to its home. None: its home.
             on_output: Called with "stdout" or "stderr" and bytes, as they come.
-            on_begun: Called with its id, when its beginning is written down and nothing of the code has run.
+            on_begun: Called with its id (`execution_id`, or a new one) when its beginning is written down.
             rollback_on_failure: Put files and variables back to before a failed execution; None: as configured.
             session: Run it in the session of this name, which begins with its first execution; see `session`.
 
@@ -94,17 +99,16 @@ class AsyncVm:
         policy.check(language, code, self._settings)
         chosen = self._settings.languages.find(language)
         job = Job(
-            id=new_id("ex"),
+            id=execution_id or new_id("ex"),
             language=chosen,
             code=code,
-            limits=self._limits(chosen.timeout_multiplier, limits, timeout_seconds),
+            limits=self._settings.limits_of(chosen.timeout_multiplier, limits, timeout_seconds),
             environment=environment or {},
             stdin=stdin.encode() if isinstance(stdin, str) else stdin,
             working_dir=working_dir,
             session=session,
         )
-        if session is not None:
-            check_session(job)
+        check_session(job)
         undo = self._settings.history.auto_rollback_on_failure if rollback_on_failure is None else rollback_on_failure
         async with self._queue:
             vm, before = await self._start()
@@ -116,11 +120,6 @@ class AsyncVm:
             with anyio.CancelScope(shield=True):  # it has run: that is written down, whoever still wants to know
                 execution = await self._conclude(vm, recorder, outcome, undo)
             return execution
-
-    def _limits(self, multiplier: float, given: Limits | None, timeout_s: float | None) -> Limits:
-        if given is None:
-            given = with_wall(self._settings.limits, self._settings.execution_timeout_ms / 1000 * multiplier)
-        return given if timeout_s is None else replace(given, wall_s=timeout_s)
 
     async def _carry_out(self, vm: BackendVm, job: Job, recorder: Recorder, on_output: OnOutput | None) -> Outcome:
         """Run the job; whatever happens to it, its execution ends in history too."""
@@ -297,7 +296,7 @@ class AsyncVm:
         Raises UnsupportedLanguage: it has no sessions; InvalidArgument: the name is not one.
         """
         chosen = self._settings.languages.find(language)
-        limits = self._limits(chosen.timeout_multiplier, None, None)
+        limits = self._settings.limits_of(chosen.timeout_multiplier, None, None)
         job = Job(id=new_id("ex"), language=chosen, code="", limits=limits, session=name)
         check_session(job)
         if chosen.session == "live":

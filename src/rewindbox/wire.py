@@ -15,7 +15,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from rewindbox import errors
 from rewindbox.backends.base import FileInfo
-from rewindbox.errors import ConnectionFailed, RewindboxError
+from rewindbox.errors import ApiError, ConnectionFailed, RewindboxError
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
 from rewindbox.timeline import Point, Rebuilt, Rollback, Snapshot
@@ -59,10 +59,20 @@ def error_as_value(error: RewindboxError) -> dict[str, Any]:
 
 def error_of_value(value: dict[str, Any]) -> RewindboxError:
     """An error of the same class, that says the same."""
-    kind = _ERRORS.get(value["code"], RewindboxError)
+    return _error(_ERRORS.get(value["code"], RewindboxError), value["message"], value["detail"], value["remedy"])
+
+
+def error_of_code(code: str, message: str, remedy: str | None) -> RewindboxError:
+    """As a server tells one; ApiError: it is of a class that we do not have."""
+    kind = _ERRORS.get(code, ApiError)
+    detail = message.removeprefix(kind.prefix).removesuffix(f"; {remedy}")
+    return _error(kind, message, detail, remedy)
+
+
+def _error(kind: type[RewindboxError], message: str, detail: str, remedy: str | None) -> RewindboxError:
     error = kind.__new__(kind)
-    Exception.__init__(error, value["message"])
-    error.detail, error.remedy = value["detail"], value["remedy"]
+    Exception.__init__(error, message)
+    error.detail, error.remedy = detail, remedy
     return error
 
 

@@ -474,12 +474,13 @@ def test_the_doors_are_the_same():
     for plain, engine in ((Rewindbox, AsyncRewindbox), (Vm, AsyncVm), (KeptVm, AsyncVm)):
         own = {name for name in vars(plain) if not name.startswith("_")} - {"call", "inner"}
         theirs = {name for name in vars(engine) if not name.startswith("_")} | ({"settings"} & own)
+        theirs -= {"look"} - own  # `record` of the plain door may take its time
         assert own == theirs
         for name in own:
             if inspect.isfunction(vars(plain)[name]):
                 ours = set(inspect.signature(vars(plain)[name]).parameters)
                 other = set(inspect.signature(vars(engine)[name]).parameters)
-                assert {"options", "query"} & (ours | other) or ours == other - {"block"}, name
+                assert {"options", "query"} & (ours | other) or ours == other - {"block", "execution_id"}, name
 
 
 def test_the_plain_door(store):

@@ -68,7 +68,7 @@ async def test_allowed_languages(store):
         assert (await vm.execute("python3", "print(1)")).stdout == "1\n"
         with pytest.raises(LanguageRefused, match="bash"):
             await vm.execute("bash", "true")
-        assert [decision.skipped for decision in box.plan("```bash\nls\n```\n")] == [
+        assert [decision.skipped for decision in await box.plan("```bash\nls\n```\n")] == [
             "bash is not allowed; add it to allowed_languages"
         ]
 
@@ -129,9 +129,9 @@ async def test_max_text_chars(store):
     """A text of as many characters as allowed is read, one more is refused with both numbers, and nothing runs."""
     text = "é\n```bash\ntrue\n```"
     async with holder(store, max_text_chars=len(text)) as box:
-        assert [decision.skipped for decision in box.plan(text)] == [None]
+        assert [decision.skipped for decision in await box.plan(text)] == [None]
         with pytest.raises(ValidationFailed, match=f"{len(text) + 1} characters, where {len(text)} are allowed"):
-            box.plan(f"{text}\n")
+            await box.plan(f"{text}\n")
         with pytest.raises(ValidationFailed, match="characters"):
             async for _ in box.run(f"{text}\n", "one"):
                 pytest.fail("it ran")

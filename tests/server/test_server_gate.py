@@ -278,3 +278,23 @@ def test_the_words_of_the_command_line(tmp_path, capfd):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert call("serve", "--port", str(taken.getsockname()[1]))[0] == 2
+
+
+def test_a_start_that_fails_makes_no_token(tmp_path):
+    """A token is made by the first start that can be asked: one that nobody was told would be lost."""
+    store = tmp_path / "store"
+    with bound("127.0.0.1", 0) as taken:
+        taken.listen()
+        failed = subprocess.run(
+            [sys.executable, "-m", "rewindbox", "--store", store, "serve", "--port", str(taken.getsockname()[1])],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert failed.returncode == 2 and "choose another --port" in failed.stderr
+    assert Tokens(str(store)).all() == []
+    with Served(store) as server, server.client() as client:
+        assert client.get("/v1/vms").status_code == 200
+    with Served(store) as again:
+        assert again.token is None
+    remove(store)

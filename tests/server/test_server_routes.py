@@ -22,15 +22,20 @@ BODIES = {
     "/v1/vms/{vm}/snapshots": {"name": "theirs"},
     "/v1/vms/{vm}/rollback": {"last_success": True},
     "/v1/plan": {"text": "no code"},
+    "/v1/verify": {},
     "/v1/runs": {"text": "```bash\ntouch was-here\n```", "vm": "mine"},
 }
 QUERIES = {"/v1/vms/{vm}/file": {"path": "was-here"}, "/v1/history": {"vm": "mine"}}
+OF_ALL = ("/metrics", "/v1/doctor", "/v1/verify", "/v1/head")
+"""What is of all agents together, and so not for the token of one."""
 UNTIED = {
     ("POST", "/v1/vms"),
     ("GET", "/v1/vms"),
     ("GET", "/v1/executions"),
     ("POST", "/v1/plan"),
     ("GET", "/v1/languages"),
+    ("GET", "/v1/settings"),
+    ("GET", "/v1/history/export"),
 }
 """What there is for the token of any agent: nothing of another one's is in it."""
 
@@ -104,7 +109,7 @@ def test_what_is_anothers_is_not_there(server, client):
             for vm in ("mine", done["vm_id"]):
                 url = filled(path, **{**ids, "vm": vm})
                 answer = outside.request(method, url, json=BODIES.get(path), params=QUERIES.get(path, {}))
-                expected = 403 if path in ("/metrics", "/v1/doctor") else 400 if path == "/v1/runs" else 404
+                expected = 403 if path in OF_ALL else 400 if path == "/v1/runs" else 404
                 assert answer.status_code == expected, (method, path, answer.text)
         for vm in (done["vm_id"], done["vm_id"][:12]):  # by its id, too, nothing runs there and nothing is said
             answer = outside.post("/v1/runs", json={"text": "```bash\ntouch was-here\n```", "vm": vm})
@@ -152,7 +157,7 @@ def test_an_execution_is_what_its_schema_says():
 
 
 _INSIDE = {"stdout_bytes", "stderr_bytes", "wall_s", "cpu_s"}
-_TOLD = {"success", "stdout", "stderr", "completed_at", "duration_ms", "cpu_ms"}
+_TOLD = {"success", "stdout", "stderr", "stdout_base64", "stderr_base64", "completed_at", "duration_ms", "cpu_ms"}
 
 
 def test_the_way_of_a_vm(client):

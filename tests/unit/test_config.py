@@ -165,7 +165,7 @@ def test_the_environment_can_switch_a_role_off(monkeypatch):
         ({"allowed_languages": ["python", 1]}, "allowed_languages"),
         ({"history": True}, "history"),
         ({"security_settings": {}}, "security_settings"),
-        ({"history": {"integration_mode": "http"}}, "integration_mode"),
+        ({"history": {"integration_mode": "telnet"}}, "integration_mode"),
         ("yes", "vm_execution = 'yes'"),
         (None, "vm_execution = None"),
     ],

@@ -104,6 +104,12 @@ def test_what_is_to_be_applied_is_no_program(code):
         assert "path" not in (block.metadata or {})
 
 
+def test_a_drawn_tree_is_no_program():
+    """The files of a project, drawn in a block that says bash, are text; a script that prints some is a script."""
+    assert found("```bash\napp/\n│\n├── src/\n│   └── a.py\n```") == [("text", "app/\n│\n├── src/\n│   └── a.py\n")]
+    assert found("```bash\nset -e\ncat <<E\napp/\n├── src\nE\n```")[0][0] == "bash"
+
+
 def test_a_transcript_keeps_its_code_and_tells_its_commands():
     """`code` is what Markdown says; what was typed is beside it."""
     (block,) = blocks("```console\n$ echo a\na\n```")
@@ -205,6 +211,24 @@ def test_a_name_is_always_safe(info, code, before):
 def test_any_text_has_elements(text):
     """In order, without overlap, never an exception."""
     found(text)
+
+
+@pytest.mark.parametrize(
+    ("after", "path"),
+    [
+        ("\n\n1. Save this code to a file named `app.py`.\n2. Run it with `python3 app.py`.", "app.py"),
+        ("\r\nCopy the script into src/app.py and start it.", "src/app.py"),
+        ("\nSave it as `index.html`.", None),
+        ("\nNow save the following code as `b.py`:\n\n", None),
+        ("\nSave this as `b.py`:\n", None),
+        ("\nIt saves the code of app.py.", None),
+        ("\nSave this as `../app.py`.", None),
+    ],
+)
+def test_a_block_is_saved_as_the_text_behind_it_says(after, path):
+    """Only what is said of the block before, and only a file of its language; whether it is written decides policy."""
+    file = named("python", "x = 1\n", "", "python", after)
+    assert (file and (file.path, file.is_to_be_written)) == (path and (path, False))
 
 
 @pytest.mark.parametrize(

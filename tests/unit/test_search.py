@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rewindbox import listing, query, texts
+from rewindbox import listing, query, show, texts
 from rewindbox import store as store_module
 from rewindbox.errors import HistoryError, InvalidArgument
 from rewindbox.execution import Execution
@@ -271,3 +271,23 @@ def test_no_head(store, text):
     """What is no head is refused."""
     with pytest.raises(InvalidArgument, match="no head"):
         History(store).verify(text)
+
+
+# --- shown
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "text", "line"),
+    [
+        ("import os\nprint(1)\n", b"", "PRINT", "print(1)"),
+        ("x\n", "one\ntwo Straße\n".encode(), "STRASSE", "two Straße"),
+        ("x\n", b"a" * 100 + b"needle\n", "needle", "…" + "a" * 24 + "needle"),
+        ("x\n", b"one\ntwo\n", "one\ntwo", "one"),
+        ("\n  x\n", b"\x1b[2J evil\n", "evil", "^[[2J evil"),
+        ("\n  x\n", b"one\n", " \n", "x"),
+        ("\n  x\n", b"one\n", "not there", "x"),
+    ],
+)
+def test_found_line(store, vm_id, code, out, text, line):
+    """A terminal is shown the line that has what was searched for, near it and harmless, or the first of the code."""
+    assert show.found_line(run(store, vm_id, code, out), text) == line

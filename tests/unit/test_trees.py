@@ -10,13 +10,14 @@ import stat
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import scaled
-from rewindbox.backends.namespace import kernel, trees
+from rewindbox.backends.namespace import folds, kernel, trees
 
 ALL = (1 << 31, 1 << 62)
 
@@ -216,6 +217,38 @@ def test_signatures_tell(place, change):
     assert trees.signature("source", *ALL) != before
 
 
+UNDER_WAY = {
+    "folder-for-link": lambda: (os.rename("source/dir", "old"), os.symlink("../host", "source/dir")),
+    "deep-folder-for-link": lambda: (os.rename("source/dir/dir", "old"), os.symlink("../../host", "source/dir/dir")),
+    "file-for-link": lambda: (os.unlink("source/dir/f"), os.symlink("../../host/f", "source/dir/f")),
+    "file-for-pipe": lambda: (os.unlink("source/dir/f"), os.mkfifo("source/dir/f")),
+    "file-for-folder": lambda: (os.unlink("source/dir/f"), os.mkdir("source/dir/f")),
+    "link-for-file": lambda: (os.unlink("source/dir/l"), os.link("source/dir/f", "source/dir/l")),
+    "empty-folder-for-link": lambda: (os.rmdir("source/empty"), os.symlink("../host", "source/empty")),
+    "gone": lambda: os.unlink("source/dir/f"),
+}
+
+
+@pytest.mark.parametrize("change", UNDER_WAY)
+def test_what_changes_under_way_is_not_copied(place, change):
+    """A name that became another thing since the tree was looked at: no copy, and nothing of what it leads to."""
+    os.makedirs("source/dir/dir")
+    os.mkdir("source/empty")
+    os.mkdir("host")
+    for name in ("source/dir/f", "source/dir/dir/f", "host/f"):
+        with open(name, "w") as file:
+            file.write("the host's own" if name == "host/f" else "inside")
+    os.symlink("f", "source/dir/l")
+    found = trees.signature("source", *ALL)
+    trees.copy("source", "before", found)
+    UNDER_WAY[change]()
+    with pytest.raises(trees.Uncopied):
+        trees.copy("source", "target", found)
+    copied = [os.path.join(folder, name) for folder, _, names in os.walk("target") for name in names]
+    assert "the host's own" not in [Path(name).read_text() for name in copied if not os.path.islink(name)]
+    assert os.listdir("host") == ["f"]
+
+
 def test_signatures_are_bounded(place):
     """Measuring stops at a number of entries, of bytes, and at a depth that no path can name."""
     os.mkdir("source")
@@ -383,7 +416,7 @@ def _fold_and_compare(root, lives, again):
         if steps is None:
             with View(layers, f"look{number}") as seen:
                 before = describe(seen, inodes=False)
-            trees.fold(layers, "skeleton", f"f{number}")
+            folds.fold(layers, "skeleton", f"f{number}")
             layers = [f"f{number}"]
             with View(layers, f"again{number}") as seen:
                 results.append((before, describe(seen, inodes=False), marks(f"f{number}")))
@@ -402,7 +435,7 @@ def marks(layer):
     for folder, _, names in os.walk(layer):
         for name in names:
             below = os.path.join("skeleton", os.path.relpath(os.path.join(folder, name), layer))
-            if trees.is_whiteout(os.lstat(os.path.join(folder, name))) and not os.path.lexists(below):
+            if folds.is_whiteout(os.lstat(os.path.join(folder, name))) and not os.path.lexists(below):
                 useless.append(name)
     return useless
 
@@ -438,7 +471,7 @@ def _fold_specimens(root):
     os.chdir(root)
     with View(["u1"], "look") as seen:
         before = describe(seen)
-    trees.fold(["u1", "u2"], "skeleton", "f1")
+    folds.fold(["u1", "u2"], "skeleton", "f1")
     with View(["f1"], "look2") as seen:
         after = describe(seen)
     return before, after, os.stat("f1/sparse").st_ino == os.stat("u1/sparse").st_ino

@@ -64,7 +64,7 @@ class Plan(BaseModel):
 @routes.post("/plan", responses=responses(errors.ValidationFailed))
 async def plan(who: Who, asked: PlanRequest) -> Plan:
     """The code blocks of an answer, and what a run would do with each. Nothing is run."""
-    decisions = who.service.box.plan(asked.text, threshold=asked.threshold)
+    decisions = await who.service.box.plan(asked.text, threshold=asked.threshold)
     bodies = [decision_body(number, decision) for number, decision in enumerate(decisions, 1)]
     return Plan(decisions=[Decision.model_validate(body) for body in bodies])
 

@@ -23,7 +23,9 @@ from rewindbox.server import (
     original,
     points,
     problems,
+    record,
     sessions,
+    settings,
     sockets,
     vms,
 )
@@ -38,7 +40,7 @@ from rewindbox.server.work import Work
 
 ROUTES = (
     *(about.routes, vms.routes, executions.routes, sockets.routes, answers.routes, sessions.routes, points.routes),
-    *(files.routes, history.routes),
+    *(files.routes, history.routes, record.routes, settings.routes),
 )
 """Every group of routes, in the order in which docs and OpenAPI have them."""
 _TEXT = "Runs what a model wrote in isolated vms, remembers every execution, and can undo any of them."

@@ -4,6 +4,7 @@ Requests refuse what they do not know. Times are RFC 3339 in UTC, ids carry thei
 `snap_`, `run_`).
 """
 
+import base64
 import json
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from rewindbox.store import id_bounds
 
 _EXAMPLE_ID = "7f3k2mqxwz4tb5ncg6hjlsdarv"
 Text = Annotated[str, Field(max_length=256)]
+ExecutionId = Annotated[str, Field(pattern=r"^ex_[a-z2-7]{26}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 TEXT_CHARS = 400_000
@@ -57,12 +59,17 @@ class ExecutionRequest(Asked):
     model_config = ConfigDict(json_schema_extra={"examples": [{"language": "python", "code": "print(6 * 7)"}]})
     language: Text = Field(description="Its name or an alias; `GET /v1/languages` lists them.")
     code: str = Field(description="The code. How long it may be is configured (`max_code_length`, characters).")
+    id: ExecutionId | None = Field(
+        None, description="The id that it is to have. What is asked again under an id runs once. Null: one is made."
+    )
     agent_id: Text | None = Field(None, description="Who runs. Null: the token's agent, or as configured.")
     session: Name | None = Field(None, description="Run it in the session of this name. Null: by itself.")
     timeout_s: Seconds | None = Field(None, description="Shorthand for `limits.wall_s`, in seconds; wins over it.")
     limits: LimitsBody | None = Field(None, description="What it may consume.")
     environment: dict[str, str] | None = Field(None, description="Variables besides the vm's own. Not recorded.")
     stdin: str | None = Field(None, description="What it reads from standard input, whole. Not recorded.")
+    stdin_base64: str | None = Field(None, description="The same, for what is no UTF-8.")
+    block: Whole | None = Field(None, description="Its number in the answer that it is from. Null: it is from none.")
     working_dir: str | None = Field(None, description="A folder of the vm, relative to its home. Null: its home.")
     on_failure: OnFailure | None = Field(None, description="`rollback`: undo it if it fails. Null: as configured.")
     wait: bool = Field(True, description="Answer when it has ended. False: answer 202 when it has begun.")
@@ -83,6 +90,8 @@ class ExecutionBody(BaseModel):
     success: bool = Field(description="It ended by itself with exit code 0.")
     stdout: str = Field(description="What it wrote; bytes that are not UTF-8 are replaced.")
     stderr: str = Field(description="What it wrote to standard error; likewise.")
+    stdout_base64: str | None = Field(description="What it wrote, byte by byte; null where `stdout` is exactly that.")
+    stderr_base64: str | None = Field(description="The same of `stderr`.")
     truncated: bool = Field(description="Output was cut at its limit.")
     output_dropped: bool = Field(description="The record no longer keeps its output (`max_history_entries`).")
     started_at: str = Field(description="When it began.")
@@ -127,7 +136,20 @@ class AllGoingOn(BaseModel):
 
 def execution_body(execution: Execution) -> dict[str, Any]:
     """An execution as `ExecutionBody`."""
-    return {**execution.as_dict(), "displays": [_plain(display) for display in execution.displays]}
+    return {
+        **execution.as_dict(),
+        "stdout_base64": told(execution.stdout_bytes)[1],
+        "stderr_base64": told(execution.stderr_bytes)[1],
+        "displays": [_plain(display) for display in execution.displays],
+    }
+
+
+def told(written: bytes) -> tuple[str, str | None]:
+    """Bytes as text, and in base64 where the text is not exactly they."""
+    try:
+        return written.decode(), None
+    except UnicodeDecodeError:
+        return written.decode("utf-8", "replace"), base64.b64encode(written).decode()
 
 
 def _plain(display: Display) -> Display:

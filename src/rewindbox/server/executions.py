@@ -1,6 +1,8 @@
 """/v1/executions: run code in a vm, wait for it or follow it, cancel it, read how it ended."""
 
+import base64
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -9,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from rewindbox import errors
 from rewindbox.backends.base import Stream
+from rewindbox.execution import Execution
 from rewindbox.server import feeds
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import (
@@ -36,9 +39,16 @@ LastIdInQuery = Annotated[
 ]
 
 
-async def begin(who: Caller, vm: str, asked: ExecutionRequest) -> Feed:
-    """Begin an execution. Raises what `AsyncVm.execute` raises before it begins."""
+async def begin(who: Caller, vm: str, asked: ExecutionRequest) -> Feed | Execution:
+    """Begin an execution; what was asked for before, under the same id, is not begun again.
+
+    Raises what `AsyncVm.execute` raises before it begins.
+    """
     found = await who.vm(vm)
+    if asked.id is not None and (known := await _known(who, asked.id)) is not None:
+        if known.vm_id != found.id or (isinstance(known, Execution) and known.code != asked.code):
+            raise errors.InvalidArgument(f"the id {asked.id} is that of something else", remedy="make another")
+        return known
     if asked.timeout_s is not None:
         who.limits({"wall_s": asked.timeout_s})
     feed = who.service.work.execute(
@@ -50,25 +60,62 @@ async def begin(who: Caller, vm: str, asked: ExecutionRequest) -> Feed:
         limits=who.limits(asked.limits.model_dump(exclude_none=True) if asked.limits else None),
         timeout_seconds=asked.timeout_s,
         environment=asked.environment,
-        stdin=asked.stdin or "",
+        stdin=_input(asked),
         working_dir=asked.working_dir,
         rollback_on_failure=None if asked.on_failure is None else asked.on_failure == "rollback",
         session=asked.session,
+        execution_id=asked.id,
+        block=asked.block,
     )
     return feed
+
+
+async def _known(who: Caller, execution_id: str) -> Feed | Execution | None:
+    """What has that id, whoever's it is. Nothing else gets its turn before the caller has begun it."""
+    feed = who.service.work.feed(execution_id)
+    if feed is None:
+        try:
+            execution = await who.service.box.execution(execution_id)
+        except errors.UnknownExecution:
+            return None
+        return await who.execution(execution.id)
+    if not who.sees(feed.agent_id):
+        raise errors.UnknownExecution(f"no execution has the id {execution_id!r}", remedy="make another")
+    return feed
+
+
+def _input(asked: ExecutionRequest) -> bytes | str:
+    if asked.stdin_base64 is None:
+        return asked.stdin or ""
+    try:
+        return base64.b64decode(asked.stdin_base64, validate=True)
+    except ValueError as error:
+        raise errors.InvalidArgument("stdin_base64 is no base64", remedy="give `stdin` as text") from error
 
 
 @routes.post(
     "/v1/vms/{vm}/executions",
     response_model=ExecutionBody,
-    responses=responses(*_RUNNING, also={202: {"model": Accepted, "description": "It has begun."}}),
+    responses=responses(
+        *_RUNNING,
+        also={
+            200: {"content": {MEDIA_TYPE: {}}, "description": "How it ended; or its events, if these are accepted."},
+            202: {"model": Accepted, "description": "It has begun."},
+        },
+    ),
 )
 async def execute(who: Who, vm: str, asked: ExecutionRequest, request: Request) -> Response:
     """Run a piece of code. Code that fails, is too slow or too big is an answer like any other, not an error.
 
-    It goes on when the connection ends, unless `cancel_on_disconnect` says otherwise; what it did is in history.
+    It goes on when the connection ends, unless `cancel_on_disconnect` says otherwise; what it did is in history. With
+    `Accept: text/event-stream` its events are the answer, from now on: see `GET /v1/executions/{execution}/events`.
     """
     feed = await begin(who, vm, asked)
+    if MEDIA_TYPE in request.headers.get("accept", ""):
+        events = feed.events if isinstance(feed, Feed) else partial(feeds.recorded, feed)
+        return EventStream(events(Place(), from_the_start=True), who.service.bounds)
+    if isinstance(feed, Execution):
+        return JSONResponse(execution_body(feed))
     if asked.wait:
         await _waited(feed, request if asked.cancel_on_disconnect else None)
     else:
@@ -83,9 +130,7 @@ async def execute(who: Who, vm: str, asked: ExecutionRequest, request: Request) 
 
 def _accepted(feed: Feed) -> Accepted:
     url = f"/v1/executions/{feed.execution_id}"
-    return Accepted(
-        execution_id=str(feed.execution_id), vm_id=feed.vm_id, status="running", url=url, events=f"{url}/events"
-    )
+    return Accepted(execution_id=feed.execution_id, vm_id=feed.vm_id, status="running", url=url, events=f"{url}/events")
 
 
 async def _waited(feed: Feed, request: Request | None) -> None:

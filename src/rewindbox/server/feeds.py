@@ -16,12 +16,12 @@ import anyio
 from rewindbox.backends.base import Stream
 from rewindbox.errors import InvalidArgument, RewindboxError
 from rewindbox.execution import Execution
-from rewindbox.server.bodies import execution_body
+from rewindbox.server.bodies import execution_body, told
 
 CHUNK_BYTES = 64 << 10
 """Told in one event at most."""
 END = "end"
-_TOLD_ALREADY = ("code", "stdout", "stderr")
+_TOLD_ALREADY = ("code", "stdout", "stderr", "stdout_base64", "stderr_base64")
 _PLACE = re.compile(r"(\d{1,18})-(\d{1,18})")
 
 
@@ -55,11 +55,11 @@ class Place:
 
 
 class Feed:
-    """One execution that goes on: its id once it has begun, what it has written, and how it ended."""
+    """One execution that goes on, or waits for its turn: what it has written, and how it ended."""
 
-    def __init__(self, vm_id: str, agent_id: str) -> None:
-        self.vm_id, self.agent_id = vm_id, agent_id
-        self.execution_id: str | None = None
+    def __init__(self, execution_id: str, vm_id: str, agent_id: str) -> None:
+        self.execution_id, self.vm_id, self.agent_id = execution_id, vm_id, agent_id
+        self.has_begun = False
         self.written: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self.execution: Execution | None = None
         self.error: RewindboxError | None = None
@@ -72,9 +72,9 @@ class Feed:
         """It has ended, or will never begin."""
         return self.execution is not None or self.error is not None
 
-    def begin(self, execution_id: str) -> None:
+    def begin(self) -> None:
         """Its beginning is written down."""
-        self.execution_id = execution_id
+        self.has_begun = True
         self._tell()
 
     def write(self, stream: Stream, data: bytes) -> None:
@@ -96,7 +96,7 @@ class Feed:
 
     async def until_begun(self) -> None:
         """Wait until it has begun, or is over without."""
-        while self.execution_id is None and not self.is_over:
+        while not self.has_begun and not self.is_over:
             await self._news.wait()
 
     async def until_over(self) -> None:
@@ -106,8 +106,9 @@ class Feed:
 
     async def events(self, place: Place, *, from_the_start: bool = False) -> AsyncGenerator[Event, None]:
         """What happened after a place and happens from now on; the end is the last."""
-        if from_the_start:
-            yield begun(str(self.execution_id), self.vm_id)
+        await self.until_begun()
+        if from_the_start and self.has_begun:
+            yield begun(self.execution_id, self.vm_id)
         while True:
             news, is_over = self._news, self.is_over
             for event in output(self.written, place, final=is_over):
@@ -128,8 +129,8 @@ def begun(execution_id: str, vm_id: str) -> Event:
 def ended(how: Execution | RewindboxError | None) -> Event:
     """The last event of an execution."""
     if isinstance(how, Execution):
-        told = execution_body(how)
-        return Event("ended", {name: value for name, value in told.items() if name not in _TOLD_ALREADY}, END)
+        body = execution_body(how)
+        return Event("ended", {name: value for name, value in body.items() if name not in _TOLD_ALREADY}, END)
     from rewindbox.server.problems import problem  # noqa: PLC0415  which needs the framework, and this file does not
 
     assert how is not None
@@ -157,8 +158,9 @@ def output(written: Mapping[Stream, bytes | bytearray], place: Place, *, final: 
             if not chunk:
                 break
             place = replace(place, **{stream: at + len(chunk)})
-            text = chunk.decode("utf-8", "replace")
-            yield Event("output", {"stream": stream, "text": text, "at": at, "bytes": len(chunk)}, str(place))
+            text, exact = told(chunk)
+            data = {"stream": stream, "text": text, "base64": exact, "at": at, "bytes": len(chunk)}
+            yield Event("output", data, str(place))
 
 
 def _whole(chunk: bytes) -> bytes:

@@ -28,6 +28,8 @@ class Point(BaseModel):
     parent_id: str | None = Field(description="The point from which it came; null: the vm's first.")
     execution_id: str | None = Field(description="The execution that left it; null: none did.")
     created_at: str = Field(description="When it was taken.")
+    method: str = Field(description="How it was taken: `same`, `copy`, `freeze` ...")
+    written_bytes: int = Field(description="What taking it wrote to the disk, in bytes.")
     kept: bool = Field(description="The vm can be put back to it.")
     live: bool = Field(description="Variables of its live sessions go back, too.")
     is_tip: bool = Field(description="The vm stands on it.")
@@ -142,6 +144,8 @@ async def points(who: Who, vm: str) -> Points:
                 parent_id=point.parent_id,
                 execution_id=point.execution_id,
                 created_at=rfc3339(point.created_at),
+                method=point.method,
+                written_bytes=point.written_bytes,
                 kept=point.state is not None,
                 live=point.id in live,
                 is_tip=point.id == tip,

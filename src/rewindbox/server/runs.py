@@ -133,8 +133,8 @@ class Runs:
         current: list[Feed] = []
 
         def begun(execution_id: str) -> None:
-            current.append(Feed(vm.id, run.agent_id))
-            self._work.begin(current[-1], execution_id)
+            current.append(Feed(execution_id, vm.id, run.agent_id))
+            self._work.begin(current[-1])
             run.add("begun", {"execution_id": execution_id, "vm_id": vm.id})
 
         def wrote(stream: Stream, data: bytes) -> None:

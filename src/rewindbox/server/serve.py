@@ -63,7 +63,7 @@ def _serve(call: Call) -> int:
     arguments = call.arguments
     _check_loopback(arguments.host, arguments.no_auth)
     tokens = None if arguments.no_auth else _tokens(call)
-    first = tokens.create(FIRST) if tokens is not None and not tokens.all() else None
+    is_first = tokens is not None and not tokens.all()
     box = AsyncRewindbox(arguments.store)  # a wrong setting is said now
     choices = app.Choices(tokens=tokens, hosts=arguments.name or (), origins=arguments.origin or ())
     gate, inner = app.made(box, choices)
@@ -73,7 +73,7 @@ def _serve(call: Call) -> int:
             gate,
             choices.bounds,
             on_stop=lambda: app.stop(inner),
-            on_started=lambda port: _say_where(call, arguments.host, port, first),
+            on_started=lambda port: _say_where(call, arguments.host, port, tokens if is_first else None),
         )
         asyncio.run(_served(server, box, listening))
     return 0
@@ -112,8 +112,12 @@ def bound(host: str, port: int) -> socket.socket:
     return made
 
 
-def _say_where(call: Call, host: str, port: int, first: str | None) -> None:
-    """Where it is, and once the token: a line each, or with --json a document."""
+def _say_where(call: Call, host: str, port: int, tokens: Tokens | None) -> None:
+    """Where it is, and once the token: a line each, or with --json a document.
+
+    `tokens`: where the first one is to be made. It is made now and not before: one that nobody was told is lost.
+    """
+    first = None if tokens is None else tokens.create(FIRST)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if call.arguments.no_auth:
         warning = "WARNING: --no-auth: every program on this host may run code here"
@@ -125,3 +129,7 @@ def _say_where(call: Call, host: str, port: int, first: str | None) -> None:
     if first is not None:
         note = f"named {FIRST}; it is not shown again, `rewindbox token create` makes others"
         call.out.write(f"token: {first}\n({note})\n")
+    elif not call.arguments.no_auth:
+        call.err.write(
+            "(asked for a token; `rewindbox token list` names them, `rewindbox token create NAME` makes another)\n"
+        )

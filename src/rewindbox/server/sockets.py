@@ -14,6 +14,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rewindbox.errors import BadRequest, InvalidArgument, TooMany, UnknownExecution
+from rewindbox.execution import Execution
 from rewindbox.server import executions
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import Asked, ExecutionRequest, Text
@@ -134,10 +135,12 @@ class _Connection:
 
     async def _begun(self, message: Execute) -> str:
         feed = await executions.begin(self._who, message.vm, message.request)
+        if isinstance(feed, Execution):
+            return feed.id
         await feed.until_begun()
         if feed.error is not None:
             raise feed.error
-        return str(feed.execution_id)
+        return feed.execution_id
 
     async def _told(self, events: AsyncGenerator[Event, None], execution_id: str, ref: str | None) -> None:
         async for event in events:

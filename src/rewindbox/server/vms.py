@@ -5,6 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from rewindbox import documents
 from rewindbox.errors import InvalidArgument, UnknownVm, VmBusy
 from rewindbox.execution import rfc3339
 from rewindbox.registry import VmRecord
@@ -24,6 +25,14 @@ class NewVm(Asked):
     agent_id: Text | None = Field(None, description="Whose it is. Null: the token's agent, or as configured.")
 
 
+class SessionsEnded(BaseModel):
+    """Live sessions that ended together with the processes of their vm."""
+
+    at: str = Field(description="When.")
+    sessions: str = Field(description="Their names.")
+    reason: str = Field(description="Why, in words.")
+
+
 class Vm(BaseModel):
     """An isolated machine with files that stay."""
 
@@ -37,6 +46,7 @@ class Vm(BaseModel):
     tip: str | None = Field(description="The point it stands on; null: it was never started.")
     status: Literal["running", "stopped"] = Field(description="A stopped one is started by what needs it running.")
     sessions: list[str] = Field(description="The names of its live sessions.")
+    sessions_ended: SessionsEnded | None = Field(description="The last time that sessions ended so; null: never.")
 
 
 class Vms(BaseModel):
@@ -45,8 +55,9 @@ class Vms(BaseModel):
     vms: list[Vm] = Field(description="Oldest first.")
 
 
-def shown(record: VmRecord, who: Who) -> Vm:
+async def shown(record: VmRecord, who: Who) -> Vm:
     """A vm as a client gets it."""
+    ended = await who.service.box.sessions_ended(record.id)
     running = next((vm for vm in who.service.box.running() if vm.id == record.id), None)
     return Vm(
         id=record.id,
@@ -59,6 +70,7 @@ def shown(record: VmRecord, who: Who) -> Vm:
         tip=record.tip,
         status="running" if running else "stopped",
         sessions=sorted(running.sessions) if running else [],
+        **documents.sessions_ended_as_dict(ended),
     )
 
 
@@ -69,19 +81,19 @@ async def make(who: Who, asked: NewVm, response: Response) -> Vm:
     await vm.list(".")
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/vms/{vm.id}"
-    return shown(vm.record, who)
+    return await shown(vm.record, who)
 
 
 @routes.get("", responses=responses())
 async def list_all(who: Who) -> Vms:
     """The vms that there are."""
-    return Vms(vms=[shown(record, who) for record in await who.vms()])
+    return Vms(vms=[await shown(record, who) for record in await who.vms()])
 
 
 @routes.get("/{vm}", responses=responses(UnknownVm))
 async def look(who: Who, vm: str) -> Vm:
     """One vm, by id or name."""
-    return shown((await who.vm(vm)).record, who)
+    return await shown((await who.vm(vm)).record, who)
 
 
 @routes.post("/{vm}/stop", responses=responses(UnknownVm))
@@ -89,7 +101,7 @@ async def stop(who: Who, vm: str) -> Vm:
     """End its processes, live sessions and what runs; files and history stay."""
     found = await who.vm(vm)
     await found.stop()
-    return shown(found.record, who)
+    return await shown(found.record, who)
 
 
 @routes.delete("/{vm}", responses=responses(UnknownVm, VmBusy, InvalidArgument))

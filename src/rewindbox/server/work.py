@@ -19,6 +19,7 @@ from rewindbox.server.bounds import Bounds
 from rewindbox.server.feeds import Feed
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.tokens import Token
+from rewindbox.store import new_id
 
 
 class Work:
@@ -37,36 +38,35 @@ class Work:
         return self._feeds.get(execution_id)
 
     def going_on(self) -> dict[str, Feed]:
-        """Those of all executions that have begun and go on, by id."""
-        return dict(self._feeds)
+        """Those of all executions that go on, by id."""
+        return {name: feed for name, feed in self._feeds.items() if feed.has_begun}
 
-    def execute(self, vm: AnyVm, token: Token, language: str, code: str, **options: Any) -> Feed:
-        """Begin an execution, and return at once. Raises TooMany."""
-        feed = Feed(vm.id, options.get("agent_id") or self._box.settings.agent_id)
-        begin = partial(self.begin, feed)
-        self.go(
-            token,
-            feed.scope,
-            partial(self._execute, feed, partial(vm.execute, language, code, on_begun=begin, **options)),
-        )
+    def execute(
+        self, vm: AnyVm, token: Token, language: str, code: str, execution_id: str | None = None, **options: Any
+    ) -> Feed:
+        """Begin an execution, and return at once: it can be followed and cancelled by its id. Raises TooMany."""
+        feed = Feed(execution_id or new_id("ex"), vm.id, options.get("agent_id") or self._box.settings.agent_id)
+        execute = partial(vm.execute, language, code, execution_id=feed.execution_id, **options)
+        self.go(token, feed.scope, partial(self._execute, feed, execute))
+        self._feeds[feed.execution_id] = feed
         return feed
 
-    def begin(self, feed: Feed, execution_id: str) -> None:
-        """The beginning of an execution is written down: from now on it can be followed."""
-        self._feeds[execution_id] = feed
-        feed.begin(execution_id)
-        journal.note("begun", execution_id=execution_id, vm_id=feed.vm_id)
+    def begin(self, feed: Feed) -> None:
+        """The beginning of an execution is written down."""
+        self._feeds[feed.execution_id] = feed
+        feed.begin()
+        journal.note("begun", execution_id=feed.execution_id, vm_id=feed.vm_id)
 
     def end(self, feed: Feed, how: Execution | RewindboxError) -> None:
         """An execution is over, and in the record: from now on it is read from there."""
-        self._feeds.pop(feed.execution_id or "", None)
+        self._feeds.pop(feed.execution_id, None)
         feed.end(how)
         self._count(feed, how)
 
     async def _execute(self, feed: Feed, execute: Callable[..., Awaitable[Execution]]) -> None:
         how: Execution | RewindboxError | None = None
         try:
-            how = await execute(on_output=feed.write)
+            how = await execute(on_begun=lambda _: self.begin(feed), on_output=feed.write)
         except Exception as error:
             how = problems.ours(error)
         finally:
@@ -74,7 +74,7 @@ class Work:
 
     async def outcome_of(self, feed: Feed) -> Execution | RewindboxError:
         """How an execution ended that was cancelled: that is in the record, unless it never began."""
-        if feed.execution_id is None:
+        if not feed.has_begun:
             return ExecutionFailed("it was cancelled before it began", remedy="ask for it again")
         try:
             return await self._box.execution(feed.execution_id)

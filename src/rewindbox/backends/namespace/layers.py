@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace import folds, trees
 from rewindbox.backends.namespace.machine import LAYER_NAME, Damaged, Machine, StepFailed
 
 COPY_MAX_FILES = 100
@@ -73,13 +73,10 @@ class Layers:
         """
         try:
             found = self._seen(COPY_MAX_FILES, COPY_MAX_BYTES, changing)
-        except trees.TooBig:
-            return self._freeze(changing)
-        if self._point is not None and found == self._signature:
-            return self._taken("same", 0)
-        try:
+            if self._point is not None and found == self._signature:
+                return self._taken("same", 0)
             return self._copy(found)
-        except trees.Uncopied:  # what is frozen stays as it is
+        except (trees.TooBig, trees.Uncopied):  # what is frozen is what was there
             return self._freeze(changing)
 
     def _seen(self, max_files: int, max_bytes: int, changing: Collection[str]) -> trees.Signature:
@@ -122,7 +119,7 @@ class Layers:
             return layers
         name = self.machine.new_name("f")
         try:
-            trees.fold(layers, self.machine.skeleton, name)
+            folds.fold(layers, self.machine.skeleton, name)
         except OSError:
             trees.delete(name)
             if len(layers) < LAYERS_MAX:

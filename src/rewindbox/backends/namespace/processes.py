@@ -10,6 +10,7 @@ from rewindbox.backends.namespace.machine import PROC
 
 _DEADLY_S = 10.0
 """A killed process that is not gone by then sits in the kernel: the vm is broken."""
+_RESTING_S = 0.1
 _PAUSE_S = 0.002
 """Longest between two looks at who is left. Five hundred forks of a python take the kernel 70 ms to tear down."""
 
@@ -64,6 +65,26 @@ def _stop_each(proc: int, spare: Spare | None) -> set[int]:
         signal_each(proc, fresh, signal.SIGSTOP)
         known.update(fresh)
     return known
+
+
+def rest(proc: int, pids: list[int]) -> None:
+    """Stop these, and wait until no thread of them runs: the call that one is in is ended first.
+
+    One that waits for a child of vfork(2), stopped, does not stop, and does nothing. So nobody is waited for long.
+    """
+    signal_each(proc, pids, signal.SIGSTOP)
+    deadline = time.monotonic() + _RESTING_S
+    while (pids := [pid for pid in pids if not _rests(proc, pid)]) and time.monotonic() < deadline:
+        time.sleep(0.0001)
+
+
+def _rests(proc: int, pid: int) -> bool:
+    try:
+        threads = os.listdir(f"{PROC}/self/fd/{proc}/{pid}/task")
+    except OSError:
+        return True
+    states = (read(proc, f"{pid}/task/{thread}/stat").rpartition(b")")[2].split()[:1] for thread in threads)
+    return all(state in ([], [b"T"], [b"t"], [b"Z"], [b"X"]) for state in states)
 
 
 def strike(proc: int, spare: Spare | None = None) -> set[int]:

@@ -41,6 +41,7 @@ from rewindbox.backends.namespace.processes import (
     kill_all,
     processes,
     read,
+    rest,
     signal_each,
     stat_fields,
     stop_all,
@@ -136,7 +137,7 @@ class Sessions:
 
     @property
     def most_threads(self) -> int:
-        """So many of the code's there may be, with the few more that come of not knowing how many are ours just now."""
+        """So many of the code's there may be, and the few that come of not knowing how many are ours."""
         return int(self.limits["processes"]) + OWN_THREADS + self.machine.groups.threads
 
     def state(self) -> dict[str, str]:
@@ -174,10 +175,7 @@ class Sessions:
         return self._template
 
     def _bound(self, head: Process, *, beside: int | None = None) -> None:
-        """Its soft limit of processes: what the code may have, and `beside`, None: what there is of ours.
-
-        What checkpoints and new heads need is above it, below the hard one. Code that raises its own is watched.
-        """
+        """Its soft limit: what the code may have, and `beside`, None: what is ours. The hard one is above."""
         most = self.most_threads + (self.processes - 1 if beside is None else beside)
         head.limit(resource.RLIMIT_NPROC, most, self.most_threads + template.BESIDE)
 
@@ -387,7 +385,7 @@ class Sessions:
         """
         proc, idle = self.machine.proc, {session.head.pid for session in self.live.values()}
         running = [pid for pid in processes(proc) if self._may_run(pid, idle)] if self._has_company(idle) else []
-        signal_each(proc, running, signal.SIGSTOP)
+        rest(proc, running)
         mapping = {session.head.pid for session in self.live.values() if session.may_map} | set(running)
         try:
             yield {path for pid in mapping for path in descriptions.mapped_files(proc, pid)}

@@ -1,7 +1,8 @@
-"""Folders written by hostile code: measured, copied, folded and deleted without following anything.
+"""Folders written by hostile code: measured, copied and deleted without following anything.
 
 Everything goes by descriptors of folders, never by a path that the code could have changed into a link,
-and holds a bounded number of them. The caller makes sure that nobody writes meanwhile.
+and holds a bounded number of them. The caller makes sure that nobody writes meanwhile; but a process that is stopped
+ends the call that it is in, and what that renames may come as a surprise.
 """
 
 import errno
@@ -9,13 +10,15 @@ import itertools
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
-_OPAQUE = "user.overlay.opaque"
 _COUNTED_BY_THE_KERNEL = ("security.ima", "security.evm")
 """Sums of a file's content and attributes, which no program sets."""
+_CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EINVAL, errno.ENODATA, errno.ENXIO)
+"""What is said of a name that has become another thing."""
 _LONG_PATH = 2000
 _WITHOUT_BOUND = 1 << 62
 
@@ -28,7 +31,7 @@ class TooBig(Exception):
 
 
 class Uncopied(OSError):
-    """An attribute of a file is refused to a copy of it."""
+    """A copy would not be what is there: an attribute is refused to it, or somebody has changed something meanwhile."""
 
 
 @dataclass(slots=True)
@@ -40,22 +43,37 @@ class Usage:
 
 
 def signature(root: str, max_files: int, max_bytes: int) -> Signature:
-    """Every entry below `root`, in an order in which parents come first. Raises TooBig beyond a bound."""
-    found: Signature = {"": _identity(os.lstat(root))}
+    """Every entry below `root`, in an order in which parents come first. Raises TooBig beyond a bound, and Uncopied."""
+    top = os.lstat(root)
+    found: Signature = {"": _identity(top)}
     size, waiting = 0, [""]
     while waiting:
         folder = waiting.pop()
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                path = os.path.join(folder, entry.name)
-                found[path] = _identity(status)
-                size += status.st_blocks * 512
-                if len(found) > max_files or size > max_bytes or len(path) > 3000:
-                    raise TooBig
-                if stat.S_ISDIR(status.st_mode):
-                    waiting.append(path)
+        place = _opened(os.path.join(root, folder), found[folder], top.st_dev)
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    path = os.path.join(folder, entry.name)
+                    found[path] = _identity(status)
+                    size += status.st_blocks * 512
+                    if len(found) > max_files or size > max_bytes or len(path) > 3000:
+                        raise TooBig
+                    if stat.S_ISDIR(status.st_mode):
+                        waiting.append(path)
+        finally:
+            os.close(place)
     return found
+
+
+def _opened(path: str, identity: tuple[int, ...], device: int) -> int:
+    """The folder that was seen there; raises Uncopied where it is another one now, as behind a link."""
+    folder = os.open(path, _FOLDER)
+    status = os.fstat(folder)
+    if status.st_ino != identity[0] or status.st_dev != device:
+        os.close(folder)
+        raise Uncopied(errno.ESTALE, "it is another folder now", path)
+    return folder
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -119,30 +137,54 @@ def copy(source: str, target: str, found: Signature, previous: str | None = None
     A regular file whose identity is unchanged since `same` was read is hard-linked from `previous`, the
     copy made then: frozen copies may share inodes with each other, never with a tree that still changes.
     """
-    written, folders, links, linker = 0, [], dict[int, str](), _Linker()
     os.mkdir(target, 0o700)
-    for path, identity in found.items():
-        here, there = os.path.join(source, path), os.path.join(target, path)
-        if stat.S_ISDIR(identity[3]):
-            folders.append((here, there))
-            if path:
-                os.mkdir(there, 0o700)
-        elif stat.S_ISREG(identity[3]):
-            if previous and same and same.get(path) == identity:
-                written += linker.link(os.path.join(previous, path), there)
-            elif identity[0] in links:
-                written += linker.link(links[identity[0]], there)
-            else:
-                written += _copy_file(here, there)
-                links[identity[0]] = there
-        else:
-            _copy_special(here, there, linker)
-    for here, there in reversed(folders):
-        _copy_attributes(here, there)
+    try:
+        return _copy_all(source, target, found, previous, same or {})
+    except OSError as error:
+        if error.errno in _CHANGED:
+            raise Uncopied(error.errno, "it has been changed meanwhile", error.filename) from error
+        raise
+
+
+def _copy_all(source: str, target: str, found: Signature, previous: str | None, same: Signature) -> int:
+    written, links, linker, device = 0, dict[int, str](), Linker(), os.lstat(source).st_dev
+    folders = ["", *(path for path, identity in found.items() if path and stat.S_ISDIR(identity[3]))]
+    for folder in folders[1:]:
+        os.mkdir(os.path.join(target, folder), 0o700)
+    for folder, paths in _by_folder(found):
+        place = _opened(os.path.join(source, folder), found[folder], device)
+        try:
+            for path in paths:
+                there, identity = os.path.join(target, path), found[path]
+                if not stat.S_ISREG(identity[3]):
+                    here = f"/proc/self/fd/{place}/{os.path.basename(path)}"
+                    if _identity(os.lstat(here)) != identity:
+                        raise Uncopied(errno.ESTALE, "it is another one now", path)
+                    _copy_special(here, there, linker)
+                elif previous and same.get(path) == identity:
+                    written += linker.link(os.path.join(previous, path), there)
+                elif identity[0] in links:
+                    written += linker.link(links[identity[0]], there)
+                else:
+                    written += _copy_file(os.path.basename(path), there, place)
+                    links[identity[0]] = there
+        finally:
+            os.close(place)
+    for folder in reversed(folders):
+        place = _opened(os.path.join(source, folder), found[folder], device)
+        try:
+            copy_attributes(place, os.path.join(target, folder))
+        finally:
+            os.close(place)
     return written
 
 
-class _Linker:
+def _by_folder(found: Signature) -> Iterator[tuple[str, Iterator[str]]]:
+    """Folder -> paths of what is in it but folders, in their order."""
+    return itertools.groupby((p for p, identity in found.items() if not stat.S_ISDIR(identity[3])), os.path.dirname)
+
+
+class Linker:
     """Gives files further names. Where the disk allows one no more, it is copied and the copy named instead."""
 
     def __init__(self) -> None:
@@ -164,18 +206,21 @@ class _Linker:
         return 0
 
 
-def _copy_file(source: str, target: str) -> int:
-    """Contents with their holes, then attributes."""
-    read = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _copy_file(source: str, target: str, folder: int | None = None) -> int:
+    """Contents with their holes, then attributes; `source` is in `folder`."""
+    read = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
+        status = os.fstat(read)
+        if not stat.S_ISREG(status.st_mode):
+            raise Uncopied(errno.ESTALE, "it is no file any more", source)
         write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            written = _copy_data(read, write, os.fstat(read).st_size)
+            written = _copy_data(read, write, status.st_size)
         finally:
             os.close(write)
+        copy_attributes(read, target)
     finally:
         os.close(read)
-    _copy_attributes(source, target)
     return written
 
 
@@ -208,7 +253,7 @@ def _write_all(write: int, data: bytes) -> int:
     return len(data)
 
 
-def _copy_special(source: str, target: str, linker: _Linker | None) -> None:
+def _copy_special(source: str, target: str, linker: Linker | None) -> None:
     """A link, a pipe, a socket, or an overlay's mark for a deleted name (character device 0:0)."""
     status = os.lstat(source)
     if stat.S_ISLNK(status.st_mode):
@@ -219,7 +264,7 @@ def _copy_special(source: str, target: str, linker: _Linker | None) -> None:
         linker.link(source, target)
     else:
         os.mknod(target, status.st_mode)
-        _copy_attributes(source, target)
+        copy_attributes(source, target)
 
 
 def _is_overlays_own(name: str) -> bool:
@@ -227,101 +272,31 @@ def _is_overlays_own(name: str) -> bool:
     return name.startswith("user.overlay.") and not name.startswith("user.overlay.overlay.")
 
 
-def _copy_attributes(source: str, target: str, *, folding: bool = False) -> None:
+def copy_attributes(source: str | int, target: str, *, folding: bool = False) -> None:
     """Extended attributes, mode and times; the owner is the same user by construction."""
     _copy_extended(source, target, folding=folding)
-    status = os.lstat(source)
+    status = os.fstat(source) if isinstance(source, int) else os.lstat(source)
     os.chmod(target, stat.S_IMODE(status.st_mode))
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _copy_extended(source: str, target: str, *, folding: bool = False) -> None:
+def _copy_extended(source: str | int, target: str, *, folding: bool = False) -> None:
     """Access lists and labels, too: without its list a file may be open to more than it was. Raises Uncopied."""
-    for name in os.listxattr(source, follow_symlinks=False):
+    follow = isinstance(source, int)  # a descriptor is what it is
+    for name in os.listxattr(source, follow_symlinks=follow):
         if name in _COUNTED_BY_THE_KERNEL or (folding and _is_overlays_own(name)):
             continue
-        value = os.getxattr(source, name, follow_symlinks=False)
+        value = os.getxattr(source, name, follow_symlinks=follow)
         try:
             os.setxattr(target, name, value, follow_symlinks=False)
         except PermissionError as error:
             if not _has(target, name, value):  # a label may be given to a file when it is made
-                raise Uncopied(error.errno, f"its attribute {name} cannot be copied", source) from error
+                raise Uncopied(error.errno, f"its attribute {name} cannot be copied", target) from error
 
 
 def _has(path: str, name: str, value: bytes) -> bool:
     try:
         return os.getxattr(path, name, follow_symlinks=False) == value
-    except OSError:
-        return False
-
-
-def fold(layers: list[str], skeleton: str, target: str) -> None:
-    """Make one layer of several (bottom first) by hard links: what an overlay of them shows.
-
-    Marks for deleted names and replaced folders are kept only where `skeleton`, which stays below, has the
-    name: in a folder that nothing below has, the kernel would list them.
-    """
-    os.mkdir(target, 0o700)
-    folders: list[tuple[str, str]] = []
-    linker, waiting = _Linker(), [_Merge("", layers[::-1], True)]
-    while waiting:
-        merge = waiting.pop()
-        folders.append((os.path.join(merge.layers[0], merge.path), os.path.join(target, merge.path)))
-        waiting += _fold_folder(merge, skeleton, target, linker)
-    for here, there in reversed(folders):
-        _copy_attributes(here, there, folding=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Merge:
-    """A folder of the result, and the layers (top first) whose entries show in it."""
-
-    path: str
-    layers: list[str]
-    skeleton_shows: bool
-
-
-def _fold_folder(merge: _Merge, skeleton: str, target: str, linker: _Linker) -> list[_Merge]:
-    """Link the entries of one folder; returns its own folders, which are merged next."""
-    holders: dict[str, list[str]] = {}
-    for layer in merge.layers:
-        for name in os.listdir(os.path.join(layer, merge.path)):
-            holders.setdefault(name, []).append(layer)
-    inner = []
-    for name, having in holders.items():
-        path = os.path.join(merge.path, name)
-        below = merge.skeleton_shows and os.path.lexists(os.path.join(skeleton, path))
-        top = os.lstat(os.path.join(having[0], path))
-        if stat.S_ISDIR(top.st_mode):
-            shown, covered = _shown(path, having)
-            os.mkdir(os.path.join(target, path), 0o700)
-            if covered and below:
-                os.setxattr(os.path.join(target, path), _OPAQUE, b"y")
-            inner.append(_Merge(path, shown, below and not covered))
-        elif below or not is_whiteout(top):
-            linker.link(os.path.join(having[0], path), os.path.join(target, path))
-    return inner
-
-
-def _shown(path: str, layers: list[str]) -> tuple[list[str], bool]:
-    """The layers whose folder `path` is merged, and whether what lies further below is covered."""
-    for count, layer in enumerate(layers):
-        here = os.path.join(layer, path)
-        if not stat.S_ISDIR(os.lstat(here).st_mode):
-            return layers[:count], True
-        if _is_opaque(here):
-            return layers[: count + 1], True
-    return layers, False
-
-
-def is_whiteout(status: os.stat_result) -> bool:
-    """An overlay's mark for a deleted name: a character device 0:0."""
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def _is_opaque(folder: str) -> bool:
-    try:
-        return os.getxattr(folder, _OPAQUE, follow_symlinks=False) == b"y"
     except OSError:
         return False
 

@@ -55,7 +55,11 @@ async def ran(who: Caller, asked: Run, on_feed: Callable[[Feed], Awaitable[None]
     agent_id = who.agent(asked.agent_id)
     vm_id = (await who.vm(asked.vm_id)).id if asked.vm_id else None
     async with who.service.box.pool.vm(agent_id, vm_id=vm_id) as vm:
-        options = {"agent_id": agent_id, "timeout_seconds": asked.wall_s, "working_dir": asked.working_dir}
+        options: dict[str, Any] = {
+            "agent_id": agent_id,
+            "timeout_seconds": asked.wall_s,
+            "working_dir": asked.working_dir,
+        }
         feed = who.service.work.execute(vm, who.token, asked.language, asked.code, **options)
         try:
             if on_feed is not None:

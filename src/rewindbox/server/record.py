@@ -1,0 +1,75 @@
+"""/v1/history/export and /v1/verify: the record as a whole."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from rewindbox import errors
+from rewindbox.server.access import Caller, Who
+from rewindbox.server.bodies import Asked, Text, execution_body
+from rewindbox.server.problems import responses
+
+routes = APIRouter(prefix="/v1", tags=["history"])
+_LINES = "application/jsonl"
+
+
+class Verified(BaseModel):
+    """Whether the record is as it was written."""
+
+    ok: bool = Field(description="It is.")
+    problems: list[str] = Field(description="What is wrong with it, a sentence each.")
+
+
+@routes.get(
+    "/history/export",
+    response_class=Response,
+    responses=responses(also={200: {"content": {_LINES: {}}, "description": "An `Execution` a line."}}),
+)
+async def export(who: Who) -> Response:
+    """Every execution that has ended, in the order of recording, a line of JSON each."""
+
+    async def lines() -> AsyncIterator[str]:
+        async for execution in who.service.box.export():
+            if who.sees(execution.agent_id):
+                yield json.dumps(execution_body(execution)) + "\n"
+
+    return StreamingResponse(lines(), media_type=_LINES)
+
+
+class VerifyRequest(Asked):
+    """What the record is to have been."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+    expect: Text | None = Field(None, description="A `text` that `GET /v1/head` has told. Null: any.")
+
+
+class HeadBody(BaseModel):
+    """What the record ends with. Kept in another place, it shows later whether anything was cut off."""
+
+    text: str = Field(description="Number and hash of the newest entry, with a colon between.")
+    entries: int = Field(description="How many entries it has.")
+    executions: int = Field(description="How many of them are ends of executions.")
+
+
+@routes.get("/head", responses=responses(errors.HistoryError))
+async def head(who: Who) -> HeadBody:
+    """What the record ends with. Not with the token of an agent."""
+    _check_all(who)
+    return HeadBody.model_validate(asdict(await who.service.box.head()))
+
+
+@routes.post("/verify", responses=responses(errors.HistoryError))
+async def verify(who: Who, asked: VerifyRequest) -> Verified:
+    """Whether anybody has changed the record. Not with the token of an agent."""
+    _check_all(who)
+    found = await who.service.box.verify(asked.expect)
+    return Verified(ok=not found, problems=found)
+
+
+def _check_all(who: Caller) -> None:
+    if who.token.agent is not None:
+        raise errors.Refused("this is the record of all agents", remedy="use a token that is no agent's")
