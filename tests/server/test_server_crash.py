@@ -46,7 +46,7 @@ def test_what_was_acknowledged_survives_kill_9(store):
         with server.client() as client:
             for number in range(VMS):
                 assert client.post("/v1/vms", json={"name": f"v{number}"}).status_code in (200, 201)
-        goals = [len(each) + 8 for each in told]
+        goals = [len(each) + 5 for each in told]
         threads = [
             threading.Thread(target=load, args=(server, number, told[number], threading.Event()))
             for number in range(VMS)
@@ -120,6 +120,7 @@ def test_told_to_stop_it_ends_in_order(store):
             for event in follow(client, f"{url}/events"):
                 found.append(event)
                 if output_of(found) == "so far\n" and len(found) == 2:
+                    until(lambda: "rewindbox_executions_running 2" in client.get("/metrics").text, "one waits")
                     server.process.terminate()
             queued.join()
         assert found[-1]["data"]["ended"] == "killed"

@@ -12,6 +12,9 @@ from contextlib import suppress
 import httpx
 import pytest
 from served import Served, inside
+from websockets.client import ClientProtocol
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
 from conftest import PATIENCE_S, remove, until
 from rewindbox.server.bounds import Bounds
@@ -191,6 +194,29 @@ def test_who_reads_nothing_is_let_go(client, place):
     assert client.get(f"{where}/output/stdout").content == b"x" * 8_000_000 + b"end\n"
 
 
+def test_a_websocket_that_takes_nothing_is_let_go(client, place):
+    """So is a WebSocket; what it began goes on."""
+    url, token = place
+    code = "head -c 8000000 /dev/zero | tr '\\0' y | tee /dev/stderr; echo end"
+    asked = {"do": "execute", "vm": "vm", "request": {"language": "bash", "code": code}}
+    talk = ClientProtocol(parse_uri(f"ws{url.removeprefix('http')}/v1/ws"))
+    upgrade = talk.connect()
+    upgrade.headers["Authorization"] = f"Bearer {token}"
+    talk.send_request(upgrade)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((httpx.URL(url).host, httpx.URL(url).port))
+        connection.sendall(b"".join(talk.data_to_send()))
+        while talk.state is not State.OPEN:
+            talk.receive_data(connection.recv(4096))
+        talk.send_text(json.dumps(asked).encode())
+        connection.sendall(b"".join(talk.data_to_send()))
+        until(lambda: re.search(r'route="/v1/ws",status="101"\} 1', client.get("/metrics").text), "let go")
+    until(lambda: client.get("/v1/executions").json() == {"executions": []}, "it has ended")
+    entry = client.get("/v1/history", params={"vm": "vm", "limit": 1}).json()["entries"][0]
+    assert (entry["stdout"], entry["success"]) == ("y" * 8_000_000 + "end\n", True)
+
+
 def test_a_quiet_stream_shows_that_it_lives(client):
     """While nothing happens comments come, so that both sides know of each other."""
     url = client.post("/v1/vms/vm/executions", json={"language": "bash", "code": "sleep 100", "wait": False}).json()[
@@ -215,6 +241,16 @@ def test_without_tokens_only_at_home(tmp_path):
         assert httpx.get(f"{server.url}/v1/vms", headers={"Host": "evil.example"}).status_code == 403
         until(lambda: "WARNING" in server.log.read_text(), "it is said loudly")
     remove(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["fastapi", "uvicorn", "starlette"])
+def test_without_the_extra_it_says_so(tmp_path, name):
+    """Where the extra is not installed, `serve` says what to install, and has made nothing."""
+    code = f"import sys; sys.modules[{name!r}] = None; from rewindbox import cli; sys.exit(cli.run(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--store", str(tmp_path / "store"), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "pip install 'rewindbox[server]'" in done.stderr and name in done.stderr
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_words_of_the_command_line(tmp_path, capfd):
