@@ -39,7 +39,7 @@ _LIMITS = (
     ("--inodes", "inodes", "N", int, "files and folders the vm may have"),
 )
 _GLOBAL = {"store": None, "server": None, "token_file": None, "json": False, "color": "auto", "quiet": False}
-_OF_THIS_HOST = ("serve", "token", "config")
+_OF_THIS_HOST = ("serve", "token", "config", "pool")
 _LATE = ("code", "reference", "file", "name")
 """Positional words that may be missing, and that argparse before Python 3.13 misses after an option."""
 

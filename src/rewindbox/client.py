@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rewindbox import config as configuration
 from rewindbox import shapes
 from rewindbox.config import Settings
 from rewindbox.engine import AnyVm, AsyncRewindbox
-from rewindbox.errors import ConfigError, HostUnsupported, Internal, UnknownExecution, UnknownVm
+from rewindbox.errors import BadRequest, ConfigError, HostUnsupported, Internal, UnknownExecution, UnknownVm
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
@@ -108,6 +108,11 @@ class RemoteBox(AsyncRewindbox):
                     raise
         asked = {"name": name_or_id, "agent_id": agent_id or terms.agent_id}
         return RemoteVm(terms, await self.server.post("/v1/vms", asked))
+
+    @property
+    def pool(self) -> NoReturn:
+        """A server has its own, see docs/pool.md. Raises BadRequest."""
+        raise BadRequest(f"a pool of vms at {self.server.url}", remedy="the server has its own; configure it there")
 
     def running(self) -> list[AsyncVm]:
         """Those that this process holds: none."""

@@ -34,21 +34,27 @@ class Following:
         asked: Mapping[str, Any],
         on_output: OnOutput | None,
         on_begun: Callable[[str], None] | None,
+        *,
+        is_recorded: bool,
     ) -> None:
-        """`asked`: the body of the request to `path`, with the id that the execution is to have."""
+        """`asked`: the body of the request to `path`, with the id that the execution is to have. `is_recorded`: the
+        server knows the id as long as there is its store; otherwise it is asked once, and whether it ran is not known.
+        """
         self._server, self._path, self._asked = server, path, asked
         self._on_output, self._on_begun = on_output, on_begun
         self._at = f"/v1/executions/{asked['id']}"
         self._written = {"stdout": bytearray(), "stderr": bytearray()}
         self._place: str | None = None
-        self._is_over = self._is_given_up = False
+        self._is_over = self._is_given_up = self._is_heard = False
+        self._is_recorded = is_recorded
 
     async def to_the_end(self) -> Execution:
         """How it ended. Whatever ends the wait ends the execution, too, as long as there is a way to the server."""
         try:
             how = await self._end()
-        except BaseException:
-            if not self._is_over:
+        except BaseException as error:
+            is_refused = isinstance(error, RewindboxError) and not self._is_heard
+            if not self._is_over and not is_refused:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(_END_S), suppress(RewindboxError):
                     await self._cancel()
             raise
@@ -62,7 +68,7 @@ class Following:
             try:
                 async with aclosing(self._events()) as events:
                     async for event in events:
-                        waits_s = iter(WAITS_S)
+                        self._is_heard, waits_s = True, iter(WAITS_S)
                         self._place = event.id or self._place
                         if (how := self._take(event)) is not None:
                             self._is_over = True
@@ -71,7 +77,7 @@ class Following:
             except ConnectionFailed as error:
                 lost = error
             wait_s = next(waits_s, None)
-            if wait_s is None:
+            if wait_s is None or not (self._is_recorded or self._is_heard):
                 self._is_over = True  # for us
                 raise lost
             await anyio.sleep(wait_s)

@@ -101,7 +101,15 @@ class RemoteVm:
             "block": block,
             **_input(stdin),
         }
-        return await Following(self._server, f"{self._path}/executions", asked, on_output, on_begun).to_the_end()
+        kept = self._terms.theirs.history
+        return await Following(
+            self._server,
+            f"{self._path}/executions",
+            asked,
+            on_output,
+            on_begun,
+            is_recorded=kept.enabled and kept.persist_history,
+        ).to_the_end()
 
     def _limits(self, language: str, given: Limits | None, timeout_s: float | None) -> dict[str, Any] | None:
         """Those of one execution; None: as the server has them configured."""

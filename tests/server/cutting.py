@@ -3,15 +3,17 @@
 import random
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 
 
 class Cutting:
     """Passes on what comes, and cuts a connection after some bytes of its answer, perhaps before the first."""
 
-    def __init__(self, port: int, seed: int) -> None:
-        """`port`: the server's, on this host. Nothing is cut before `is_cutting` is set."""
+    def __init__(self, port: int, seed: int, rooms: Sequence[int] = ()) -> None:
+        """`port`: the server's, on this host. Nothing is cut before `is_cutting` is set; `rooms`: after so many bytes,
+        of the first connections, instead of random ones."""
+        self._rooms = list(rooms)
         self._target, self._random = port, random.Random(seed)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -35,6 +37,8 @@ class Cutting:
             return None
         self._in_a_row += 1
         self.cuts += 1
+        if self._rooms:
+            return self._rooms.pop(0)
         return self._random.choice((0, self._random.randrange(600), self._random.randrange(5000)))
 
     def _serve(self, client: socket.socket, room: int | None) -> None:

@@ -21,7 +21,7 @@ _RANDOM = re.compile(
     r"\d+\.\d+( s)?|(?<=_ms\": )\d+|(?<=_bytes\": )\d+|\d{3,}"
 )
 """What differs from one time to the next: ids, times, durations, who holds a vm."""
-LOCAL = {"serve", "token", "config"}
+LOCAL = {"serve", "token", "config", "pool"}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from cutting import Cutting, answering
 from served import Served
 
-from conftest import remove, scaled
+from conftest import remove, scaled, until
 from rewindbox import AsyncRewindbox, AsyncVm, Limits, Rewindbox, transport
 from rewindbox.client import RemoteBox
 from rewindbox.errors import (
@@ -245,6 +245,24 @@ def test_cut_connections_cost_nothing(server):
         assert vm.read("ran").decode().split() == [str(number) for number in range(rounds)]
         assert vm.history().total == rounds and cutting.cuts > rounds
     cutting.close()
+
+
+def test_what_is_not_recorded_is_asked_once(tmp_path, monkeypatch):
+    """A server without a history does not know what ran under an id: what may have come is not asked again."""
+    monkeypatch.setenv("REWINDBOX_HISTORY_ENABLED", "false")
+    with Served(tmp_path / "store") as server:
+        cutting = Cutting(server.port, 0, rooms=(0,))
+        with Rewindbox(cutting.url, token=server.token) as box:
+            vm = box.vm("vm")
+            box.close()  # so that the next connection is a new one
+            cutting.is_cutting = True
+            with pytest.raises(ConnectionFailed):
+                vm.execute("bash", "echo 1 >> ran")
+            cutting.is_cutting = False
+            until(lambda: [entry.name for entry in vm.list()] == ["ran"], "it has run")
+            assert vm.read("ran") == b"1\n"
+        cutting.close()
+    remove(tmp_path / "store")
 
 
 def test_a_server_that_dies_is_waited_for(tmp_path):
