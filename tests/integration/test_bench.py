@@ -245,3 +245,14 @@ def failed(language: str, stderr: str) -> Any:
         before=None,
         after=None,
     )
+
+
+def test_history_answers(tmp_path: Path) -> None:
+    """Every kind of question is asked of a history, and what it finds is told beside how long it took."""
+    report = tmp_path / "report.json"
+    done = tool("bench.history", "--executions", "400", "--samples", "2", "--json", str(report))
+    assert done.returncode in (0, 1) and not done.stderr, done
+    rows = {row["name"]: row for row in json.loads(report.read_text())}
+    assert rows["everything"]["matching"] == rows["text that all have"]["matching"] == 400
+    assert rows["text that few have"]["matching"] == 1 and rows["text that nobody has"]["matching"] == 0
+    assert all(row["median_ms"] > 0 and row["name"] in done.stdout for row in rows.values())
