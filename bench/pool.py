@@ -37,7 +37,7 @@ async def measure(language: str, session: str | None, *, pooled: bool) -> float:
 
 
 async def memory_mib() -> float:
-    """Proportional memory of all processes of a ready vm."""
+    """Proportional memory of all processes of a ready vm, its supervisor's as well."""
     folder = tempfile.mkdtemp()
     box = AsyncRewindbox(folder)
     box.settings = replace(box.settings, vm_pool_size=4)
@@ -51,15 +51,28 @@ async def memory_mib() -> float:
 
 
 def _everything_kib() -> int:
-    """Of all processes that this user may look at."""
-    total = 0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-                total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
-        except OSError:
-            pass
-    return total
+    """Of all that came from this process."""
+    found = [os.getpid()]
+    for pid in found:
+        for thread in _listed(f"/proc/{pid}/task"):
+            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    lines = [line for pid in found for line in _read(f"/proc/{pid}/smaps_rollup").splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 async def main() -> None:
