@@ -39,7 +39,7 @@ class Cutting:
         self.cuts += 1
         if self._rooms:
             return self._rooms.pop(0)
-        return self._random.choice((0, self._random.randrange(600), self._random.randrange(5000)))
+        return self._random.choice((0, self._random.randrange(400), self._random.randrange(30_000)))
 
     def _serve(self, client: socket.socket, room: int | None) -> None:
         with closing(client), closing(socket.create_connection(("127.0.0.1", self._target))) as server:
