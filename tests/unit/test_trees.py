@@ -249,6 +249,15 @@ def test_what_changes_under_way_is_not_copied(place, change):
     assert os.listdir("host") == ["f"]
 
 
+def test_a_link_in_the_place_of_a_folder_to_delete(place):
+    """What is to be emptied is not opened through a link that it became, and what the link leads to keeps its mode."""
+    os.mkdir("host", 0o755)
+    os.symlink("host", "link")
+    with pytest.raises(OSError, match="link"):
+        trees.empty("link")
+    assert stat.S_IMODE(os.stat("host").st_mode) == 0o755
+
+
 def test_signatures_are_bounded(place):
     """Measuring stops at a number of entries, of bytes, and at a depth that no path can name."""
     os.mkdir("source")

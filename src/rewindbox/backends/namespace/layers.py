@@ -56,7 +56,7 @@ class Layers:
         try:
             self._signature = trees.signature(self.upper, COPY_MAX_FILES * 2, COPY_MAX_BYTES * 2)
             self._point = point
-        except trees.TooBig:  # a copy that was made because somebody wrote
+        except (trees.TooBig, OSError):  # a copy that was made because somebody wrote, or somebody does
             self._point = self._signature = None
 
     def _is_small(self) -> bool:

@@ -5,6 +5,7 @@ and holds a bounded number of them. The caller makes sure that nobody writes mea
 ends the call that it is in, and what that renames may come as a surprise.
 """
 
+import contextlib
 import errno
 import itertools
 import os
@@ -44,6 +45,22 @@ class Usage:
 
 def signature(root: str, max_files: int, max_bytes: int) -> Signature:
     """Every entry below `root`, in an order in which parents come first. Raises TooBig beyond a bound, and Uncopied."""
+    with _noticing():
+        return _seen(root, max_files, max_bytes)
+
+
+@contextlib.contextmanager
+def _noticing() -> Iterator[None]:
+    """What is said of a name that has become another thing is Uncopied."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CHANGED:
+            raise
+        raise Uncopied(error.errno, "it has been changed meanwhile", error.filename) from error
+
+
+def _seen(root: str, max_files: int, max_bytes: int) -> Signature:
     top = os.lstat(root)
     found: Signature = {"": _identity(top)}
     size, waiting = 0, [""]
@@ -138,12 +155,8 @@ def copy(source: str, target: str, found: Signature, previous: str | None = None
     copy made then: frozen copies may share inodes with each other, never with a tree that still changes.
     """
     os.mkdir(target, 0o700)
-    try:
+    with _noticing():
         return _copy_all(source, target, found, previous, same or {})
-    except OSError as error:
-        if error.errno in _CHANGED:
-            raise Uncopied(error.errno, "it has been changed meanwhile", error.filename) from error
-        raise
 
 
 def _copy_all(source: str, target: str, found: Signature, previous: str | None, same: Signature) -> int:
@@ -340,7 +353,7 @@ def _empty(top: int) -> None:
         try:
             for child in _unlink_files(folder):
                 moved = f"{prefix}{next(count)}"
-                os.chmod(child, 0o700, dir_fd=folder)  # moving a folder writes to it
+                os.close(_open_writable(child, folder))  # moving a folder writes to it
                 os.rename(child, moved, src_dir_fd=folder, dst_dir_fd=top)
                 waiting.append(moved)
         finally:
@@ -360,5 +373,10 @@ def _unlink_files(folder: int) -> list[str]:
 
 
 def _open_writable(name: str, parent: int | None) -> int:
-    os.chmod(name, 0o700, dir_fd=parent)
-    return os.open(name, _FOLDER, dir_fd=parent)
+    """A folder, whatever its mode was. Never through a link: chmod(2) by name would change what it leads to."""
+    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{place}", 0o700)
+        return os.open(".", _FOLDER, dir_fd=place)
+    finally:
+        os.close(place)
