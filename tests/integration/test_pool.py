@@ -184,6 +184,25 @@ def parent_of(pid):
         return int(file.read().rpartition(")")[2].split()[1])
 
 
+async def test_a_machine_that_dies_before_it_is_used_is_replaced(store):
+    """A new vm is made of a machine that was ready; where that has died, of another, and nobody hears of it."""
+    async with AsyncRewindbox(store) as box:
+        vm = await box.vm("one")
+        await vm.list()
+        launcher = box._opened().backend._launcher.pid
+        await eventually(lambda: len(children_of(launcher)) == 2, "another machine is ready")
+        await vm.stop()
+        await eventually(lambda: len(children_of(launcher)) == 1, "that of the vm is gone")
+        os.kill(children_of(launcher)[0], signal.SIGKILL)
+        await eventually(lambda: children_of(launcher) == [], "the other one, too")
+        assert (await vm.execute("bash", "echo 1")).stdout == "1\n"
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(child) for child in file.read().split()]
+
+
 async def test_it_is_kept_as_configured(store):
     """While `keep` runs, each ready vm that somebody gets is followed by another."""
     async with pooled(store) as box:

@@ -59,10 +59,12 @@ class NamespaceBackend:
         self._vms[vm_id] = vm
         return vm
 
-    async def _machine(self, request: dict[str, Any]) -> tuple[dict[str, Any], socket.socket]:
+    async def _machine(
+        self, request: dict[str, Any], *, may_try_again: bool = True
+    ) -> tuple[dict[str, Any], socket.socket]:
         """What the supervisor of a new machine answers, and the socket by which it is held."""
         self.warm()
-        assert self._link is not None
+        assert self._link is not None and self._launcher is not None
         ours, theirs = link.pair()
         try:
             with theirs:
@@ -72,6 +74,8 @@ class NamespaceBackend:
             if isinstance(error, link.Failed):
                 raise self._not_started(str(request["vm"]), error) from error
             if isinstance(error, link.LinkBroken):
+                if may_try_again and self._launcher.poll() is None:  # the machine that was ready has died since
+                    return await self._machine(request, may_try_again=False)
                 raise hosts.launcher_died(self._launcher) from error
             raise
         return answer, ours

@@ -34,10 +34,10 @@ def unmet(required: Sequence[str], text: str) -> HostUnsupported:
 
 
 def launcher_died(launcher: "subprocess.Popen[bytes] | None") -> HostUnsupported:
-    """The launcher ended before it answered."""
+    """The launcher, or the machine that it made, ended before it answered."""
     code = launcher.poll() if launcher is not None else None
     return HostUnsupported(
-        f"the launcher of vms ended (exit code {code})",
+        "the machine ended before it answered" if code is None else f"the launcher of vms ended (exit code {code})",
         remedy="run with REWINDBOX_DEBUG=1 to see its own words",
     )
 
