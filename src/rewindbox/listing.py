@@ -116,12 +116,15 @@ where seq > ? and kind = 'execution_ended' order by seq limit ?"""
 
 _FORGET = "delete from touched"
 
-# When the first of a value's fresh ones began, and from where on its executions are in no tally yet.
+# When the first of a value's fresh ones began, and from where on its executions are in no tally yet. `cross join` keeps
+# the order: few are fresh, many are listed.
 _TOUCHED = f"""
-insert into touched select {{kind.column}}, min(l.started_us), coalesce(
-    (select before_us from tallies t where t.kind = '{{kind.name}}' and t.value = {{kind.column}}
+insert into touched select value, first_us, coalesce(
+    (select before_us from tallies t where t.kind = '{{kind.name}}' and t.value = f.value
      order by from_us desc limit 1), {EARLIEST})
-from fresh join listing l on l.start_seq = fresh.start_seq where {{kind.among}} group by {{kind.column}}"""  # noqa: S608 (our own names)
+from (select {{kind.column}} as value, min(l.started_us) as first_us
+      from fresh cross join listing l on l.start_seq = fresh.start_seq
+      where {{kind.among}} group by {{kind.column}}) f"""  # noqa: S608 (our own names)
 
 # What began before that and ended only now is counted where it belongs, if it is not older than all that is counted.
 _LATE = """
