@@ -49,6 +49,7 @@ _EXTENSIONS = {
     "typescript": ("ts", "tsx", "js", "jsx", "vue"),
     "rust": ("rs",),
 }
+_EXTENSION_BEGINS = re.compile(r"\.[A-Za-z]")
 _RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
 _LOOK_BACK = 300
 
@@ -77,7 +78,7 @@ def named(info: str, code: str, before: str, language: str = "text", after: str 
 
 def _named(info: str, code: str, before: str) -> Named | None:
     line = _line_before(before)
-    if "." in line or "file" in line:
+    if _may_name(line):
         if (found := _HEADING.fullmatch(line)) is not None:
             return _safe(found[1], is_to_be_written=False)
         if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
@@ -92,11 +93,16 @@ def _named(info: str, code: str, before: str) -> Named | None:
 
 
 def _saved(after: str) -> Named | None:
-    for found in _SAYS_SAVED.finditer(after) if "." in after else ():
+    for found in _SAYS_SAVED.finditer(after) if _may_name(after) else ():
         line = after[after.rfind("\n", 0, found.start()) + 1 : found.end()] + after[found.end() :].partition("\n")[0]
         if _OF_THE_NEXT.search(line.rstrip()) is None:
             return _safe(found[1], is_to_be_written=False)
     return None
+
+
+def _may_name(text: str) -> bool:
+    """Looking for this first takes a tenth of the time of the patterns that are looked for then."""
+    return "file" in text or "FILE" in text or _EXTENSION_BEGINS.search(text) is not None
 
 
 def is_path(text: str) -> bool:
