@@ -49,7 +49,8 @@ class ModelVm:
         """What may not be dropped."""
         kept = [execution for _, execution in self.ended if not execution.output_dropped]
         ends = {point for execution in kept for point in (execution.before, execution.after)}
-        return ends | {self.tip} | {snapshot.point_id for snapshot in self.snapshots}
+        begun = {start.before for start in self.running}
+        return ends | begun | {self.tip} | {snapshot.point_id for snapshot in self.snapshots}
 
 
 class HistoryMachine(RuleBasedStateMachine):
@@ -214,7 +215,7 @@ class HistoryMachine(RuleBasedStateMachine):
             vm.points[name] = replace(vm.points[name], state=None)
 
     def planned(self, vm: ModelVm) -> list[str]:
-        recent = self.history.recent_points(vm.id, 1000)
+        recent = [*self.history.recent_points(vm.id, 1000), *((start.before, None) for start in vm.running)]
         return points_to_drop(
             self.timeline.points(vm.id),
             tip=self.registry.find(vm.id).tip,

@@ -138,6 +138,16 @@ def test_pauses(store, vm_id, monkeypatch):
     assert [entry.id for entry in ending.value.value.entries] == [entry.id for entry in reversed(made)]
 
 
+@pytest.mark.parametrize("kind", listing.KINDS, ids=lambda kind: kind.name)
+def test_what_is_listed_is_not_read_again(store, vm_id, kind):
+    """What ended since somebody looked is counted by reading that alone, however much is listed."""
+    run(store, vm_id)
+    History(store).query()
+    for statement in (listing._TOUCHED, listing._LATE, listing._TALLIED):
+        plan = store.rows("explain query plan " + statement.format(kind=kind, bucket=1024))
+        assert not [row["detail"] for row in plan if row["detail"].startswith("SCAN l")], kind
+
+
 # --- where it cannot be kept
 
 
