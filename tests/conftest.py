@@ -231,6 +231,18 @@ def nothing_left_open() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def signals_are_the_tests() -> Iterator[None]:
+    """The command line, called in this process, catches signals for good; the next test has its own again."""
+    kept = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    }
+    yield
+    for number, handler in kept.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Async tests run on asyncio, as the library does."""
