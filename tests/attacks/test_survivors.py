@@ -11,7 +11,7 @@ from corpus import LEFT_BEHIND
 from conftest import FULL, SOAK, eventually, has_ready_thread, job, members, namespace, out, run, status_of, survivors
 from rewindbox.backends.namespace import trees
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.anyio
 
 COUNT = 10_000 if SOAK or FULL else 1_000
 VMS = 6
