@@ -160,6 +160,7 @@ def test_without_answers_it_says_how_to_get_them() -> None:
     assert "REWINDBOX_TEST_DATA" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.alone  # its programs have 30 s, which other tests that take all there is can use up
 def test_a_crowd_is_served(tmp_path: Path) -> None:
     """A hundred clients in three languages at once: no error, and no execution that was acknowledged is lost."""
     path = tmp_path / "crowd.json"

@@ -155,6 +155,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPr
     return done
 
 
+@pytest.mark.alone
 def test_attacks_on_this_host_are_held(attacked: subprocess.CompletedProcess[str]) -> None:
     """Every attack of the corpus is tried, and a line says that it was held and where."""
     assert (attacked.returncode, attacked.stderr) == (0, ""), attacked
@@ -166,6 +167,7 @@ def test_attacks_on_this_host_are_held(attacked: subprocess.CompletedProcess[str
     assert {line[5] for line in lines} == {"session", "execution and session"}
 
 
+@pytest.mark.alone  # an attack that had no time to be held is told as one that was not
 def test_a_broken_defence_is_found(tmp_path: Path) -> None:
     """Where the filter of system calls is missing: BROKE, with what the attack got and the host saw; exit code 4."""
     switch = (
