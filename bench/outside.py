@@ -7,8 +7,10 @@ socket or shared memory counts unless it is seen to belong to a process that doe
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -171,8 +173,17 @@ def _ipc() -> Iterator[tuple[str, str]]:
 
 
 def _cgroups() -> Iterator[tuple[str, str]]:
-    for folder, _, _ in os.walk("/sys/fs/cgroup"):
+    others = _groups_of_others()
+    for folder, inside, _ in os.walk("/sys/fs/cgroup"):
+        inside[:] = [name for name in inside if os.path.join(folder, name) not in others]
         yield folder, ""
+
+
+@functools.cache
+def _groups_of_others() -> frozenset[str]:
+    """Those that other launchers had when we first looked: they go when those end, which is none of our doing."""
+    found = (os.path.join(folder, name) for folder, inside, _ in os.walk("/sys/fs/cgroup") for name in inside)
+    return frozenset(path for path in found if re.fullmatch(r"rewindbox-\d+", os.path.basename(path)))
 
 
 def _descriptors() -> Iterator[tuple[str, str]]:
