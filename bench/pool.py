@@ -1,4 +1,4 @@
-"""What the pool is worth: the first execution of an agent in a new vm, and in a ready one. `python bench/pool.py`."""
+"""What the pool is worth: the first execution of an agent in a new vm, and in a ready one. `python -m bench.pool`."""
 
 import os
 import statistics
@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import anyio
 
+from bench.memory import descendants, proportional_kib
 from rewindbox import backends
 from rewindbox.engine import AsyncRewindbox
 
@@ -52,27 +53,7 @@ async def memory_mib() -> float:
 
 def _everything_kib() -> int:
     """Of all that came from this process."""
-    found = [os.getpid()]
-    for pid in found:
-        for thread in _listed(f"/proc/{pid}/task"):
-            found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
-    lines = [line for pid in found for line in _read(f"/proc/{pid}/smaps_rollup").splitlines()]
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-def _listed(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
-    except OSError:
-        return ""
+    return sum(map(proportional_kib, (os.getpid(), *descendants(os.getpid()))))
 
 
 async def main() -> None:

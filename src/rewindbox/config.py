@@ -9,15 +9,12 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rewindbox.errors import ConfigError, Refused
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import REQUIREMENTS, Limits, with_wall
-
-if TYPE_CHECKING:
-    pass
 
 PREFIX = "REWINDBOX_"
 _PLACES = {

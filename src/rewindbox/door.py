@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rewindbox.backends.base import FileInfo, OnOutput
-from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision, OnFailure
+from rewindbox.engine import AnyVm, AsyncRewindbox, OnDecision
 from rewindbox.errors import SessionNotFound
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
-from rewindbox.policy import Decision, Support
+from rewindbox.policy import Decision, OnFailure, Support
 from rewindbox.portal import Portal, soon
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession

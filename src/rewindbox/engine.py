@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from rewindbox import config as configuration
 from rewindbox import holders, policy
@@ -19,7 +19,7 @@ from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, TemporaryStore
-from rewindbox.policy import Decision, Support
+from rewindbox.policy import Decision, OnFailure, Support
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rewindbox.remote import RemoteVm
 
 AnyVm: TypeAlias = "AsyncVm | KeptVm | RemoteVm"
-OnFailure = Literal["stop", "continue", "rollback"]
 _AT_ONCE = 32
 """Executions in memory while history is exported; each may have 16 MiB of output."""
 OnDecision = Callable[[int, Decision], None]
@@ -77,7 +76,6 @@ class AsyncRewindbox:
         self.settings = configuration.of_box(
             config, role, store=store and os.fspath(store), limits=limits, agent_id=agent_id, languages=languages
         )
-        self._folder = self.settings.folder
         self._temporary: TemporaryStore | None = None
         self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
@@ -104,8 +102,8 @@ class AsyncRewindbox:
         if self._open is None:
             if not self.settings.history.persist_history:
                 self._temporary = TemporaryStore()
-                self._folder = self._temporary.folder
-            self._open = Opened(self.settings, self._folder, in_memory=self._temporary is not None)
+            folder = self.settings.folder if self._temporary is None else self._temporary.folder
+            self._open = Opened(self.settings, folder, in_memory=self._temporary is not None)
         return self._open
 
     async def close(self) -> None:
@@ -143,13 +141,15 @@ class AsyncRewindbox:
         record = open_.find_or_create(name_or_id, agent_id, create)
         if kept and self._temporary is not None:
             raise InvalidArgument("a session that goes on, of a history that does not", remedy="set persist_history")
-        if kept or (self._ask_keeper and holds(self._folder, record.id)):
+        if kept or (self._ask_keeper and holds(open_.folder, record.id)):
             return KeptVm(open_, record)
         open_.backend.warm()  # it is going to be needed
         return self._held(record)
 
     def _held(self, record: VmRecord) -> AsyncVm:
-        return self._vms.setdefault(record.id, AsyncVm(self._opened(), record, self._forget))
+        if record.id not in self._vms:
+            self._vms[record.id] = AsyncVm(self._opened(), record, self._forget)
+        return self._vms[record.id]
 
     @property
     def pool(self) -> "Pool":
@@ -169,12 +169,12 @@ class AsyncRewindbox:
 
     async def holders(self) -> Mapping[str, int | str]:
         """The vms that are running: id of the vm -> the process that holds it, or the server's URL."""
-        return holders.find(self._folder)
+        return holders.find(self._opened().folder)
 
     async def live_sessions(self) -> dict[str, list[str]]:
         """The vms with live sessions, here or at the keeper: id of the vm -> names of the sessions."""
         here = {vm.id: sorted(vm.sessions) for vm in self.running() if vm.sessions}
-        return {**(await held(self._folder) if self._ask_keeper else {}), **here}
+        return {**(await held(self._opened().folder) if self._ask_keeper else {}), **here}
 
     async def sessions_ended(self, vm_id: str) -> SessionsEnded | None:
         """The last time that live sessions of a vm ended with its processes, and why; None: never."""
@@ -234,7 +234,7 @@ class AsyncRewindbox:
             ValidationFailed: before anything ran.
             VmNotAvailable, HostUnsupported, SnapshotFailed, RollbackFailed: as `AsyncVm.execute`.
         """
-        _check_on_failure(on_failure)
+        policy.check_on_failure(on_failure)
         decisions = await self.plan(text, threshold=threshold, request=request)
         async with aclosing(
             self._carry_out(decisions, vm, on_failure, agent_id, limits, session, on_decision, on_output, on_begun)
@@ -266,7 +266,7 @@ class AsyncRewindbox:
         from rewindbox import parsing, seed  # noqa: PLC0415  they load pydantic
         from rewindbox.models import ParseExecuteResponse  # noqa: PLC0415
 
-        _check_on_failure(on_failure)
+        policy.check_on_failure(on_failure)
         asked = parsing.request(fields if request is None else request)
         settings = parsing.narrowed(self.settings, asked.vm_config)
         blocks = self._found(asked.llm_response)
@@ -404,11 +404,6 @@ class AsyncRewindbox:
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)
-
-
-def _check_on_failure(on_failure: str) -> None:
-    if on_failure not in ("stop", "continue", "rollback"):
-        raise InvalidArgument(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")
 
 
 async def _written(vm: "AnyVm", path: str, decision: Decision) -> Decision:

@@ -3,7 +3,8 @@
 import fcntl
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -99,12 +100,9 @@ def _remove_left(above: str) -> None:
         with suppress(OSError, RewindboxError):
             if not entry.is_dir(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_uid != os.geteuid():
                 continue
-            lock = hold(entry.path, _OWNER)
-            if lock is not None:
-                try:
+            with holding(entry.path, _OWNER) as is_ours:
+                if is_ours:
                     backends.delete(entry.path)
-                finally:
-                    os.close(lock)
 
 
 def _make_folder(folder: str) -> None:
@@ -143,3 +141,14 @@ def hold(folder: str, name: str) -> int | None:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+@contextmanager
+def holding(folder: str, name: str) -> Iterator[bool]:
+    """Hold a lock meanwhile; False: another process does."""
+    descriptor = hold(folder, name)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -6,7 +6,7 @@ Not a security boundary: it saves time and says why. The vm is the boundary.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rewindbox.config import Settings
 from rewindbox.errors import InvalidArgument, LanguageRefused, ValidationFailed
@@ -15,6 +15,8 @@ from rewindbox.language import Language
 if TYPE_CHECKING:
     from rewindbox.models import CodeBlock
 
+OnFailure = Literal["stop", "continue", "rollback"]
+"""What becomes of the blocks behind one that fails, and of what it did; see `AsyncRewindbox.run`."""
 _ALLOW = "add it to allowed_languages"
 _FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
 _IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
@@ -180,3 +182,9 @@ def check(language: str, code: str, settings: Settings, what: str = "the code") 
         raise ValidationFailed(
             f"{what} has a lone surrogate at position {error.start}", remedy="give text that UTF-8 can write"
         ) from error
+
+
+def check_on_failure(on_failure: str) -> None:
+    """Raises InvalidArgument: it is none."""
+    if on_failure not in get_args(OnFailure):
+        raise InvalidArgument(f"on_failure {on_failure!r}", remedy="choose stop, continue or rollback")

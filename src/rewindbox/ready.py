@@ -10,7 +10,7 @@ import anyio
 
 from rewindbox.backends.base import BackendVm, Job
 from rewindbox.errors import BadRequest, ExecutionFailed, RewindboxError, UnknownVm
-from rewindbox.opened import Opened, hold, lock_path
+from rewindbox.opened import Opened, hold, holding, lock_path
 from rewindbox.registry import VmRecord
 
 NAME = "pool-"
@@ -91,13 +91,9 @@ async def sweep(opened: Opened) -> None:
     for name in os.listdir(os.path.dirname(lock_path(opened.folder, "any"))):
         if not name.startswith("vm_") or _is_known(opened, name):
             continue
-        claim = hold(opened.folder, name)
-        if claim is not None:
-            try:
-                if not _is_known(opened, name):  # handed out just now
-                    await _forget(opened, name)
-            finally:
-                os.close(claim)
+        with holding(opened.folder, name) as is_ours:
+            if is_ours and not _is_known(opened, name):  # or it was handed out just now
+                await _forget(opened, name)
 
 
 async def _forget(opened: Opened, vm_id: str) -> None:

@@ -102,8 +102,7 @@ async def ready(who: Who) -> Response:
 )
 async def numbers(who: Who) -> Response:
     """Numbers for Prometheus, of all agents: with the token of one they are refused."""
-    if who.token.agent is not None:
-        raise errors.Refused("these are the numbers of all agents", remedy="use a token that is no agent's")
+    who.check_all("these are the numbers of all agents")
     box = who.service.box
     gauges = {
         "rewindbox_vms": ("Vms that there are.", float(len(await box.vms()))),
@@ -129,8 +128,7 @@ async def openapi(request: Request) -> Response:
 @routes.get("/v1/doctor", responses=responses(errors.Refused))
 async def examine(who: Who) -> Doctor:
     """What this host can do, found out by doing it, which takes some seconds. Not with the token of an agent."""
-    if who.token.agent is not None:
-        raise errors.Refused("this is about the host", remedy="use a token that is no agent's")
+    who.check_all("this is about the host")
     store = who.service.box.settings.folder
     found = await anyio.to_thread.run_sync(doctor.examined, store, limiter=_one_at_a_time())
     return Doctor.model_validate(found)

@@ -47,6 +47,11 @@ class Caller:
             raise Refused(f"this token is that of agent {self.token.agent!r}", remedy="leave `agent_id` out")
         return self.token.agent or asked
 
+    def check_all(self, what: str) -> None:
+        """Raises Refused: the token is an agent's, and `what` is about all of them or the host."""
+        if self.token.agent is not None:
+            raise Refused(what, remedy="use a token that is no agent's")
+
     def sees(self, agent_id: str) -> bool:
         """Whether what is this agent's is there for the caller."""
         return self.token.agent in (None, agent_id)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rewindbox import errors
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import TEXT_CHARS, Asked, LimitsBody, Name, Removed, Text
-from rewindbox.server.executions import LastId, LastIdInQuery
+from rewindbox.server.executions import LastId
 from rewindbox.server.problems import Responses, responses
 from rewindbox.server.runs import Run, decision_body
 from rewindbox.server.streams import MEDIA_TYPE, EventStream
@@ -98,9 +98,8 @@ async def run(who: Who, asked: RunRequest) -> Response:
 
 
 @routes.get("/runs/{run}/events", response_class=Response, responses=responses(errors.UnknownRun, also=_EVENTS))
-async def events(who: Who, run: str, last: LastId = "", last_in_query: LastIdInQuery = "") -> Response:
+async def events(who: Who, run: str, after: LastId) -> Response:
     """The events of a run, from the first, or from the one after the id that is given; see `POST /v1/runs`."""
-    after = last or last_in_query or None
     return EventStream(await who.service.runs.events(_seen(who, run), after), who.service.bounds)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from rewindbox import errors
@@ -33,10 +33,21 @@ _RUNNING = (
     *(errors.SnapshotFailed, errors.ExecutionFailed),
 )
 _ID = r"^(|end|\d{1,9}|(\d{1,9}:)?\d{1,18}-\d{1,18})$"
-LastId = Annotated[str, Header(alias="Last-Event-ID", pattern=_ID, description="The id of the last event that came.")]
-LastIdInQuery = Annotated[
-    str, Query(alias="last_event_id", pattern=_ID, description="The same, for who cannot set a header.")
-]
+
+
+def _last(
+    last: Annotated[
+        str, Header(alias="Last-Event-ID", pattern=_ID, description="The id of the last event that came.")
+    ] = "",
+    in_query: Annotated[
+        str, Query(alias="last_event_id", pattern=_ID, description="The same, for who cannot set a header.")
+    ] = "",
+) -> str | None:
+    return last or in_query or None
+
+
+LastId = Annotated[str | None, Depends(_last)]
+"""The id of the event after which a client goes on; None: it has had none."""
 
 
 async def begin(who: Caller, vm: str, asked: ExecutionRequest) -> Feed | Execution:
@@ -208,13 +219,12 @@ async def cancel(who: Who, execution: str) -> Accepted:
         },
     ),
 )
-async def events(who: Who, execution: str, last: LastId = "", last_in_query: LastIdInQuery = "") -> Response:
+async def events(who: Who, execution: str, after: LastId) -> Response:
     """What an execution does, as server-sent events: `begun`, `output`, and at its end `ended` or `error`.
 
     A client that comes back with the id of the last event goes on there, also when the execution has ended
     meanwhile, and when the server was started anew: then events come from the record. Comments are signs of life.
     """
-    after = last or last_in_query or None
     if after == feeds.END:
         await who.execution(execution)
         return Response(status_code=204)

@@ -51,7 +51,12 @@ class Place:
         """The place that an event's id is. Raises InvalidArgument."""
         if match := _PLACE.fullmatch(text):
             return cls(int(match[1]), int(match[2]))
-        raise InvalidArgument("the last event id is none of ours", remedy="give one that this stream has told")
+        raise no_place()
+
+
+def no_place() -> InvalidArgument:
+    """What a client came back with is the id of no event."""
+    return InvalidArgument("the last event id is none of ours", remedy="give one that this stream has told")
 
 
 class Feed:

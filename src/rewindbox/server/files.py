@@ -64,8 +64,11 @@ def _shown(entry: dict[str, object]) -> dict[str, object]:
 @routes.get("/file", response_class=Response, responses=responses(*_STARTING, also=_BYTES))
 async def read(who: Who, vm: str, path: FilePath) -> Response:
     """A file's content, at most 64 MiB. What is no regular file, is too big or is not there is an error."""
-    data = await (await who.vm(vm)).read(path, max_bytes=who.service.bounds.file_bytes)
-    # A browser that is led here must not take what the code wrote for a page of ours.
+    return attachment(await (await who.vm(vm)).read(path, max_bytes=who.service.bounds.file_bytes))
+
+
+def attachment(data: bytes) -> Response:
+    """A file's content. A browser that is led to it must not take what the code wrote for a page of ours."""
     headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
     return Response(data, media_type="application/octet-stream", headers=headers)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +19,7 @@ from rewindbox.errors import Internal, InvalidArgument, RewindboxError
 from rewindbox.server.journal import unexpected
 
 MEDIA_TYPE = "application/problem+json"
+_REMEDY = "see /openapi.json"
 
 STATUS: Mapping[type[RewindboxError], int] = {
     errors.Unauthorized: 401,
@@ -97,26 +98,27 @@ def ours(error: BaseException) -> RewindboxError:
 def known(error: Exception) -> RewindboxError:
     """Whatever a route raises, as an error of ours."""
     if isinstance(error, RequestValidationError):
-        return _malformed(error)
+        return malformed(error, _REMEDY)
     return _of_http(error) if isinstance(error, HTTPException) else ours(error)
 
 
-def _malformed(error: RequestValidationError) -> RewindboxError:
-    """Where a request does not fit, and why; its content is not repeated."""
+def malformed(error: RequestValidationError | ValidationError, remedy: str | None = None) -> RewindboxError:
+    """Where a request or a message does not fit, and why; its content is not repeated. `remedy` None: correct that."""
     found = error.errors()[0]
     place = ".".join(str(part) for part in found["loc"] if isinstance(part, (str, int)))
-    text = f"{place[:200].encode('ascii', 'replace').decode()}: {found['msg'][:300]}"
-    return InvalidArgument(text.encode("utf-8", "replace").decode(), remedy="see /openapi.json")
+    place = place[:200].encode("ascii", "replace").decode()
+    text = f"{place}: {found['msg'][:300]}".encode("utf-8", "replace").decode()
+    return InvalidArgument(text, remedy=f"correct {place}" if remedy is None else remedy)
 
 
 def _of_http(error: HTTPException) -> RewindboxError:
     if isinstance(error.__cause__, RewindboxError):  # what reading the body raised
         return error.__cause__
     if error.status_code == 405:
-        return errors.WrongMethod("that path has no such method", remedy="see /openapi.json")
+        return errors.WrongMethod("that path has no such method", remedy=_REMEDY)
     if error.status_code == 404:
-        return errors.UnknownPath("there is nothing under that path", remedy="see /openapi.json")
-    return errors.BadRequest("the request cannot be read", remedy="see /openapi.json")
+        return errors.UnknownPath("there is nothing under that path", remedy=_REMEDY)
+    return errors.BadRequest("the request cannot be read", remedy=_REMEDY)
 
 
 def _methods(app: FastAPI, path: str) -> set[str]:
@@ -131,9 +133,9 @@ def install(app: FastAPI) -> None:
     async def told(_: Request, error: Exception) -> Response:
         return answer(ours(error))
 
-    async def malformed(_: Request, error: Exception) -> Response:
+    async def unfit(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(_malformed(error))
+        return answer(malformed(error, _REMEDY))
 
     async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -144,7 +146,7 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(RewindboxError, told)
     app.add_exception_handler(Exception, told)
-    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(RequestValidationError, unfit)
     app.add_exception_handler(HTTPException, of_http)
 
 

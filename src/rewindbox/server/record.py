@@ -9,12 +9,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox import errors
-from rewindbox.server.access import Caller, Who
+from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Text, execution_body
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1", tags=["history"])
 _LINES = "application/jsonl"
+_OF_ALL = "this is the record of all agents"
 
 
 class Verified(BaseModel):
@@ -58,18 +59,13 @@ class HeadBody(BaseModel):
 @routes.get("/head", responses=responses(errors.HistoryError))
 async def head(who: Who) -> HeadBody:
     """What the record ends with. Not with the token of an agent."""
-    _check_all(who)
+    who.check_all(_OF_ALL)
     return HeadBody.model_validate(asdict(await who.service.box.head()))
 
 
 @routes.post("/verify", responses=responses(errors.HistoryError))
 async def verify(who: Who, asked: VerifyRequest) -> Verified:
     """Whether anybody has changed the record. Not with the token of an agent."""
-    _check_all(who)
+    who.check_all(_OF_ALL)
     found = await who.service.box.verify(asked.expect)
     return Verified(ok=not found, problems=found)
-
-
-def _check_all(who: Caller) -> None:
-    if who.token.agent is not None:
-        raise errors.Refused("this is the record of all agents", remedy="use a token that is no agent's")

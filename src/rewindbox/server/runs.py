@@ -18,13 +18,14 @@ import anyio
 
 from rewindbox.backends.base import Stream
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import ExecutionFailed, InvalidArgument, RewindboxError, UnknownRun
+from rewindbox.errors import ExecutionFailed, RewindboxError, UnknownRun
 from rewindbox.policy import Decision
 from rewindbox.server import feeds, journal
 from rewindbox.server.feeds import Event, Feed, Place
 from rewindbox.server.problems import ours, problem
 from rewindbox.server.tokens import Token
 from rewindbox.server.work import Work
+from rewindbox.store import new_id
 from rewindbox.vm import AsyncVm
 
 KEPT = 1000
@@ -33,12 +34,6 @@ _REMOVE_EVERY = 100
 _ID = re.compile(r"run_[a-z2-7]{26}")
 _PLACE = re.compile(r"(\d{1,9})(?::(\d{1,18}-\d{1,18}))?")
 _LAST = ("done", "error")
-
-
-def new_id() -> str:
-    """As those of the store."""
-    alphabet = "abcdefghijklmnopqrstuvwxyz234567"
-    return "run_" + "".join(alphabet[byte & 31] for byte in os.urandom(26))
 
 
 class Run:
@@ -119,7 +114,7 @@ class Runs:
 
     def begin(self, vm: AsyncVm, token: Token, agent_id: str, text: str, **options: Any) -> Run:
         """Begin a run, and return at once. Raises TooMany."""
-        run_id = new_id()
+        run_id = new_id("run")
         run = Run(run_id, agent_id, os.path.join(self._folder, run_id))
         self._work.go(token, run.scope, partial(self._carried_out, run, vm, text, options))
         self._live[run_id] = run
@@ -212,7 +207,7 @@ def _parsed(after: str | None) -> tuple[int, Place | None]:
         return 0, None
     match = _PLACE.fullmatch(after)
     if match is None:
-        raise InvalidArgument("the last event id is none of ours", remedy="give one that this stream has told")
+        raise feeds.no_place()
     return int(match[1]), Place.parse(match[2]) if match[2] else None
 
 

@@ -13,14 +13,14 @@ from anyio.abc import TaskGroup
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import Field, TypeAdapter, ValidationError
 
-from rewindbox.errors import BadRequest, InvalidArgument, TooMany, UnknownExecution
+from rewindbox.errors import BadRequest, TooMany, UnknownExecution
 from rewindbox.execution import Execution
 from rewindbox.server import executions
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import Asked, ExecutionRequest, Text
 from rewindbox.server.feeds import Event
 from rewindbox.server.gate import PROTOCOL
-from rewindbox.server.problems import ours, problem
+from rewindbox.server.problems import malformed, ours, problem
 
 routes = APIRouter()
 STREAMS = 32
@@ -96,9 +96,7 @@ class _Connection:
             try:
                 message = _MESSAGE.validate_json(text)
             except ValidationError as error:
-                found = error.errors()[0]
-                place = ".".join(map(str, found["loc"]))[:200]
-                raise InvalidArgument(f"{place}: {found['msg'][:300]}", remedy="see docs/http-api.md") from error
+                raise malformed(error, "see docs/http-api.md") from error
             ref = message.ref
             await self._do(message)
         except Exception as error:

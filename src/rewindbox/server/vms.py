@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox import documents
 from rewindbox.errors import InvalidArgument, UnknownVm, VmBusy
-from rewindbox.execution import rfc3339
 from rewindbox.registry import VmRecord
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Name, Removed, Text
@@ -59,19 +58,9 @@ async def shown(record: VmRecord, who: Who) -> Vm:
     """A vm as a client gets it."""
     ended = await who.service.box.sessions_ended(record.id)
     running = next((vm for vm in who.service.box.running() if vm.id == record.id), None)
-    return Vm(
-        id=record.id,
-        name=record.name,
-        vm_type=record.vm_type,
-        backend=record.backend,
-        agent_id=record.agent_id,
-        created_at=rfc3339(record.created_at),
-        last_activity=rfc3339(record.last_activity) if record.last_activity else None,
-        tip=record.tip,
-        status="running" if running else "stopped",
-        sessions=sorted(running.sessions) if running else [],
-        **documents.sessions_ended_as_dict(ended),
-    )
+    told = documents.vm_as_dict(record, None, sorted(running.sessions) if running else ())
+    status = {"status": "running" if running else "stopped"}
+    return Vm.model_validate({**told, **status, **documents.sessions_ended_as_dict(ended)})
 
 
 @routes.post("", status_code=201, responses=responses(also={200: {"model": Vm, "description": "It was there."}}))

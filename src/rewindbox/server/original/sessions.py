@@ -12,7 +12,7 @@ from rewindbox.execution import rfc3339
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.original.route import Lenient, Route, both
 from rewindbox.server.original.runs import Run, ran, response
-from rewindbox.server.original.vms import check_vm_type, labelled, rolled_back, shown
+from rewindbox.server.original.vms import check_vm_type, labelled, leased, rolled_back, shown
 from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/sessions", route_class=Route, include_in_schema=False)
@@ -66,7 +66,7 @@ async def begin(who: Who, asked: NewSession) -> dict[str, Any]:
     """The session of that name; made when it is new."""
     check_vm_type(asked.vm_type)
     vm, _ = await who.new_vm(vm_name(asked.name), asked.agent_id)
-    async with who.service.box.pool.vm(vm.record.agent_id, vm_id=vm.id):
+    async with leased(who, vm):
         return {**shown(vm.record, who.service.box), "name": asked.name, "session_id": asked.name}
 
 

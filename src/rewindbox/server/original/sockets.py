@@ -75,8 +75,7 @@ class Talk:
     async def fail(self, error: RewindboxError, data: Data) -> None:
         """Say what is wrong with the message."""
         kind = "LlmExecutionError" if self.vm is not None else "error"
-        named = {"execution_id": data["execution_id"]} if isinstance(data.get("execution_id"), str) else {}
-        await self.say(kind, {**failure(error), **named}, error=str(error))
+        await self.say(kind, {**failure(error), **_named(data)}, error=str(error))
 
     async def say(self, kind: str, data: Data, *, error: str | None = None) -> None:
         """Send a message. Raises WebSocketDisconnect: nobody is there, or takes it."""
@@ -113,17 +112,20 @@ async def commands(socket: WebSocket, who: Who) -> None:
         await talk.serve(_COMMANDS)
 
 
+def _named(data: Data) -> dict[str, str]:
+    """The id under which the client knows the execution, if it gave one."""
+    return {"execution_id": data["execution_id"]} if isinstance(data.get("execution_id"), str) else {}
+
+
 def _known(error: Exception) -> RewindboxError:
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:200]
-        return InvalidArgument(f"{place}: {first['msg'][:300]}", remedy=f"correct {place}")
+        return problems.malformed(error)
     return problems.ours(error)
 
 
 async def _execute(talk: Talk, data: dict[str, Any]) -> None:
     """Run code: what it writes as it comes, then how it ended."""
-    named = {"execution_id": data["execution_id"]} if isinstance(data.get("execution_id"), str) else {}
+    named = _named(data)
 
     async def output(stream: str, text: str, execution_id: str | None) -> None:
         told = {"execution_id": execution_id, "content": text, "stream": stream, stream: text, **named}

@@ -1,6 +1,7 @@
 """/api/vms of the original's API: vms, what they take, their history, snapshots, going back, files."""
 
 import re
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rewindbox.errors import ConfigError, InvalidArgument
 from rewindbox.execution import Execution, rfc3339
 from rewindbox.registry import VmRecord, check_name
 from rewindbox.server.access import Caller, Who
+from rewindbox.server.files import attachment
 from rewindbox.server.original.route import Lenient, Route, both
 from rewindbox.timeline import Snapshot
 from rewindbox.vm import AsyncVm
@@ -76,8 +78,13 @@ async def make(who: Caller, name: str | None, agent_id: str | None) -> AsyncVm:
     """A new vm that runs; where its name is taken or cannot be one, with a name that begins as it does."""
     taken = {record.name for record in await who.service.box.vms()}
     vm, _ = await who.new_vm(None if name is None else free_name(name, taken), agent_id)
-    async with who.service.box.pool.vm(vm.record.agent_id, vm_id=vm.id):
+    async with leased(who, vm):
         return vm
+
+
+def leased(who: Caller, vm: AsyncVm) -> AbstractAsyncContextManager[AsyncVm]:
+    """Have a vm run on account of the pool meanwhile."""
+    return who.service.box.pool.vm(vm.record.agent_id, vm_id=vm.id)
 
 
 def free_name(wanted: str, taken: set[str]) -> str:
@@ -225,7 +232,7 @@ async def take_snapshot(who: Who, vm: str, asked: NewSnapshot) -> dict[str, Any]
 
 async def labelled(who: Caller, vm: AsyncVm, wanted: str | None, agent_id: str | None = None) -> Snapshot:
     """A snapshot; where its name is taken or cannot be one, with a name that begins as it does."""
-    async with who.service.box.pool.vm(vm.record.agent_id, vm_id=vm.id):
+    async with leased(who, vm):
         taken = {snapshot.name or "" for snapshot in await vm.snapshots()}
         name = None if wanted is None else free_name(wanted, taken)
         return await vm.snapshot(name, agent_id=who.agent(agent_id))
@@ -253,7 +260,7 @@ async def roll_back(who: Who, vm: str, snapshot: str, create_pre_rollback_snapsh
 
 async def rolled_back(who: Caller, vm: AsyncVm, to: str, *, snapshot_first: bool = True) -> dict[str, Any]:
     """What a rollback did."""
-    async with who.service.box.pool.vm(vm.record.agent_id, vm_id=vm.id):
+    async with leased(who, vm):
         done = await vm.rollback(to, snapshot_first=snapshot_first, agent_id=who.agent())
     body = seed.rollback(done).model_dump(mode="json")
     more = {"snapshot_id": to, "message": f"vm {vm.name} is as it was at {done.to_point}", "lost": list(done.lost)}
@@ -265,7 +272,7 @@ async def upload(who: Who, vm: str, path: str, request: Request) -> dict[str, An
     """Write the request's body to a file of the vm."""
     data = await request.body()
     found = await who.vm(vm)
-    async with who.service.box.pool.vm(found.record.agent_id, vm_id=found.id):
+    async with leased(who, found):
         await found.write(path, data)
     return {"vm_id": found.id, "path": path, "bytes": len(data)}
 
@@ -274,7 +281,6 @@ async def upload(who: Who, vm: str, path: str, request: Request) -> dict[str, An
 async def download(who: Who, vm: str, path: str) -> Response:
     """A file of the vm."""
     found = await who.vm(vm)
-    async with who.service.box.pool.vm(found.record.agent_id, vm_id=found.id):
+    async with leased(who, found):
         data = await found.read(path, max_bytes=who.service.bounds.file_bytes)
-    headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
-    return Response(data, media_type="application/octet-stream", headers=headers)
+    return attachment(data)
