@@ -168,11 +168,10 @@ class Supervisor:
         self._spawner, self.job, self._job_answer = None, job, answer
         is_ready = spawner.start(request, streams, beside=self.sessions.processes)
         may_go = told_to_go(answer) is not None  # also when it must not: an unread word would cost the answer
-        if is_ready and may_go:
-            spawner.let_go()
+        if is_ready and may_go and spawner.let_go():
             self.job.begin()
         else:
-            self.job.why = "cancel"  # it ends at the gate
+            self.job.why = "cancel" if is_ready and not may_go else "unstarted"  # it ends at the gate
 
     def _start_turn(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         """The head is told what to run; the holder, who writes down that it begins, tells it when."""

@@ -41,8 +41,11 @@ def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Proces
         spawner = _spawned(machine, guard, order, theirs)
         pid = spawner.pid
         if pid is None:
-            raise Lost(f"no template: {spawner.failure}")
-        return Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1])), spawner
+            raise Lost(f"no session can begin: {spawner.failure}")
+        template = Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1]))
+        if not template.is_alive:
+            raise Lost("no session can begin: the host has no room or no time for its first process")
+        return template, spawner
     except BaseException:
         ours.close()
         raise
@@ -55,8 +58,11 @@ def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: soc
     try:
         spawner = Spawner(machine, wake, machine.groups.sessions, guard, is_for_job=False)
         streams = [control.detach(), os.dup(null), os.dup(null)]
-        if spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE):
-            spawner.let_go()
+        if (
+            not spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE)
+            or not spawner.let_go()
+        ):
+            spawner.give_up()
         os.read(woken, 1)
         return spawner
     finally:
