@@ -38,33 +38,29 @@ def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Proces
     """The template, and what started it, whose ipc namespace all sessions are in. 15 ms. Raises Lost."""
     ours, theirs = pair()
     try:
-        spawner = _spawned(machine, guard, order, theirs)
-        pid = spawner.pid
-        if pid is None:
-            raise Lost(f"no session can begin: {spawner.failure}")
-        template = Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1]))
-        if not template.is_alive:
-            raise Lost("no session can begin: the host has no room or no time for its first process")
-        return template, spawner
+        spawner, pid = _spawned(machine, guard, order, theirs)
+        return Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1])), spawner
     except BaseException:
         ours.close()
         raise
 
 
-def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: socket.socket) -> Spawner:
+def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: socket.socket) -> tuple[Spawner, int]:
     _place_sources()
     woken, wake = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         spawner = Spawner(machine, wake, machine.groups.sessions, guard, is_for_job=False)
         streams = [control.detach(), os.dup(null), os.dup(null)]
-        if (
-            not spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE)
-            or not spawner.let_go()
-        ):
+        is_ready = spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE)
+        is_through = is_ready and spawner.let_go()
+        if not is_through:
             spawner.give_up()
         os.read(woken, 1)
-        return spawner
+        if spawner.pid is None or not is_through:
+            spawner.close()
+            raise Lost(f"no session can begin: {spawner.failure or 'the host has no room or no time for its process'}")
+        return spawner, spawner.pid
     finally:
         for number in (woken, wake, null):
             os.close(number)
