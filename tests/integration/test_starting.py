@@ -48,3 +48,20 @@ async def test_a_session_that_could_not_be_started_says_so(busy, store):
             await vm.session()
         busy.unlink()
         assert (await (await vm.session()).execute("6 * 7")).result == "42"
+
+
+async def test_a_python_that_does_not_start_says_so(monkeypatch, store):
+    """Where python ends at once no session begins; the error says where to look."""
+    lines = (
+        "import sys; sys.path.append(sys.argv[1])",
+        "from rewindbox.backends.namespace import launcher, template",
+        "template._COMMAND = ('/bin/false',)",
+        "launcher.main()",
+    )
+    monkeypatch.setattr(starting, "_BOOT", "\n".join(lines))
+    async with AsyncRewindbox(store) as box:
+        vm = await box.vm("one")
+        for _ in range(3):
+            with pytest.raises(ExecutionFailed, match=r"no session can begin .*see whether python starts"):
+                await vm.execute("python", "1", session="s")
+        assert (await vm.execute("bash", "echo 1")).stdout == "1\n"

@@ -204,8 +204,11 @@ class Supervisor:
             if session.tip and not self.sessions.go_back(session.name, session.tip):
                 raise Lost(f"session {session.name} ended at rest, with no checkpoint: its variables are gone")
         self.sessions.begin(request["session"], request)
-        if any(request["limits"][name] != self.sessions.limits[name] for name in _FIXED):
-            raise BadPath(f"the limits {', '.join(_FIXED)} of a session are those of the vm's first session")
+        for name in _FIXED:
+            if request["limits"][name] != (first := self.sessions.limits[name]):
+                raise BadPath(
+                    f"{name} is {first} in all sessions of this vm, as its first one had it; give that, or none"
+                )
         return {}
 
     def _end(self, request: Request) -> Reply:

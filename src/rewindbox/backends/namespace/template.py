@@ -5,7 +5,7 @@ import os
 import socket
 from typing import Any
 
-from rewindbox.backends.namespace.forks import Lost, Process, pair, status
+from rewindbox.backends.namespace.forks import Lost, Process, fork_of, pair, status
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import MEMORY, Machine
 from rewindbox.backends.namespace.spawner import Spawner
@@ -43,6 +43,15 @@ def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Proces
     except BaseException:
         ours.close()
         raise
+
+
+def head_of(template: Process) -> Process:
+    """A new head. Raises Lost: also where the template, a python, has not come so far as to listen."""
+    try:
+        return fork_of(template)
+    except Lost as error:
+        remedy = "see whether python starts in an execution of its own"
+        raise Lost(f"no session can begin ({error}): {remedy}") from error
 
 
 def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: socket.socket) -> tuple[Spawner, int]:
