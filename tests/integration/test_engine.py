@@ -30,6 +30,7 @@ from rewindbox.errors import (
 from rewindbox.kept import KeptVm
 from rewindbox.limits import Limits
 from rewindbox.models import HistoryConfig, VmExecutionConfig
+from rewindbox.stdin import Stdin
 from rewindbox.vm import AsyncVm
 
 pytestmark = pytest.mark.anyio
@@ -426,6 +427,10 @@ async def test_secrets_are_not_kept(box, store):
     )
     with pytest.raises(BadRequest):
         await vm.execute("bash", "true", environment={"TOKEN": "env-marker-3"}, stdin=b"x", working_dir="missing")
+    stdin = Stdin()
+    stdin.write("stdin-marker-4")
+    stdin.close()
+    await vm.execute("bash", "cat > /dev/null", stdin=stdin)
     content = everything_on_disk(store)
     assert b"code-marker" in content
     assert [marker for marker in (b"env-marker", b"stdin-marker") if marker in content] == []

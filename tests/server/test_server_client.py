@@ -2,14 +2,15 @@
 
 import inspect
 import socket
+import threading
 
 import anyio
 import pytest
 from cutting import Cutting, answering
 from served import Served
 
-from conftest import remove, scaled, until
-from rewindbox import AsyncRewindbox, AsyncVm, Limits, Rewindbox, transport
+from conftest import PATIENCE_S, remove, scaled, until
+from rewindbox import AsyncRewindbox, AsyncVm, Limits, Rewindbox, Stdin, transport
 from rewindbox.client import RemoteBox
 from rewindbox.errors import (
     ApiError,
@@ -68,6 +69,7 @@ def story(box: Rewindbox) -> list[object]:
     )
     seen += [done.stdout_bytes, done.stderr_bytes, done.agent_id, begun == [done.id], box.execution(done.id) == done]
     seen.append(joined(written))
+    seen.append(asked(vm))
     slow = vm.execute("bash", "touch ruin; sleep 100", limits=Limits(wall_s=0.3))
     seen += [slow.ended, slow.exit_code, slow.error, [entry.name for entry in vm.list()]]
     back = vm.rollback(slow)
@@ -111,6 +113,32 @@ def story(box: Rewindbox) -> list[object]:
     seen += [vm.is_running, ended.sessions, ended.reason]
     vm.remove()
     return [*seen, [record.name for record in box.vms()], vm.record.removed, box.history(vm.id).total]
+
+
+def asked(vm) -> list[object]:
+    """What becomes of standard input that is written while the code runs: answers, much of it, and after its end."""
+    stdin, seen = Stdin(), []
+
+    def answer(_: str, data: bytes) -> None:
+        seen.append(data)
+        stdin.write("Ada\n") if data.endswith(b"? ") else stdin.close()
+
+    done = vm.execute("bash", "printf 'name? '; read x; echo $x; cat; exit 3", stdin=stdin, on_output=answer)
+    seen += [done.stdout, done.exit_code, failure(lambda: stdin.write("late"))]
+    seen.append(failure(lambda: vm.execute("bash", "cat", stdin=stdin)))
+    much = Stdin()
+    writing = threading.Thread(target=write_much, args=(much,))
+    writing.start()
+    seen.append(vm.execute("bash", "md5sum", stdin=much).stdout)
+    writing.join()
+    return seen
+
+
+def write_much(stdin: Stdin) -> None:
+    """More than fits, as the program reads it."""
+    for number in range(40):
+        stdin.write(bytes([number]) * 100_000, wait_s=PATIENCE_S)
+    stdin.close()
 
 
 def joined(written) -> dict[str, bytes]:
