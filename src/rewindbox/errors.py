@@ -21,6 +21,7 @@ RewindboxError
 ├── Refused                    allowed by nobody: show the reason               (exit code 3)
 │   ├── LanguageRefused        known, but not in `allowed_languages`
 │   ├── Unauthorized           a server does not know the token
+│   ├── TooManyVms             an agent has as many vms as it may; remove some
 │   ├── InputFull              a program has not read enough yet; try again later
 │   └── TooMany                a token has as much going on as it may; try again when some of it has ended
 └── Broken                     the host or the vm failed, not the code          (exit code 4)
@@ -289,6 +290,12 @@ class TooMany(Refused):
     """As much is going on as one token may have; try again when some of it has ended."""
 
     code = "too_many"
+
+
+class TooManyVms(Refused):
+    """The agent has as many vms as it may; none was made. Those that it removes make room."""
+
+    code = "too_many_vms"
 
 
 class InputFull(Refused):

@@ -56,6 +56,7 @@ class Opened:
                 vm_type="host",
                 backend=self.settings.backend,
                 agent_id=agent_id or self.settings.agent_id,
+                at_most=self.settings.vms_per_agent,
             )
         return record
 

@@ -20,6 +20,7 @@ from rewindbox.errors import (
     LanguageRefused,
     Refused,
     RewindboxError,
+    TooManyVms,
     Unauthorized,
 )
 from rewindbox.remote import RemoteVm
@@ -485,3 +486,21 @@ def test_without_httpx_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(ConfigError, match=r"rewindbox\[client\]"):
         Rewindbox("http://localhost:1")
+
+
+def test_an_agent_has_no_more_vms_than_it_may(tmp_path):
+    """One more is refused by name, also as the vm of a run; another agent and a removed vm make no difference to it."""
+    with Served(tmp_path / "store", VMS_PER_AGENT="1") as server:
+        tokens = Tokens(str(server.store))
+        with Rewindbox(server.url, token=tokens.create("a", "ann")) as ann:
+            first = ann.vm("first")
+            with pytest.raises(TooManyVms, match="agent 'ann' has 1 vms, of at most 1"):
+                ann.vm("second")
+            with Rewindbox(server.url, token=tokens.create("b", "bob")) as bob:
+                bob.vm("other")
+            with server.client(tokens.create("c", "ann")) as client:
+                answer = client.post("/v1/runs", json={"text": "```bash\ntouch x\n```", "vm": "second"})
+                assert (answer.status_code, answer.json()["code"]) == (409, "too_many_vms")
+            first.remove()
+            assert ann.vm("second").name == "second"
+    remove(tmp_path / "store")
