@@ -1,7 +1,6 @@
 """What takes long takes nobody else's time: while it goes on, the server answers others."""
 
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, contextmanager
@@ -10,7 +9,7 @@ import httpx
 import pytest
 from served import inside
 
-from conftest import PATIENCE_S, remove, until
+from conftest import PATIENCE_S, is_in, remove, until
 from rewindbox import Rewindbox, texts
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.tokens import Tokens
@@ -33,17 +32,6 @@ def service(tmp_path):
     ):
         yield store, client
     remove(store)
-
-
-def is_in(file: str) -> bool:
-    """Whether a thread of this process runs code of that file of ours."""
-    for frame in sys._current_frames().values():
-        inner = frame
-        while inner is not None:
-            if inner.f_code.co_filename.endswith(f"rewindbox/{file}"):
-                return True
-            inner = inner.f_back
-    return False
 
 
 @contextmanager
