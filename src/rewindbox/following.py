@@ -13,7 +13,7 @@ import anyio
 
 from rewindbox import shapes
 from rewindbox.backends.base import OnOutput
-from rewindbox.errors import ApiError, ConnectionFailed, InputFull, RewindboxError, UnknownExecution
+from rewindbox.errors import ApiError, ConnectionFailed, InputFull, RewindboxError, TooMany, UnknownExecution
 from rewindbox.execution import Execution
 from rewindbox.stdin import Stdin
 from rewindbox.transport import WAITS_S, Server, Told, readable
@@ -24,7 +24,7 @@ _END_S = 20.0
 _PIECE_BYTES = 256 << 10
 """Of standard input, in one request."""
 _FULL_S = 0.1
-"""So long after a piece that did not fit it is sent again."""
+"""So long after a piece that did not fit, or did not come there, it is sent again."""
 _ON_ITS_WAY_S = (0.05, 0.2, 0.8)
 """A request that was cancelled while it was sent may come to the server a little later than its cancellation."""
 
@@ -87,17 +87,17 @@ class Following:
         return how
 
     async def _feed(self, stdin: Stdin, bell: int) -> None:
-        """Send what is written, piece by piece; a piece that does not fit there waits here."""
+        """Send what is written, piece by piece; one that does not come there, or not fit, is sent again."""
         await self._has_begun.wait()
-        sent, is_over = 0, False
-        while not is_over:
+        sent = 0
+        while True:
             data, is_over = stdin.waiting(_PIECE_BYTES), stdin.is_over
             if not data and not is_over:
                 await anyio.wait_readable(bell)
                 continue
             try:
                 await self._server.send(f"{self._at}/stdin", data, at=sent, close=is_over)
-            except InputFull:
+            except (InputFull, TooMany, ConnectionFailed):  # to the end of the execution, which ends this, too
                 await anyio.sleep(_FULL_S)
                 continue
             except RewindboxError as error:  # whoever follows it is told how it goes on
@@ -105,6 +105,8 @@ class Following:
                 return
             sent += len(data)
             stdin.taken(len(data))
+            if is_over:
+                return
 
     async def _end(self) -> Execution | RewindboxError:
         waits_s = iter(WAITS_S)

@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -204,16 +204,16 @@ def _input(vm: Vm, source: str | None) -> Iterator[bytes | Stdin]:
 
 def _pass_on(stdin: Stdin, stop: int) -> None:
     """Until our standard input ends, or nobody reads it any more."""
-    with suppress(InputClosed):
+    try:
         while stop not in select.select([0, stop], [], [])[0]:
-            try:
-                data = os.read(0, _PIECE_BYTES)
-            except OSError:  # a terminal that was hung up
-                data = b""
-            if not data:
-                stdin.close()
-                return
+            if not (data := os.read(0, _PIECE_BYTES)):
+                break
             stdin.write(data, wait_s=threading.TIMEOUT_MAX)
+    except OSError:  # there is none, or its terminal was hung up
+        pass
+    except InputClosed:
+        return
+    stdin.close()
 
 
 def _is_kept(box: Rewindbox, arguments: Any) -> bool:

@@ -841,7 +841,7 @@ def test_exec_passes_on_what_is_typed(used: Cli) -> None:
 
 
 def test_exec_ends_before_its_input(used: Cli) -> None:
-    """Code that reads no more ends the command, also when the input has no end, or far more than fits."""
+    """Code that reads no more ends the command, also when the input has no end, far more than fits, or is not there."""
     reader, writer = os.pipe()
     try:
         command = [*COMMAND, "exec", "-i", "bash", "read x; echo $x"]
@@ -851,6 +851,14 @@ def test_exec_ends_before_its_input(used: Cli) -> None:
     finally:
         os.close(reader)
         os.close(writer)
+    closed = subprocess.run(
+        ["bash", "-c", 'exec 0<&-; exec "$@"', "bash", *COMMAND, "exec", "-i", "bash", "cat; echo end"],
+        stdout=subprocess.PIPE,
+        env=used.environment(),
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    assert closed.stdout == b"end\n"
     assert used.good("exec", "-i", "bash", "head -c 1", text="x" * (4 << 20)) == "x"
     assert used.good("exec", "-i", "bash", "wc -c", text="x" * (4 << 20)).strip() == str(4 << 20)
 

@@ -1,5 +1,6 @@
 """A box at a server is a box: the same names, results and errors, whatever happens between here and there."""
 
+import hashlib
 import inspect
 import socket
 import threading
@@ -258,8 +259,8 @@ def test_a_turn_that_has_not_come_can_be_given_up(server):
 
 
 def test_cut_connections_cost_nothing(server):
-    """Whatever is cut wherever: everything ran exactly once, and each byte that it wrote came once."""
-    code = "echo $N >> ran; for i in $(seq 60); do seq $N 60; sleep 0.002; done; printf '\\xff'"
+    """Whatever is cut wherever: everything ran exactly once, and each byte that it read and wrote came once."""
+    code = "md5sum >> read; echo $N >> ran; for i in $(seq 60); do seq $N 60; sleep 0.002; done; printf '\\xff'"
     cutting, rounds = Cutting(server.port, seed=5), scaled(6)
     with Rewindbox(cutting.url, token=server.token) as box:
         vm = box.vm("cut")
@@ -267,11 +268,20 @@ def test_cut_connections_cost_nothing(server):
         for number in range(rounds):
             came: list[tuple[str, bytes]] = []
             box.close()  # so that the next connection is a new one
+            stdin = Stdin()
+            stdin.write(bytes(range(256)) * 2048)
+            stdin.close()
             done = vm.execute(
-                "bash", code, environment={"N": str(number)}, on_output=lambda *each, to=came: to.append(each)
+                "bash",
+                code,
+                environment={"N": str(number)},
+                stdin=stdin,
+                on_output=lambda *each, to=came: to.append(each),
             )
             assert done.success and joined(came)["stdout"] == done.stdout_bytes
             assert done == box.execution(done.id)
+        whole = f"{hashlib.md5(bytes(range(256)) * 2048, usedforsecurity=False).hexdigest()}  -\n"
+        assert vm.read("read").decode() == whole * rounds
         assert vm.read("ran").decode().split() == [str(number) for number in range(rounds)]
         assert vm.history().total == rounds and cutting.cuts > rounds
     cutting.close()
