@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,17 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert anyio.current_time() < deadline, f"waited {PATIENCE_S:.0f} s for: {what}"
         await anyio.sleep(0.002)
+
+
+def is_in(file: str) -> bool:
+    """Whether a thread of this process runs code of that file of ours."""
+    for frame in sys._current_frames().values():
+        inner = frame
+        while inner is not None:
+            if inner.f_code.co_filename.endswith(f"rewindbox/{file}"):
+                return True
+            inner = inner.f_back
+    return False
 
 
 def job(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         VmExecutionConfig,
     )
     from rewindbox.session import AsyncSession
+    from rewindbox.stdin import Stdin
     from rewindbox.timeline import Point, Rollback, Snapshot
     from rewindbox.vm import AsyncVm
 
@@ -47,6 +48,7 @@ _HOMES = {
     "Rollback": "timeline",
     "Session": "door",
     "Snapshot": "timeline",
+    "Stdin": "stdin",
     "Vm": "door",
     "VmExecutionConfig": "models",
     "detect_execution_intent": "intent",
@@ -70,6 +72,7 @@ __all__ = [
     "Rollback",
     "Session",
     "Snapshot",
+    "Stdin",
     "Vm",
     "VmExecutionConfig",
     "__version__",

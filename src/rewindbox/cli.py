@@ -229,7 +229,11 @@ def _running_flags(command: Any) -> None:
     one.add_argument("code", nargs="?", metavar="CODE", help="- or nothing: standard input")
     one.add_argument("--env", action="append", default=[], metavar="K=V", help="an environment variable; repeatable")
     one.add_argument("--workdir", metavar="DIR", help="a folder of the vm, relative to its home")
-    one.add_argument("--stdin", metavar="FILE", help="what the code reads; - is standard input")
+    given = one.add_mutually_exclusive_group()
+    given.add_argument("--stdin", metavar="FILE", help="what the code reads; - is standard input, as it comes")
+    given.add_argument(
+        "-i", "--interactive", dest="stdin", action="store_const", const="-", help="the same as --stdin -"
+    )
     one.add_argument("--on-failure", choices=("stop", "rollback"), help="rollback: everything as before, if it fails")
     session_help = "in a session of this name: variables stay for the next command"
     for parser in (run, one):

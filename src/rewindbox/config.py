@@ -99,6 +99,8 @@ class Settings:
     languages: Table = field(default_factory=lambda: LANGUAGES)
     """Those that we ship, with what `[languages.NAME]` of the configuration file adds or changes."""
     auto_provision: bool = True
+    vms_per_agent: int = 1000
+    """So many an agent may have, running or not; 0: any number. Those that the pool lends have a bound of their own."""
     code_validation: bool = True
     max_code_length: int = 10_000
     history: HistorySettings = field(default_factory=HistorySettings)

@@ -21,6 +21,7 @@ from rewindbox.policy import Decision, OnFailure, Support
 from rewindbox.portal import Portal, soon
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
+from rewindbox.stdin import Stdin
 from rewindbox.timeline import Point, Rollback, Snapshot
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ class Vm:
         limits: Limits | None = None,
         timeout_seconds: float | None = None,
         environment: dict[str, str] | None = None,
-        stdin: bytes | str = b"",
+        stdin: bytes | str | Stdin = b"",
         working_dir: str | None = None,
         on_output: OnOutput | None = None,
         on_begun: Callable[[str], None] | None = None,

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from rewindbox import config as configuration
@@ -18,7 +19,7 @@ from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
-from rewindbox.opened import Opened, TemporaryStore
+from rewindbox.opened import Opened, TemporaryStore, beside
 from rewindbox.policy import Decision, OnFailure, Support
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.vm import AsyncVm
@@ -194,13 +195,15 @@ class AsyncRewindbox:
 
     async def plan(self, text: str, *, threshold: float = 0.0, request: str | None = None) -> list[Decision]:
         """The blocks of a model's answer and which of them `run` would run. Raises what `run` raises before that."""
-        return policy.decide(self._found(text, request), self.settings, await self._programs(), threshold)
+        blocks, programs = await self._found(text, request), await self._programs()
+        return await beside(partial(policy.decide, blocks, self.settings, programs, threshold), len(text))
 
-    def _found(self, text: str, request: str | None = None) -> "list[CodeBlock]":
+    async def _found(self, text: str, request: str | None = None) -> "list[CodeBlock]":
         from rewindbox import extraction  # noqa: PLC0415  loads the Markdown parser
 
         most, table = self.settings.max_text_chars, self.settings.languages
-        return extraction.blocks(text, max_chars=most, languages=table, request=request)
+        find = partial(extraction.blocks, text, max_chars=most, languages=table, request=request)
+        return await beside(find, len(text))
 
     async def run(
         self,
@@ -269,7 +272,7 @@ class AsyncRewindbox:
         policy.check_on_failure(on_failure)
         asked = parsing.request(fields if request is None else request)
         settings = parsing.narrowed(self.settings, asked.vm_config)
-        blocks = self._found(asked.llm_response)
+        blocks = await self._found(asked.llm_response)
         answer = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
         if not asked.auto_execute:
             return answer
@@ -400,7 +403,7 @@ class AsyncRewindbox:
 
     async def verify(self, expect: str | None = None) -> list[str]:
         """What is wrong with the history's file, a sentence each; empty when nothing is. See `History.verify`."""
-        return self._opened().history.verify(expect)
+        return await self._opened().aside(lambda history: history.verify(expect))
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)

@@ -15,11 +15,14 @@ RewindboxError
 │   ├── TooLarge               a request has more bytes than a server takes; TooSlow: it took too long
 │   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
 │   ├── SessionNotFound        no such live session
+│   ├── InputClosed            nobody reads that standard input any more
 │   ├── NotYet                 this version does not have it
 │   └── ConfigError            a setting is wrong: names key, value and remedy
 ├── Refused                    allowed by nobody: show the reason               (exit code 3)
 │   ├── LanguageRefused        known, but not in `allowed_languages`
 │   ├── Unauthorized           a server does not know the token
+│   ├── TooManyVms             an agent has as many vms as it may; remove some
+│   ├── InputFull              a program has not read enough yet; try again later
 │   └── TooMany                a token has as much going on as it may; try again when some of it has ended
 └── Broken                     the host or the vm failed, not the code          (exit code 4)
     ├── VmNotAvailable         the vm died or cannot be started; retry on a fresh one
@@ -128,6 +131,12 @@ class SessionNotFound(BadRequest):
     code = "session_not_found"
     kind = "SessionNotFound"
     prefix = "Session not found: "
+
+
+class InputClosed(BadRequest):
+    """The standard input of an execution takes nothing any more. Nothing was written."""
+
+    code = "input_closed"
 
 
 class NotYet(BadRequest):
@@ -281,6 +290,18 @@ class TooMany(Refused):
     """As much is going on as one token may have; try again when some of it has ended."""
 
     code = "too_many"
+
+
+class TooManyVms(Refused):
+    """The agent has as many vms as it may; none was made. Those that it removes make room."""
+
+    code = "too_many_vms"
+
+
+class InputFull(Refused):
+    """The program has not read enough of its standard input yet. Nothing was written; try again later."""
+
+    code = "input_full"
 
 
 class ApiError(Broken):

@@ -13,13 +13,18 @@ import anyio
 
 from rewindbox import shapes
 from rewindbox.backends.base import OnOutput
-from rewindbox.errors import ApiError, ConnectionFailed, RewindboxError, UnknownExecution
+from rewindbox.errors import ApiError, ConnectionFailed, InputFull, RewindboxError, TooMany, UnknownExecution
 from rewindbox.execution import Execution
+from rewindbox.stdin import Stdin
 from rewindbox.transport import WAITS_S, Server, Told, readable
 from rewindbox.wire import error_of_code
 
 _END_S = 20.0
 """So long for the end of what was cancelled."""
+_PIECE_BYTES = 256 << 10
+"""Of standard input, in one request."""
+_FULL_S = 0.1
+"""So long after a piece that did not fit, or did not come there, it is sent again."""
 _ON_ITS_WAY_S = (0.05, 0.2, 0.8)
 """A request that was cancelled while it was sent may come to the server a little later than its cancellation."""
 
@@ -36,6 +41,7 @@ class Following:
         on_begun: Callable[[str], None] | None,
         *,
         is_recorded: bool,
+        stdin: Stdin | None = None,
     ) -> None:
         """`asked`: the body of the request to `path`, with the id that the execution is to have. `is_recorded`: the
         server knows the id as long as there is its store; otherwise it is asked once, and whether it ran is not known.
@@ -47,11 +53,12 @@ class Following:
         self._place: str | None = None
         self._is_over = self._is_given_up = self._is_heard = False
         self._is_recorded = is_recorded
+        self._stdin, self._has_begun = stdin, anyio.Event()
 
     async def to_the_end(self) -> Execution:
         """How it ended. Whatever ends the wait ends the execution, too, as long as there is a way to the server."""
         try:
-            how = await self._end()
+            how = await (self._end() if self._stdin is None else self._end_fed(self._stdin))
         except BaseException as error:
             is_refused = isinstance(error, RewindboxError) and not self._is_heard
             if not self._is_over and not is_refused:
@@ -61,6 +68,45 @@ class Following:
         if isinstance(how, RewindboxError):
             raise how
         return how
+
+    async def _end_fed(self, stdin: Stdin) -> Execution | RewindboxError:
+        """As `_end`; what is written meanwhile goes there."""
+        bell, failure = stdin.open(), None
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._feed, stdin, bell)
+                try:
+                    how = await self._end()
+                except Exception as error:  # raised when the other task has ended, and by itself
+                    failure = error
+                group.cancel_scope.cancel()
+        finally:
+            stdin.end()
+        if failure is not None:
+            raise failure
+        return how
+
+    async def _feed(self, stdin: Stdin, bell: int) -> None:
+        """Send what is written, piece by piece; one that does not come there, or not fit, is sent again."""
+        await self._has_begun.wait()
+        sent = 0
+        while True:
+            data, is_over = stdin.waiting(_PIECE_BYTES), stdin.is_over
+            if not data and not is_over:
+                await anyio.wait_readable(bell)
+                continue
+            try:
+                await self._server.send(f"{self._at}/stdin", data, at=sent, close=is_over)
+            except (InputFull, TooMany, ConnectionFailed):  # to the end of the execution, which ends this, too
+                await anyio.sleep(_FULL_S)
+                continue
+            except RewindboxError as error:  # whoever follows it is told how it goes on
+                stdin.end(error.detail)
+                return
+            sent += len(data)
+            stdin.taken(len(data))
+            if is_over:
+                return
 
     async def _end(self) -> Execution | RewindboxError:
         waits_s = iter(WAITS_S)
@@ -89,6 +135,7 @@ class Following:
 
     def _take(self, event: Told) -> Execution | RewindboxError | None:
         """What an event is to us; how it ended, if it says so."""
+        self._has_begun.set()
         if event.kind == "begun" and self._on_begun is not None:
             begun, self._on_begun = self._on_begun, None
             begun(self._asked["id"])

@@ -13,12 +13,13 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from rewindbox import holders, wire
 from rewindbox.backends.base import FileInfo, OnOutput
-from rewindbox.errors import ConnectionFailed
+from rewindbox.errors import ConnectionFailed, InvalidArgument
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.opened import Opened, hold
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession
+from rewindbox.stdin import Stdin
 from rewindbox.timeline import Point, Rollback, Snapshot
 
 CALLS = (
@@ -63,7 +64,9 @@ class KeptVm:
         on_begun: Callable[[str], None] | None = None,
         **options: Any,
     ) -> Execution:
-        """See `AsyncVm.execute`."""
+        """See `AsyncVm.execute`. Raises InvalidArgument, too: its standard input is to be written meanwhile."""
+        if isinstance(options.get("stdin"), Stdin):
+            raise InvalidArgument(f"{self.name} is held by the keeper, which takes input whole", remedy="give it whole")
         done: Execution = await self._ask("execute", on_output, on_begun, language=language, code=code, **options)
         return done
 

@@ -3,11 +3,12 @@
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from rewindbox import backends, config
 from rewindbox.errors import HistoryError, RewindboxError, UnknownVm, VmBusy
@@ -16,6 +17,8 @@ from rewindbox.registry import Registry, VmRecord
 from rewindbox.store import Store
 from rewindbox.timeline import Timeline
 
+T = TypeVar("T")
+_FEW_CHARS = 4_000
 _TEMPORARY = "rewindbox-temporary-"
 _OWNER = "owner"
 
@@ -56,20 +59,45 @@ class Opened:
                 vm_type="host",
                 backend=self.settings.backend,
                 agent_id=agent_id or self.settings.agent_id,
+                at_most=self.settings.vms_per_agent,
             )
         return record
 
     async def page(self, vm_id: str | None, *, language: str | None = None, **query: Any) -> HistoryPage:
-        """See `History.asking`; the language by its name or an alias. While an index is made others have their turn."""
+        """See `History.asking`; the language by its name or an alias."""
         name = None if language is None else self.settings.languages.canonical(language)
-        steps = self.history.asking(vm_id=vm_id, language=name, **query)
-        while True:
-            try:
-                pause_s = next(steps)
-            except StopIteration as end:
-                page: HistoryPage = end.value
-                return page
-            await anyio.sleep(pause_s)
+        return await self.aside(lambda history: history.query(vm_id=vm_id, language=name, **query))
+
+    async def aside(self, ask: Callable[[History], T]) -> T:
+        """Ask the history what may take long, in a thread and over a connection of its own: nobody waits meanwhile.
+
+        What is only in memory has no second connection, and is asked here. Cancelling ends it soon.
+        """
+        path = self.store.path
+        if path is None:
+            return ask(self.history)
+        opened: list[Store] = []
+
+        def asked() -> T:
+            if not os.path.exists(path):  # opening it would make an empty one
+                raise HistoryError(f"{path} is gone", remedy="open the store again")
+            with closing(Store(path)) as store:
+                opened.append(store)
+                return ask(History(store))
+
+        try:
+            return await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+        except anyio.get_cancelled_exc_class():
+            for store in opened:
+                store.interrupt()
+            raise
+
+
+async def beside(function: Callable[[], T], chars: int) -> T:
+    """Do what takes the longer the more characters there are, in a thread if that is long: 3 us a character."""
+    if chars <= _FEW_CHARS:  # a thread costs more
+        return function()
+    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
 
 
 class TemporaryStore:

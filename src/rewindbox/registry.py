@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from rewindbox.chain import canonical
-from rewindbox.errors import InvalidArgument, UnknownVm
+from rewindbox.errors import InvalidArgument, TooManyVms, UnknownVm
 from rewindbox.schema import SESSIONS_ENDED, VM_CREATED, VM_REMOVED
 from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, now_us
 
@@ -89,16 +89,25 @@ class Registry:
         return self.find(str(row["id"]))
 
     def get_or_create(
-        self, tx: Transaction, name: str, *, vm_type: str, backend: str, agent_id: str
+        self, tx: Transaction, name: str, *, vm_type: str, backend: str, agent_id: str, at_most: int = 0
     ) -> tuple[VmRecord, bool]:
         """The vm of that name, and whether it was made now; an existing one keeps its type and agent.
 
         Of several processes that ask at once, one makes it: the transaction is what they queue for.
+        Raises TooManyVms: the agent has `at_most` of them (0: any number).
         """
         found = self._by_name(name)
         if found is not None:
             return found, False
+        has = self._count(agent_id)
+        if at_most and has >= at_most:
+            remedy = "remove some of them, or raise vms_per_agent"
+            raise TooManyVms(f"agent {agent_id!r} has {has} vms, of at most {at_most}", remedy=remedy)
         return self.create(tx, name, vm_type=vm_type, backend=backend, agent_id=agent_id), True
+
+    def _count(self, agent_id: str) -> int:
+        sql = "select count(*) as number from vms where agent_id = ? and removed = 0"
+        return int(self._store.rows(sql, (agent_id,))[0]["number"])
 
     def find(self, name_or_id: str, *, removed: bool = False) -> VmRecord:
         """By name, id, or a unique prefix of an id (`vm_` and 6 characters or more).

@@ -15,6 +15,7 @@ from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.registry import SessionsEnded, VmRecord, check_name
 from rewindbox.session import AsyncSession
+from rewindbox.stdin import Stdin
 from rewindbox.store import new_id
 from rewindbox.timeline import Point, Rollback, Snapshot
 from rewindbox.transport import Server, readable, segment
@@ -73,7 +74,7 @@ class RemoteVm:
         limits: Limits | None = None,
         timeout_seconds: float | None = None,
         environment: dict[str, str] | None = None,
-        stdin: bytes | str = b"",
+        stdin: bytes | str | Stdin = b"",
         working_dir: str | None = None,
         on_output: OnOutput | None = None,
         on_begun: Callable[[str], None] | None = None,
@@ -109,6 +110,7 @@ class RemoteVm:
             on_output,
             on_begun,
             is_recorded=kept.enabled and kept.persist_history,
+            stdin=stdin if isinstance(stdin, Stdin) else None,
         ).to_the_end()
 
     def _limits(self, language: str, given: Limits | None, timeout_s: float | None) -> dict[str, Any] | None:
@@ -243,8 +245,10 @@ def _target(to: str | Execution | Snapshot | Point | None) -> dict[str, Any]:
     return {"to": to if isinstance(to, str) else to.id}
 
 
-def _input(stdin: bytes | str) -> dict[str, Any]:
+def _input(stdin: bytes | str | Stdin) -> dict[str, Any]:
     """Standard input in JSON, which has no bytes."""
+    if isinstance(stdin, Stdin):
+        return {"stdin_open": True}
     if isinstance(stdin, bytes):
         try:
             return {"stdin": stdin.decode()} if stdin else {}

@@ -1,5 +1,7 @@
 """`run` and `exec`: code goes into a vm, what it writes comes out as it is written, and Ctrl-C ends it in order."""
 
+import os
+import select
 import shlex
 import signal
 import threading
@@ -12,12 +14,16 @@ from typing import Any
 
 from rewindbox import documents, show
 from rewindbox.call import FILE_BYTES, TEXT_BYTES, Call, opened, read, vm_id
-from rewindbox.door import Rewindbox
-from rewindbox.errors import InvalidArgument, RewindboxError
+from rewindbox.door import Rewindbox, Vm
+from rewindbox.errors import InputClosed, InvalidArgument, RewindboxError
 from rewindbox.execution import Execution
+from rewindbox.kept import KeptVm
 from rewindbox.limits import Limits
+from rewindbox.stdin import Stdin
 from rewindbox.telling import Bare, Live, Plain, Teller, Told, counts, summary, told
 from rewindbox.terminal import Interrupted, Printer, visible
+
+_PIECE_BYTES = 64 << 10
 
 
 def main(call: Call) -> int:
@@ -149,11 +155,10 @@ def _exec(call: Call) -> int:
     code = arguments.code
     if code in (None, "-"):
         code = read("-", "code", TEXT_BYTES).decode("utf-8", "surrogateescape")
-    stdin = read(arguments.stdin, "input of the code", FILE_BYTES) if arguments.stdin else b""
     environment = dict(_variable(text) for text in arguments.env)
     with opened(call) as box:
         vm, teller = box.vm(arguments.vm, kept=_is_kept(box, arguments)), _bare(call)
-        with _told_if_interrupted(box, vm.id), _printer(teller) as printer:
+        with _told_if_interrupted(box, vm.id), _printer(teller) as printer, _input(vm, arguments.stdin) as stdin:
             execution = vm.execute(
                 arguments.language,
                 code,
@@ -175,6 +180,40 @@ def _exec(call: Call) -> int:
         elif call.out.is_terminal and call.err.is_terminal and not arguments.quiet:
             call.err.write(_ending(call, execution))
     return int(not execution.success)
+
+
+@contextmanager
+def _input(vm: Vm, source: str | None) -> Iterator[bytes | Stdin]:
+    """What the code reads. Our standard input goes to it as it comes; a keeper takes it whole."""
+    if source is None:
+        yield b""
+    elif source != "-" or isinstance(vm.inner, KeptVm):
+        yield read(source, "input of the code", FILE_BYTES)
+    else:
+        stdin, stop = Stdin(), os.eventfd(0, os.EFD_CLOEXEC)
+        passing_on = threading.Thread(target=_pass_on, args=(stdin, stop))
+        passing_on.start()
+        try:
+            yield stdin
+        finally:
+            stdin.end()
+            os.eventfd_write(stop, 1)
+            passing_on.join()
+            os.close(stop)
+
+
+def _pass_on(stdin: Stdin, stop: int) -> None:
+    """Until our standard input ends, or nobody reads it any more."""
+    try:
+        while stop not in select.select([0, stop], [], [])[0]:
+            if not (data := os.read(0, _PIECE_BYTES)):
+                break
+            stdin.write(data, wait_s=threading.TIMEOUT_MAX)
+    except OSError:  # there is none, or its terminal was hung up
+        pass
+    except InputClosed:
+        return
+    stdin.close()
 
 
 def _is_kept(box: Rewindbox, arguments: Any) -> bool:

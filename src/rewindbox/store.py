@@ -319,6 +319,12 @@ class Store:
         finally:
             self._db.text_factory = str
 
+    def interrupt(self) -> None:
+        """End what another thread has going on in it, by a HistoryError there."""
+        with suppress(sqlite3.ProgrammingError):  # it is being closed
+            if self._db is not None:
+                self._db.interrupt()
+
     def close(self) -> None:
         """Idempotent. An open transaction is rolled back."""
         if self._db is not None:

@@ -90,6 +90,10 @@ class Server:
         """What comes of a request, from JSON."""
         return _json(await self._content("POST", path, body=body), path)
 
+    async def send(self, path: str, data: bytes, /, **query: Any) -> Any:
+        """As `post`, of bytes that the server tells from those it has: it may be asked again."""
+        return _json(await self._again(lambda: self._content("POST", path, query, data=data)), path)
+
     async def put(self, path: str, data: bytes, /, **query: Any) -> Any:
         """As `post`, of bytes."""
         return _json(await self._content("PUT", path, query, data=data), path)

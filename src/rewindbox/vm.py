@@ -18,6 +18,7 @@ from rewindbox.opened import Opened, claim
 from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession, check_begun, check_session, rebuilt, told_to_be_back
+from rewindbox.stdin import Stdin
 from rewindbox.store import new_id
 from rewindbox.timeline import Point, Rollback, Snapshot, live_points
 
@@ -65,7 +66,7 @@ class AsyncVm:
         limits: Limits | None = None,
         timeout_seconds: float | None = None,
         environment: dict[str, str] | None = None,
-        stdin: bytes | str = b"",
+        stdin: bytes | str | Stdin = b"",
         working_dir: str | None = None,
         on_output: OnOutput | None = None,
         on_begun: Callable[[str], None] | None = None,
@@ -83,7 +84,7 @@ class AsyncVm:
             limits: What it may consume; None: the box's, with the wall clock times the language's multiplier.
             timeout_seconds: Shorthand for `limits.wall_s`; wins over it.
             environment: Added to the vm's own. Not stored.
-            stdin: What it reads from standard input. Not stored. Empty: end of file at once.
+            stdin: What it reads; not stored. Empty: end of file at once. A `Stdin`: what is written to that meanwhile.
             working_dir: A folder in the vm, relative to its home. None: its home.
             on_output: Called with "stdout" or "stderr" and bytes, as they come.
             on_begun: Called with its id (`execution_id`, or a new one) when its beginning is written down.

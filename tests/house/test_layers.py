@@ -17,7 +17,7 @@ PACKAGE = Path(rewindbox.__file__).parent
 
 LAYERS = (
     ("errors",),
-    ("limits", "language", "execution", "schema"),
+    ("limits", "language", "execution", "schema", "stdin"),
     ("languages",),
     ("models",),
     ("config", "chain", "guess", "intent", "naming"),

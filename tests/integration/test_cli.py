@@ -819,10 +819,48 @@ def test_ascii_terminal(used: Cli, encoding: dict[str, str]) -> None:
     assert used.on_terminal("exec", "bash", "echo 'é✓'", **encoding).isascii()
 
 
-@pytest.mark.parametrize("words", [("run",), ("run", "-"), ("exec", "bash"), ("exec", "bash", "cat", "--stdin", "-")])
+@pytest.mark.parametrize("words", [("run",), ("run", "-"), ("exec", "bash")])
 def test_terminal_as_input(used: Cli, words: tuple[str, ...]) -> None:
     """A terminal on standard input is no file: a hint, not a wait."""
     assert "standard input is a terminal" in used.on_terminal(*words, code=2)
+
+
+def test_exec_passes_on_what_is_typed(used: Cli) -> None:
+    """With -i a program asks, somebody types, and the program has it; without, it reads end of file at once."""
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, "exec", "-i", "bash", "echo ready; read x; echo got $x"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, env=used.environment())
+    os.close(theirs)
+    with process, open(ours, "wb", buffering=0) as keys:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        keys.write(b"an answer\n")
+        assert process.stdout.read() == b"got an answer\n"
+    assert process.returncode == 0
+    assert used.good("exec", "bash", "cat; echo end", text="lines of somebody else\n") == "end\n"
+
+
+def test_exec_ends_before_its_input(used: Cli) -> None:
+    """Code that reads no more ends the command, also when the input has no end, far more than fits, or is not there."""
+    reader, writer = os.pipe()
+    try:
+        command = [*COMMAND, "exec", "-i", "bash", "read x; echo $x"]
+        with subprocess.Popen(command, stdin=reader, stdout=subprocess.PIPE, env=used.environment()) as process:
+            os.write(writer, b"one\ntwo\n")
+            assert process.communicate(timeout=PATIENCE_S)[0] == b"one\n"
+    finally:
+        os.close(reader)
+        os.close(writer)
+    closed = subprocess.run(
+        ["bash", "-c", 'exec 0<&-; exec "$@"', "bash", *COMMAND, "exec", "-i", "bash", "cat; echo end"],
+        stdout=subprocess.PIPE,
+        env=used.environment(),
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    assert closed.stdout == b"end\n"
+    assert used.good("exec", "-i", "bash", "head -c 1", text="x" * (4 << 20)) == "x"
+    assert used.good("exec", "-i", "bash", "wc -c", text="x" * (4 << 20)).strip() == str(4 << 20)
 
 
 def test_ctrl_c_on_a_terminal(cli: Cli) -> None:

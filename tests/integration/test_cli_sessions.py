@@ -60,6 +60,7 @@ def test_every_command_reaches_a_kept_vm(cli: Cli, tmp_path: Path) -> None:
     """While a keeper has the vm, files, jobs, snapshots and rollbacks work as ever, and take variables along."""
     python(cli, "x = 1; open('f', 'w').write('one')")
     assert cli.good("exec", "bash", "cat f") == "one"
+    assert cli.good("exec", "-i", "bash", "cat", text="from a pipe") == "from a pipe"
     cli.good("snapshot", "create", "default", "--name", "good")
     (tmp_path / "data").write_text("two")
     cli.good("cp", str(tmp_path / "data"), "default:f")

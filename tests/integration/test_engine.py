@@ -5,15 +5,17 @@ import itertools
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 
-from conftest import SOAK, remove, until
+from conftest import SOAK, eventually, is_in, remove, until
 from rewindbox.door import Rewindbox, Vm
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import (
@@ -30,6 +32,7 @@ from rewindbox.errors import (
 from rewindbox.kept import KeptVm
 from rewindbox.limits import Limits
 from rewindbox.models import HistoryConfig, VmExecutionConfig
+from rewindbox.stdin import Stdin
 from rewindbox.vm import AsyncVm
 
 pytestmark = pytest.mark.anyio
@@ -426,6 +429,10 @@ async def test_secrets_are_not_kept(box, store):
     )
     with pytest.raises(BadRequest):
         await vm.execute("bash", "true", environment={"TOKEN": "env-marker-3"}, stdin=b"x", working_dir="missing")
+    stdin = Stdin()
+    stdin.write("stdin-marker-4")
+    stdin.close()
+    await vm.execute("bash", "cat > /dev/null", stdin=stdin)
     content = everything_on_disk(store)
     assert b"code-marker" in content
     assert [marker for marker in (b"env-marker", b"stdin-marker") if marker in content] == []
@@ -671,3 +678,25 @@ def test_the_session_of_the_readme():
     assert f"```text\n{done.stdout}```" in readme
     example = (root / "examples/session.py").read_text().partition("as box:\n")[2]
     assert textwrap.dedent(example) in readme
+
+
+async def test_a_cancelled_question_is_not_waited_for(store):
+    """Who no longer wants to know goes on while the history is still locked; the box works as before."""
+    async with AsyncRewindbox(store) as box:
+        await (await box.vm("one")).execute("bash", "echo 1")
+        with closing(sqlite3.connect(store / "history.db", isolation_level=None)) as other:
+            other.execute("begin immediate")
+            asking = anyio.CancelScope()
+
+            async def ask() -> None:
+                with asking:
+                    await box.history(text="1")
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                await eventually(lambda: is_in("listing.py"), "the history is asked")
+                asking.cancel()
+            assert is_in("listing.py")
+            other.execute("rollback")
+        assert (await box.history(text="1")).total == 1
+        await eventually(lambda: not is_in("listing.py"), "nobody asks any more")

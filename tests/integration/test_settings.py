@@ -6,14 +6,22 @@ import pytest
 
 from rewindbox import config
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import ConfigError, LanguageRefused, ValidationFailed, VmNotAvailable
+from rewindbox.errors import ConfigError, LanguageRefused, TooManyVms, ValidationFailed, VmNotAvailable
 from rewindbox.limits import Limits
 
 pytestmark = pytest.mark.anyio
 
 SHOWN = {
     "test_settings.py": (
-        *("agent_id", "enabled", "allowed_languages", "auto_provision", "code_validation", "max_code_length"),
+        *(
+            "agent_id",
+            "enabled",
+            "allowed_languages",
+            "auto_provision",
+            "vms_per_agent",
+            "code_validation",
+            "max_code_length",
+        ),
         *("execution_timeout_ms", "max_text_chars", "session_checkpoints", "default_vm_type", "backend", "store"),
         *("history.enabled", "limits.wall_s", "limits.output_bytes"),
     ),
@@ -59,6 +67,21 @@ async def test_auto_provision_off(store):
         made = await box.vm("one", create=True)
         assert (await box.vm("one")).id == made.id
         assert len(await box.vms()) == 1
+
+
+async def test_vms_per_agent(store):
+    """One more than an agent may have is refused by number; others are not concerned, and a removed one makes room."""
+    async with holder(store, vms_per_agent=2) as box:
+        vms = [await box.vm(name) for name in ("one", "two")]
+        with pytest.raises(TooManyVms, match="'ann' has 2 vms, of at most 2; remove some"):
+            await box.vm("three")
+        assert (await box.vm("two")).id == vms[1].id
+        await box.vm("four", agent_id="bob")
+        await vms[0].remove()
+        await box.vm("three")
+        assert [vm.name for vm in await box.vms()] == ["two", "four", "three"]
+    async with holder(store, vms_per_agent=0) as box:
+        assert (await box.vm("five")).name == "five"
 
 
 async def test_allowed_languages(store):

@@ -1,15 +1,17 @@
 """A box at a server is a box: the same names, results and errors, whatever happens between here and there."""
 
+import hashlib
 import inspect
 import socket
+import threading
 
 import anyio
 import pytest
 from cutting import Cutting, answering
 from served import Served
 
-from conftest import remove, scaled, until
-from rewindbox import AsyncRewindbox, AsyncVm, Limits, Rewindbox, transport
+from conftest import PATIENCE_S, remove, scaled, until
+from rewindbox import AsyncRewindbox, AsyncVm, Limits, Rewindbox, Stdin, transport
 from rewindbox.client import RemoteBox
 from rewindbox.errors import (
     ApiError,
@@ -19,6 +21,7 @@ from rewindbox.errors import (
     LanguageRefused,
     Refused,
     RewindboxError,
+    TooManyVms,
     Unauthorized,
 )
 from rewindbox.remote import RemoteVm
@@ -68,6 +71,7 @@ def story(box: Rewindbox) -> list[object]:
     )
     seen += [done.stdout_bytes, done.stderr_bytes, done.agent_id, begun == [done.id], box.execution(done.id) == done]
     seen.append(joined(written))
+    seen.append(asked(vm))
     slow = vm.execute("bash", "touch ruin; sleep 100", limits=Limits(wall_s=0.3))
     seen += [slow.ended, slow.exit_code, slow.error, [entry.name for entry in vm.list()]]
     back = vm.rollback(slow)
@@ -111,6 +115,32 @@ def story(box: Rewindbox) -> list[object]:
     seen += [vm.is_running, ended.sessions, ended.reason]
     vm.remove()
     return [*seen, [record.name for record in box.vms()], vm.record.removed, box.history(vm.id).total]
+
+
+def asked(vm) -> list[object]:
+    """What becomes of standard input that is written while the code runs: answers, much of it, and after its end."""
+    stdin, seen = Stdin(), []
+
+    def answer(_: str, data: bytes) -> None:
+        seen.append(data)
+        stdin.write("Ada\n") if data.endswith(b"? ") else stdin.close()
+
+    done = vm.execute("bash", "printf 'name? '; read x; echo $x; cat; exit 3", stdin=stdin, on_output=answer)
+    seen += [done.stdout, done.exit_code, failure(lambda: stdin.write("late"))]
+    seen.append(failure(lambda: vm.execute("bash", "cat", stdin=stdin)))
+    much = Stdin()
+    writing = threading.Thread(target=write_much, args=(much,))
+    writing.start()
+    seen.append(vm.execute("bash", "md5sum", stdin=much).stdout)
+    writing.join()
+    return seen
+
+
+def write_much(stdin: Stdin) -> None:
+    """More than fits, as the program reads it."""
+    for number in range(40):
+        stdin.write(bytes([number]) * 100_000, wait_s=PATIENCE_S)
+    stdin.close()
 
 
 def joined(written) -> dict[str, bytes]:
@@ -229,8 +259,8 @@ def test_a_turn_that_has_not_come_can_be_given_up(server):
 
 
 def test_cut_connections_cost_nothing(server):
-    """Whatever is cut wherever: everything ran exactly once, and each byte that it wrote came once."""
-    code = "echo $N >> ran; for i in $(seq 60); do seq $N 60; sleep 0.002; done; printf '\\xff'"
+    """Whatever is cut wherever: everything ran exactly once, and each byte that it read and wrote came once."""
+    code = "md5sum >> read; echo $N >> ran; for i in $(seq 60); do seq $N 60; sleep 0.002; done; printf '\\xff'"
     cutting, rounds = Cutting(server.port, seed=5), scaled(6)
     with Rewindbox(cutting.url, token=server.token) as box:
         vm = box.vm("cut")
@@ -238,11 +268,20 @@ def test_cut_connections_cost_nothing(server):
         for number in range(rounds):
             came: list[tuple[str, bytes]] = []
             box.close()  # so that the next connection is a new one
+            stdin = Stdin()
+            stdin.write(bytes(range(256)) * 2048)
+            stdin.close()
             done = vm.execute(
-                "bash", code, environment={"N": str(number)}, on_output=lambda *each, to=came: to.append(each)
+                "bash",
+                code,
+                environment={"N": str(number)},
+                stdin=stdin,
+                on_output=lambda *each, to=came: to.append(each),
             )
             assert done.success and joined(came)["stdout"] == done.stdout_bytes
             assert done == box.execution(done.id)
+        whole = f"{hashlib.md5(bytes(range(256)) * 2048, usedforsecurity=False).hexdigest()}  -\n"
+        assert vm.read("read").decode() == whole * rounds
         assert vm.read("ran").decode().split() == [str(number) for number in range(rounds)]
         assert vm.history().total == rounds and cutting.cuts > rounds
     cutting.close()
@@ -457,3 +496,21 @@ def test_without_httpx_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(ConfigError, match=r"rewindbox\[client\]"):
         Rewindbox("http://localhost:1")
+
+
+def test_an_agent_has_no_more_vms_than_it_may(tmp_path):
+    """One more is refused by name, also as the vm of a run; another agent and a removed vm make no difference to it."""
+    with Served(tmp_path / "store", VMS_PER_AGENT="1") as server:
+        tokens = Tokens(str(server.store))
+        with Rewindbox(server.url, token=tokens.create("a", "ann")) as ann:
+            first = ann.vm("first")
+            with pytest.raises(TooManyVms, match="agent 'ann' has 1 vms, of at most 1"):
+                ann.vm("second")
+            with Rewindbox(server.url, token=tokens.create("b", "bob")) as bob:
+                bob.vm("other")
+            with server.client(tokens.create("c", "ann")) as client:
+                answer = client.post("/v1/runs", json={"text": "```bash\ntouch x\n```", "vm": "second"})
+                assert (answer.status_code, answer.json()["code"]) == (409, "too_many_vms")
+            first.remove()
+            assert ann.vm("second").name == "second"
+    remove(tmp_path / "store")

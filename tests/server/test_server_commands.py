@@ -19,8 +19,9 @@ def test_every_command_works(tmp_path):
             client.put("/v1/vms/demo/file", params={"path": "data.csv"}, content=b"a,b\n")
             client.post("/v1/vms/demo/snapshots", json={"name": "good"})
             text = command.replace("$URL", server.url)
+            goes_on = "/stdin" in text or "/cancel" in text
             if "$EX" in text:
-                text = text.replace("$EX", _execution(client, ends="cancel" not in text))
+                text = text.replace("$EX", _execution(client, ends=not goes_on, reads="/stdin" in text))
             if "$RUN" in text:
                 run = client.post("/v1/runs", json={"text": "no code"}).headers["Location"]
                 text = text.replace("$RUN", run.split("/")[3])
@@ -29,9 +30,10 @@ def test_every_command_works(tmp_path):
     remove(tmp_path / "store")
 
 
-def _execution(client: httpx.Client, *, ends: bool) -> str:
-    """One that has ended, or one that goes on."""
-    asked = {"language": "bash", "code": "true" if ends else "sleep 100", "wait": ends}
+def _execution(client: httpx.Client, *, ends: bool, reads: bool) -> str:
+    """One that has ended, or one that goes on, and may be given more to read."""
+    client.post("/v1/vms/demo/stop")  # ends what goes on: only one does in a vm
+    asked = {"language": "bash", "code": "true" if ends else "sleep 100", "wait": ends, "stdin_open": reads}
     told = client.post("/v1/vms/demo/executions", json=asked).json()
     return str(told["id"] if ends else told["execution_id"])
 

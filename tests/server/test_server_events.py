@@ -177,7 +177,7 @@ def test_a_websocket_does_the_same(server, client):
             wire.send(wrong)
             assert hear()["data"]["code"] == "invalid_argument"
         say(do="stdin", ref="c", execution_id=name, data="x")
-        assert hear()["data"]["code"] == "bad_request"
+        assert hear()["data"]["code"] == "input_closed"
         say(do="follow", ref="d", execution_id="ex_nothing")
         assert hear()["data"]["code"] == "unknown_execution"
         say(do="cancel", execution_id=name)
@@ -190,6 +190,22 @@ def test_a_websocket_does_the_same(server, client):
     with connect(url, subprotocols=[offered]) as wire:
         assert wire.subprotocol == offered
     assert client.get(f"/v1/executions/{name}").json()["stdout"] == "one\n"
+
+
+def test_input_over_a_websocket(server):
+    """What a client writes is read by the program that asked for it, text and bytes, until it is closed."""
+    url = server.url.replace("http", "ws") + "/v1/ws"
+    with connect(url, additional_headers={"Authorization": f"Bearer {server.token}"}) as wire:
+        request = {"language": "bash", "code": "read x; echo got $x; od -An -tx1", "stdin_open": True}
+        wire.send(json.dumps({"do": "execute", "vm": "vm", "request": request}))
+        name = json.loads(wire.recv(60))["execution_id"]
+        wire.send(json.dumps({"do": "stdin", "execution_id": name, "data": "it\n"}))
+        assert json.loads(wire.recv(60))["data"]["text"] == "got it\n"
+        wire.send(json.dumps({"do": "stdin", "execution_id": name, "data_base64": "_"}))
+        assert json.loads(wire.recv(60))["data"]["code"] == "invalid_argument"
+        wire.send(json.dumps({"do": "stdin", "execution_id": name, "data_base64": "/v8=", "close": True}))
+        assert json.loads(wire.recv(60))["data"]["text"].split() == ["fe", "ff"]
+        assert json.loads(wire.recv(60))["data"]["exit_code"] == 0
 
 
 def test_text_is_cut_between_characters():

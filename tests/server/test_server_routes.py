@@ -224,6 +224,35 @@ def test_a_session_over_http(client):
     assert client.get(f"{home}/sessions").json()["sessions"] == []
 
 
+def test_input_while_it_runs(client):
+    """A request that is made again is taken once; too much is 429, what nobody reads 409, and the server goes on."""
+    run, stay = "/v1/vms/mine/executions", {"stdin_open": True, "wait": False}
+    begun = client.post(run, json={"language": "bash", "code": "while read x; do echo got $x; done", **stay}).json()
+    url = f"{begun['url']}/stdin"
+    for content, at, given in ((b"one\n", 0, 4), (b"one\n", 0, 4), (b"one\ntwo\n", 0, 8), (b"", 8, 8)):
+        answer = client.post(url, content=content, params={"at": at})
+        assert answer.json() == {"execution_id": begun["execution_id"], "given_bytes": given}
+    for at in (0, 9):
+        assert client.post(url, content=b"x", params={"at": at}).json()["code"] == "invalid_argument"
+    assert client.post(url, content=b"last\n", params={"close": True}).json()["given_bytes"] == 13
+    assert output_of(list(follow(client, begun["events"]))) == "got one\ngot two\ngot last\n"
+    answer = client.post(url, content=b"late")
+    assert (answer.status_code, answer.json()["code"]) == (409, "input_closed")
+    assert client.post("/v1/executions/ex_nothing/stdin").json()["code"] == "unknown_execution"
+
+    deaf = client.post(run, json={"language": "bash", "code": "sleep 1000", **stay}).json()
+    answers = [client.post(f"{deaf['url']}/stdin", content=b"x" * (1 << 20)) for _ in range(3)]
+    assert answers[-1].json()["code"] == "input_full"
+    assert (answers[-1].status_code, answers[-1].headers["Retry-After"]) == (429, "1")
+    assert client.get("/health").status_code == 200
+    assert client.post(f"{deaf['url']}/cancel").status_code == 202
+    whole = client.post(run, json={"language": "bash", "code": "sleep 1000", "wait": False}).json()
+    assert client.post(f"{whole['url']}/stdin", content=b"x").json()["remedy"] == "begin it with `stdin_open`"
+    client.post(f"{whole['url']}/cancel")
+    both = {"language": "bash", "code": "cat", "stdin": "x", "stdin_open": True}
+    assert client.post(run, json=both).json()["code"] == "invalid_argument"
+
+
 def test_what_is_refused(client):
     """Each wrong request has its status and its code, says what to do, and has done nothing."""
     run = "/v1/vms/mine/executions"

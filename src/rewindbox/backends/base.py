@@ -12,6 +12,7 @@ from rewindbox.execution import Display, Ended
 from rewindbox.language import Language, Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Barrier, LimitReport, Limits
+from rewindbox.stdin import Stdin
 
 State = dict[str, Any]
 Stream = Literal["stdout", "stderr"]
@@ -32,7 +33,8 @@ class Job:
     limits: Limits
     environment: dict[str, str] = field(default_factory=dict)
     """Added to the vm's own; never stored."""
-    stdin: bytes = b""
+    stdin: bytes | Stdin = b""
+    """What it reads: this, or what is written meanwhile."""
     working_dir: str | None = None
     """Inside the vm; relative to its home. None: its home."""
     session: str | None = None

@@ -72,7 +72,7 @@ async def plan(who: Who, asked: PlanRequest) -> Plan:
 @routes.post(
     "/runs",
     response_class=Response,
-    responses=responses(errors.UnknownVm, errors.ValidationFailed, errors.VmBusy, also=_EVENTS),
+    responses=responses(errors.UnknownVm, errors.ValidationFailed, errors.VmBusy, errors.TooManyVms, also=_EVENTS),
 )
 async def run(who: Who, asked: RunRequest) -> Response:
     """Run the code blocks of an answer in one vm, in order, and tell what happens as server-sent events.

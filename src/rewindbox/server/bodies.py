@@ -69,6 +69,7 @@ class ExecutionRequest(Asked):
     environment: dict[str, str] | None = Field(None, description="Variables besides the vm's own. Not recorded.")
     stdin: str | None = Field(None, description="What it reads from standard input, whole. Not recorded.")
     stdin_base64: str | None = Field(None, description="The same, for what is no UTF-8.")
+    stdin_open: bool = Field(False, description="What it reads comes while it runs: `POST /v1/executions/ID/stdin`.")
     block: Whole | None = Field(None, description="Its number in the answer that it is from. Null: it is from none.")
     working_dir: str | None = Field(None, description="A folder of the vm, relative to its home. Null: its home.")
     on_failure: OnFailure | None = Field(None, description="`rollback`: undo it if it fails. Null: as configured.")
@@ -126,6 +127,13 @@ class GoingOn(BaseModel):
     vm_id: str = Field(description="The vm in which it runs.")
     stdout_bytes: int = Field(description="So much it has written so far, in bytes.")
     stderr_bytes: int = Field(description="So much to standard error.")
+
+
+class Given(BaseModel):
+    """What an execution was given to read."""
+
+    execution_id: str = Field(description="Its id.")
+    given_bytes: int = Field(description="So much has been written to its standard input so far, in bytes.")
 
 
 class AllGoingOn(BaseModel):

@@ -19,6 +19,7 @@ from rewindbox.server.bodies import (
     AllGoingOn,
     ExecutionBody,
     ExecutionRequest,
+    Given,
     GoingOn,
     execution_body,
     is_whole,
@@ -26,6 +27,7 @@ from rewindbox.server.bodies import (
 from rewindbox.server.feeds import Event, Feed, Place
 from rewindbox.server.problems import responses
 from rewindbox.server.streams import MEDIA_TYPE, EventStream
+from rewindbox.stdin import Stdin
 
 routes = APIRouter(tags=["executions"])
 _RUNNING = (
@@ -46,6 +48,11 @@ def _last(
     return last or in_query or None
 
 
+Close = Annotated[bool, Query(description="Nothing comes after it: the program reads end of file.")]
+At = Annotated[
+    int | None,
+    Query(ge=0, lt=2**53, description="So many bytes were given before it. Null: whatever was given."),
+]
 LastId = Annotated[str | None, Depends(_last)]
 """The id of the event after which a client goes on; None: it has had none."""
 
@@ -95,13 +102,23 @@ async def _known(who: Caller, execution_id: str) -> Feed | Execution | None:
     return feed
 
 
-def _input(asked: ExecutionRequest) -> bytes | str:
-    if asked.stdin_base64 is None:
-        return asked.stdin or ""
+def _input(asked: ExecutionRequest) -> bytes | str | Stdin:
+    if not asked.stdin_open:
+        return written(asked.stdin, asked.stdin_base64)
+    if asked.stdin or asked.stdin_base64:
+        remedy = "give it when the execution has begun"
+        raise errors.InvalidArgument("standard input that is given whole and stays open", remedy=remedy)
+    return Stdin()
+
+
+def written(text: str | None, exact: str | None) -> bytes | str:
+    """Bytes as a client has them in JSON: as text, or in base64. Raises InvalidArgument."""
+    if exact is None:
+        return text or ""
     try:
-        return base64.b64decode(asked.stdin_base64, validate=True)
+        return base64.b64decode(exact, validate=True)
     except ValueError as error:
-        raise errors.InvalidArgument("stdin_base64 is no base64", remedy="give `stdin` as text") from error
+        raise errors.InvalidArgument("what is to be base64 is none", remedy="give it as text") from error
 
 
 @routes.post(
@@ -206,6 +223,39 @@ async def cancel(who: Who, execution: str) -> Accepted:
         raise errors.UnknownExecution(f"no execution {execution[:80]!a} goes on", remedy="`GET /v1/executions`")
     feed.scope.cancel()
     return _accepted(feed)
+
+
+@routes.post(
+    "/v1/executions/{execution}/stdin",
+    responses=responses(errors.UnknownExecution, errors.InputClosed, errors.InputFull),
+    openapi_extra={"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}},
+)
+async def stdin(who: Who, execution: str, request: Request, close: Close = False, at: At = None) -> Given:
+    """Write to the standard input of an execution that goes on, begun with `stdin_open`: at most 1 MiB waits for it.
+
+    It is answered at once, whether or not the program reads; what does not fit is refused whole, 429. With `at` a
+    request whose answer did not come can be made again: what of it came the first time is left out.
+    """
+    data = await request.body()
+    return await give(who, execution, data, close=close, at=at)
+
+
+async def give(who: Caller, execution: str, data: bytes | str, *, close: bool, at: int | None) -> Given:
+    """See `stdin`. Raises what `Stdin.write` raises; UnknownExecution, InputClosed: nobody reads it."""
+    feed = live(who, execution)
+    if feed is None:
+        ended = await who.execution(execution)
+        raise errors.InputClosed(f"{ended.id} has ended", remedy="nothing that is written now can be read")
+    if feed.stdin is None:
+        raise errors.InputClosed(f"{feed.execution_id} was given its input whole", remedy="begin it with `stdin_open`")
+    content, before = data.encode() if isinstance(data, str) else data, feed.stdin.given_bytes
+    if at is not None and not at <= before <= at + len(content):
+        raise errors.InvalidArgument(f"at {at}, and {before} bytes were given", remedy=f"go on at {before}")
+    if content := content[before - at if at is not None else 0 :]:
+        feed.stdin.write(content)
+    if close:
+        feed.stdin.close()
+    return Given(execution_id=feed.execution_id, given_bytes=feed.stdin.given_bytes)
 
 
 @routes.get(

@@ -17,6 +17,7 @@ from rewindbox.backends.base import Stream
 from rewindbox.errors import InvalidArgument, RewindboxError
 from rewindbox.execution import Execution
 from rewindbox.server.bodies import execution_body, told
+from rewindbox.stdin import Stdin
 
 CHUNK_BYTES = 64 << 10
 """Told in one event at most."""
@@ -62,8 +63,9 @@ def no_place() -> InvalidArgument:
 class Feed:
     """One execution that goes on, or waits for its turn: what it has written, and how it ended."""
 
-    def __init__(self, execution_id: str, vm_id: str, agent_id: str) -> None:
-        self.execution_id, self.vm_id, self.agent_id = execution_id, vm_id, agent_id
+    def __init__(self, execution_id: str, vm_id: str, agent_id: str, stdin: Stdin | None = None) -> None:
+        """`stdin`: that which is written while it runs, if there is one."""
+        self.execution_id, self.vm_id, self.agent_id, self.stdin = execution_id, vm_id, agent_id, stdin
         self.has_begun = False
         self.written: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self.execution: Execution | None = None

@@ -34,8 +34,11 @@ STATUS: Mapping[type[RewindboxError], int] = {
     errors.TooSlow: 408,
     errors.VmBusy: 409,
     errors.VmDamaged: 409,
+    errors.InputClosed: 409,
+    errors.TooManyVms: 409,
     errors.TooLarge: 413,
     errors.TooMany: 429,
+    errors.InputFull: 429,
     errors.NotYet: 501,
     errors.PoolFull: 429,
     errors.Refused: 403,
@@ -80,7 +83,7 @@ def problem(error: RewindboxError) -> dict[str, Any]:
 def answer(error: RewindboxError) -> Response:
     """The response that an error is."""
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, errors.Unauthorized) else {}
-    if isinstance(error, (errors.TooMany, errors.PoolFull)):
+    if isinstance(error, (errors.TooMany, errors.InputFull, errors.PoolFull)):
         headers = {"Retry-After": "1"}
     if isinstance(error, (errors.TooLarge, errors.TooSlow)):
         headers = {"Connection": "close"}  # what else comes of that request is nobody's

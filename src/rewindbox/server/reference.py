@@ -50,7 +50,8 @@ def command(openapi: dict[str, Any], method: str, path: str, operation: dict[str
         words += ["--json", shlex.quote(json.dumps(_example(openapi, body["application/json"]["schema"])))]
     elif body:
         words += ["--upload-file", "data.csv"]
-    if method not in ("GET", "POST", "PUT") or (method == "POST" and not body):
+    implied = "POST" if "application/json" in body else "PUT" if body else "GET"
+    if method != implied:
         words += ["-X", method]
     if MEDIA_EVENTS in operation["responses"].get("200", {}).get("content", {}):
         words.insert(0, "-N")

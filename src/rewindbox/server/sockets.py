@@ -1,7 +1,7 @@
 """/v1/ws: the same over a WebSocket: begin, follow and cancel executions, several at once, events as they come.
 
-A message is a JSON object. A client's `do` is `execute`, `follow` or `cancel`; what it gives as `ref` stands in
-every answer to it. The end of the connection is not the end of the code.
+A message is a JSON object. A client's `do` is `execute`, `follow`, `stdin` or `cancel`; what it gives as `ref`
+stands in every answer to it. The end of the connection is not the end of the code.
 """
 
 import json
@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import Field, TypeAdapter, ValidationError
 
-from rewindbox.errors import BadRequest, TooMany, UnknownExecution
+from rewindbox.errors import TooMany, UnknownExecution
 from rewindbox.execution import Execution
 from rewindbox.server import executions
 from rewindbox.server.access import Caller, Who
@@ -54,12 +54,14 @@ class Cancel(Asked):
 
 
 class Stdin(Asked):
-    """More standard input: no program can have any yet."""
+    """Write to the standard input of one that goes on, as text or in base64; `close`: nothing comes after it."""
 
     do: Literal["stdin"]
     ref: Text | None = None
     execution_id: Text
-    data: str
+    data: str | None = None
+    data_base64: str | None = None
+    close: bool = False
 
 
 _MESSAGE: TypeAdapter[Execute | Follow | Cancel | Stdin] = TypeAdapter(
@@ -104,7 +106,9 @@ class _Connection:
 
     async def _do(self, message: Execute | Follow | Cancel | Stdin) -> None:
         if isinstance(message, Stdin):
-            raise BadRequest("a program's standard input is given whole", remedy="give `stdin` when it is begun")
+            data = executions.written(message.data, message.data_base64)
+            await executions.give(self._who, message.execution_id, data, close=message.close, at=None)
+            return
         if isinstance(message, Cancel):
             feed = executions.live(self._who, message.execution_id)
             if feed is None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox import documents
-from rewindbox.errors import InvalidArgument, UnknownVm, VmBusy
+from rewindbox.errors import InvalidArgument, TooManyVms, UnknownVm, VmBusy
 from rewindbox.registry import VmRecord
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Name, Removed, Text
@@ -63,7 +63,9 @@ async def shown(record: VmRecord, who: Who) -> Vm:
     return Vm.model_validate({**told, **status, **documents.sessions_ended_as_dict(ended)})
 
 
-@routes.post("", status_code=201, responses=responses(also={200: {"model": Vm, "description": "It was there."}}))
+@routes.post(
+    "", status_code=201, responses=responses(TooManyVms, also={200: {"model": Vm, "description": "It was there."}})
+)
 async def make(who: Who, asked: NewVm, response: Response) -> Vm:
     """Make a vm, and start it: a host that cannot make any says so now. One of that name is given as it is: 200."""
     vm, is_new = await who.new_vm(asked.name, asked.agent_id)

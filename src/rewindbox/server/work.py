@@ -19,6 +19,7 @@ from rewindbox.server.bounds import Bounds
 from rewindbox.server.feeds import Feed
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.tokens import Token
+from rewindbox.stdin import Stdin
 from rewindbox.store import new_id
 
 
@@ -45,7 +46,13 @@ class Work:
         self, vm: AnyVm, token: Token, language: str, code: str, execution_id: str | None = None, **options: Any
     ) -> Feed:
         """Begin an execution, and return at once: it can be followed and cancelled by its id. Raises TooMany."""
-        feed = Feed(execution_id or new_id("ex"), vm.id, options.get("agent_id") or self._box.settings.agent_id)
+        given = options.get("stdin")
+        feed = Feed(
+            execution_id or new_id("ex"),
+            vm.id,
+            options.get("agent_id") or self._box.settings.agent_id,
+            given if isinstance(given, Stdin) else None,
+        )
         execute = partial(vm.execute, language, code, execution_id=feed.execution_id, **options)
         self.go(token, feed.scope, partial(self._execute, feed, execute))
         self._feeds[feed.execution_id] = feed

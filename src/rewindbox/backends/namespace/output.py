@@ -10,6 +10,7 @@ from types import TracebackType
 import anyio
 
 from rewindbox.backends.base import OnOutput, Stream
+from rewindbox.backends.namespace.input import Input
 from rewindbox.backends.namespace.link import drain
 from rewindbox.execution import Display
 
@@ -54,8 +55,9 @@ class Output:
             self._take(stream, drain(reader, (DISPLAYS_BYTES if stream is None else self.limit_bytes) + 1))
             os.close(reader)
 
-    async def read_until(self, answering: socket.socket) -> None:
-        """Take what comes until the socket has its answer: the job is over then, whoever holds the pipes.
+    async def read_until(self, answering: socket.socket, given: Input) -> None:
+        """Take what comes until the socket has its answer: the job is over then, whoever holds the pipes. Meanwhile
+        it gets its input.
 
         One wait for all of them, on the descriptor of an epoll: a task for each costs more than a small job. We
         still have the other ends of the pipes, so that none of them ends before: that would only wake us.
@@ -63,12 +65,16 @@ class Output:
         with select.epoll() as poll:
             for descriptor in (answering.fileno(), *self._readers):
                 poll.register(descriptor, select.EPOLLIN)
+            given.join(poll)
             while True:
                 await anyio.wait_readable(poll.fileno())
-                for descriptor, _ in poll.poll(0):
+                for descriptor, events in poll.poll(0):
                     if descriptor == answering.fileno():
                         return
-                    self._take(self._readers[descriptor], drain(descriptor, _ROUND_BYTES))
+                    if descriptor in self._readers:
+                        self._take(self._readers[descriptor], drain(descriptor, _ROUND_BYTES))
+                    else:
+                        given.pass_on(descriptor, events)
 
     def _take(self, stream: Stream | None, data: bytes) -> None:
         kept, limit = self.kept[stream], DISPLAYS_BYTES if stream is None else self.limit_bytes

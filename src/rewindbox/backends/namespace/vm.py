@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken, Usage, WentBack
 from rewindbox.backends.namespace import link, orders, shell
+from rewindbox.backends.namespace.input import Input
 from rewindbox.backends.namespace.output import Output
 from rewindbox.errors import (
     BadRequest,
@@ -78,13 +79,17 @@ class NamespaceVm:
         await self._point_has_come()
         is_session = request["session"] is not None
         word = os.eventfd(0, os.EFD_CLOEXEC) if is_session else None
-        more = [word] if word is not None else [link.memory_file(job.stdin)] if job.stdin else []
+        more = [word] if word is not None else []
         try:
-            with Output(job.limits.output_bytes, on_output, self._flooded, displays=is_session) as output:
-                answering = link.begin(self._control, request, [*output.writers, *more])
+            with (
+                Output(job.limits.output_bytes, on_output, self._flooded, displays=is_session) as output,
+                Input(job.stdin) as given,
+            ):
+                answering = link.begin(self._control, request, [*output.writers, *given.readers, *more])
+                given.sent()
                 try:
                     await self._let_go(answering, word, on_ready)
-                    answer = await self._over(answering, output, on_begun)
+                    answer = await self._over(answering, output, given, on_begun)
                 except BaseException:
                     answering.close()
                     raise
@@ -118,14 +123,14 @@ class NamespaceVm:
             _say(answering, b"go %d" % time.monotonic_ns(), word, _GO)
 
     async def _over(
-        self, answering: socket.socket, output: Output, on_begun: Callable[[], None] | None
+        self, answering: socket.socket, output: Output, given: Input, on_begun: Callable[[], None] | None
     ) -> dict[str, Any]:
         """What the supervisor says when the job is over. Cancelled: end it first, then go on with that."""
         self._late = {}
         try:
             if on_begun is not None:
                 on_begun()
-            await output.read_until(answering)
+            await output.read_until(answering, given)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.cancel()
