@@ -298,6 +298,9 @@ def test_run_without_blocks(cli: Cli) -> None:
 def test_run_obeys_threshold_and_limits(cli: Cli) -> None:
     """--threshold skips what is not meant to be run; limit flags bound each block."""
     assert b"confidence" in cli("run", "--threshold", "1", text=block("bash", "echo a")).stdout
+    wanted = ("run", "--threshold", "0.6", "--request", "please run it")
+    assert b"confidence" not in cli(*wanted, text=block("bash", "echo a")).stdout
+    assert b"confidence" in cli(*wanted[:-1], "do not run it", text=block("bash", "echo a")).stdout
     done = cli("run", "--output", "1000", text=block("bash", "yes"))
     assert done.returncode == 1
     assert b"output limit" in done.stdout

@@ -9,6 +9,7 @@ known only while it runs.
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -64,7 +65,7 @@ class Feed:
 
     def __init__(self, execution_id: str, vm_id: str, agent_id: str) -> None:
         self.execution_id, self.vm_id, self.agent_id = execution_id, vm_id, agent_id
-        self.has_begun = False
+        self.begun_at: datetime | None = None
         self.written: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self.execution: Execution | None = None
         self.error: RewindboxError | None = None
@@ -77,9 +78,14 @@ class Feed:
         """It has ended, or will never begin."""
         return self.execution is not None or self.error is not None
 
+    @property
+    def has_begun(self) -> bool:
+        """Its beginning is written down."""
+        return self.begun_at is not None
+
     def begin(self) -> None:
         """Its beginning is written down."""
-        self.has_begun = True
+        self.begun_at = datetime.now(UTC)
         self._tell()
 
     def write(self, stream: Stream, data: bytes) -> None:
