@@ -17,7 +17,7 @@ from rewindbox import intent
 from rewindbox.elements import Element, bare, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
-from rewindbox.guess import guess
+from rewindbox.guess import guess, is_dockerfile
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
@@ -191,6 +191,8 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
     name = "diff" if _is_diff(piece.code) else guessed or language(piece.info, languages)
     if _is_shown(name, piece.code):
         name = "text"
+    if name == "bash" and is_dockerfile(piece.code):
+        name = "dockerfile"
     console = typed(name, piece.code)
     name = console.language if console is not None else name
     file = named(piece.info, piece.code, before, name, after) if name != "diff" else None

@@ -14,7 +14,9 @@ _MAX_CHARS = 50_000
 _SHEBANG = re.compile(r"#![^\n]*?\b(python|bash|sh|zsh|node|perl|ruby|php|lua|Rscript)[\d.]*\b")
 _SHEBANG_NAMES = {"sh": "bash", "zsh": "bash", "node": "javascript", "Rscript": "r"}
 
+_DOCKERFILE = re.compile(r"\A(?:\s|#[^\n]*\n|ARG [^\n]*\n)*FROM (?:--\S+ )?\S+(?: (?:AS|as) \S+)?[ \t]*\n")
 _MARKS = (
+    ("dockerfile", ("FROM ",), _DOCKERFILE),
     ("php", ("<?php",), re.compile(r"\A\s*<\?php\b")),
     (
         "html",
@@ -178,6 +180,11 @@ def guess(code: str) -> str | None:
     ):
         return "javascript"
     return "python" if _is_python(code) else None
+
+
+def is_dockerfile(code: str) -> bool:
+    """It begins as nothing else does, whatever it is called."""
+    return "FROM " in code and _DOCKERFILE.match(code) is not None
 
 
 def _is_shell(code: str) -> bool:

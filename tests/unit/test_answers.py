@@ -87,6 +87,8 @@ def test_a_tool_finds_its_files_itself(path, info, command):
         ("", "API_KEY=abc\nDEBUG=1"),
         ("", "First, install Python. Then run it."),
         ("tool_outputs", "42"),
+        ("bash", "# the image\nFROM php:8.1-fpm\nRUN apk add git"),
+        ("", "ARG V=1\nFROM python:3 AS base\nCOPY . ."),
     ],
 )
 def test_what_is_no_program_is_left(info, code):
@@ -104,6 +106,7 @@ def test_what_is_no_program_is_left(info, code):
         ("tool_code", "print(1)", "python"),
         ("python", "-1\n+1\nprint(2)", "python"),
         ("bash", "echo a\n=======\n", "bash"),
+        ("bash", "echo FROM\nFROM x", "bash"),
     ],
 )
 def test_what_is_a_program_runs(info, code, expected):
