@@ -10,6 +10,7 @@ from typing import Any
 from rewindbox import documents
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, UnknownVm, ValidationFailed
+from rewindbox.telling import Progress
 from rewindbox.terminal import Neutral, Stream
 
 TEXT_BYTES = 128 << 20
@@ -62,6 +63,11 @@ def opened(call: Call) -> Rewindbox:
         ask_keeper=True,
         token=token(call),
     )
+
+
+def progress_of(call: Call) -> Progress:
+    """Where a command says what it is at; nowhere with --quiet or --json."""
+    return Progress(call.err, is_shown=not call.arguments.quiet and not call.arguments.json)
 
 
 def token(call: Call) -> str | None:

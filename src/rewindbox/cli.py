@@ -222,6 +222,7 @@ def _running_flags(command: Any) -> None:
     run = command("run", "run the code blocks of a model's answer")
     run.add_argument("file", nargs="?", metavar="FILE", help="the answer; - or nothing: standard input")
     run.add_argument("--threshold", type=float, default=0.0, metavar="X", help="least confidence of a block, 0 to 1")
+    run.add_argument("--request", metavar="TEXT", help="what the user had asked for; counts in the confidence")
     run.add_argument("--on-failure", choices=("stop", "continue", "rollback"), default="stop")
     run.add_argument("--table", action="store_true", help="end with the table in a pipe, too")
     one = command("exec", "run one piece of code; its output is ours")

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from rewindbox import config, documents, holders, show
-from rewindbox.call import FILE_BYTES, Call, opened, read, write_through
+from rewindbox.call import FILE_BYTES, Call, opened, progress_of, read, write_through
 from rewindbox.door import Rewindbox
 from rewindbox.errors import BadRequest, InvalidArgument, ValidationFailed
 from rewindbox.moments import moment
 from rewindbox.ready import NAME
+from rewindbox.telling import waiting
 from rewindbox.terminal import one_line, visible
 
 
@@ -27,19 +28,20 @@ def _history(call: Call) -> int:
         return _export(call)
     since, until = _when(arguments.since), _when(arguments.until, is_end=True)
     with opened(call) as box:
-        page = box.history(
-            arguments.vm,
-            session=arguments.session,
-            agent_id=arguments.agent,
-            failures_only=arguments.failures,
-            since=since,
-            until=until,
-            language=arguments.language,
-            ended=arguments.ended,
-            text=arguments.search,
-            limit=arguments.limit,
-            offset=arguments.offset,
-        )
+        with waiting(progress_of(call), "reading the history"):  # the first search makes its index
+            page = box.history(
+                arguments.vm,
+                session=arguments.session,
+                agent_id=arguments.agent,
+                failures_only=arguments.failures,
+                since=since,
+                until=until,
+                language=arguments.language,
+                ended=arguments.ended,
+                text=arguments.search,
+                limit=arguments.limit,
+                offset=arguments.offset,
+            )
         names = {record.id: record.name for record in box.vms()}
         live = _live_points(box, {entry.vm_id for entry in page.entries})
     entries = [{**entry.as_dict(), "live": entry.after in live} for entry in page.entries] if arguments.json else []

@@ -185,7 +185,8 @@ class Rewindbox:
 
     def parse_execute(
         self,
-        request: "ParseExecuteRequest | Mapping[str, Any] | None" = None,
+        given: "ParseExecuteRequest | Mapping[str, Any] | None" = None,
+        /,
         *,
         vm: "Vm | str | None" = None,
         on_failure: OnFailure = "stop",
@@ -193,7 +194,7 @@ class Rewindbox:
     ) -> "ParseExecuteResponse":
         """See `AsyncRewindbox.parse_execute`."""
         where = vm.inner if isinstance(vm, Vm) else vm
-        return self.call(self._box.parse_execute, request, vm=where, on_failure=on_failure, **fields)
+        return self.call(self._box.parse_execute, given, vm=where, on_failure=on_failure, **fields)
 
     def execution(self, ref: str) -> Execution:
         """See `AsyncRewindbox.execution`."""

@@ -18,7 +18,7 @@ from rewindbox.guess import guess, parsed
 _TAGS = {
     "execute": None,
     "execute_code": None,
-    "execute_python": "python",
+    **dict.fromkeys(("execute_python", "run_python", "python_code", "code_interpreter", "tool_code"), "python"),
     "execute_ipython": "python",
     "execute_bash": "bash",
     "execute_sh": "bash",
@@ -43,6 +43,8 @@ _CALLED = {
 """Name of a tool that is called -> language of what it is given."""
 _GIVEN = ("code", "command", "cmd", "script", "source")
 """The argument that is the code."""
+_ARGUMENTS = ("arguments", "parameters", "input")
+"""Under which of these names a call in JSON has what it gives."""
 _OPENING = re.compile(
     rf"{_LINE_BEGINS}[ \t]{{0,3}}(?P<whole><(?P<tag>{'|'.join(_TAGS)})>|\[(?P<bracket>PYTHON|BASH)\]"
     r"|<(?P<json>tool_call)>|<(?P<call>invoke|function)(?: name=|=)[\"']?(?P<name>[\w.-]{1,60})[\"']?>"
@@ -190,11 +192,11 @@ def _called(text: str) -> tuple[str, str]:
     """Language and code of a call in JSON: `{"name": "python", "arguments": {"code": "..."}}`; or nothing."""
     try:
         call = json.loads(text)
-        given = call["arguments"]
+        given = next(call[name] for name in _ARGUMENTS if name in call)
         given = json.loads(given) if isinstance(given, str) else given
         language = _CALLED[call["name"].lower()]
         code: Any = next((given[name] for name in _GIVEN if name in given), None)
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, StopIteration):
         return "", ""
     return (language, code.strip("\n") + "\n") if isinstance(code, str) and code.strip() else ("", "")
 

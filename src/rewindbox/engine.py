@@ -247,7 +247,8 @@ class AsyncRewindbox:
 
     async def parse_execute(
         self,
-        request: "ParseExecuteRequest | Mapping[str, Any] | None" = None,
+        given: "ParseExecuteRequest | Mapping[str, Any] | None" = None,
+        /,
         *,
         vm: "AnyVm | str | None" = None,
         on_failure: OnFailure = "stop",
@@ -260,8 +261,8 @@ class AsyncRewindbox:
         raises is there, too, so that the results of those before it are not lost.
 
         Args:
-            request: It, or a mapping of its fields; or the fields themselves as arguments. Its `vm_config` may take
-                languages or length away.
+            given: It, or a mapping of its fields; or the fields themselves as arguments. Its `vm_config` may take
+                languages or length away; its `request`, what the user has asked for, counts in the confidence.
             vm: Where; None: the agent's own, which is made by its first request and stays.
 
         Raises InvalidArgument, ConfigError, ValidationFailed (the text is too long): nothing ran.
@@ -270,9 +271,9 @@ class AsyncRewindbox:
         from rewindbox.models import ParseExecuteResponse  # noqa: PLC0415
 
         policy.check_on_failure(on_failure)
-        asked = parsing.request(fields if request is None else request)
+        asked = parsing.request(fields if given is None else given)
         settings = parsing.narrowed(self.settings, asked.vm_config)
-        blocks = await self._found(asked.llm_response)
+        blocks = await self._found(asked.llm_response, asked.request)
         answer = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
         if not asked.auto_execute:
             return answer

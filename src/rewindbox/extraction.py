@@ -17,7 +17,7 @@ from rewindbox import intent
 from rewindbox.elements import Element, bare, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
-from rewindbox.guess import guess
+from rewindbox.guess import guess, is_dockerfile
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
@@ -28,7 +28,8 @@ MAX_CHARS = 20_000_000
 
 _THOUGHTS = (
     ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
+    *((f"<{name}>", f"</{name}>") for name in ("thinking", "thought", "reasoning", "scratchpad", "seed:think")),
+    ("[THINK]", "[/THINK]"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|channel|>analysis<|message|>", "<|end|>"),
     ("◁think▷", "◁/think▷"),
@@ -48,6 +49,9 @@ _DIFF = re.compile(
     r"|\*\*\* Begin Patch|[^\n]{1,200}\n<{5,9} ?SEARCH)"
 )
 """What is to be applied to a file, whatever its info string says."""
+_CONFLICT = ("\n<<<<<<< ", "\n=======\n", "\n>>>>>>> ")
+_CHANGES = re.compile(r"(?:[ +-].*\n|\n)+")
+_TRACEBACK = "Traceback (most recent call last):"
 _TREE = re.compile(r"\s*[^\n]{1,80}\n(?:[│|]?[ \t]*\n)?[│|]?[ \t]{0,8}[├└]─")
 """The files of a project, drawn."""
 
@@ -184,9 +188,11 @@ def _is_code(text: str, position: int) -> bool:
 def _block(piece: Element, before: str, after: str, languages: Table, asked: intent.Words | None) -> CodeBlock:
     nearby = f"{before}\n{after[:_NEARBY_CHARS]}"
     guessed = piece.guessed if piece.info or piece.guessed else guess(piece.code)
-    name = "diff" if _DIFF.match(piece.code) else guessed or language(piece.info, languages)
-    if name == "bash" and "─" in piece.code and _TREE.match(piece.code):
+    name = "diff" if _is_diff(piece.code) else guessed or language(piece.info, languages)
+    if _is_shown(name, piece.code):
         name = "text"
+    if name == "bash" and is_dockerfile(piece.code):
+        name = "dockerfile"
     console = typed(name, piece.code)
     name = console.language if console is not None else name
     file = named(piece.info, piece.code, before, name, after) if name != "diff" else None
@@ -207,6 +213,28 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         end_pos=piece.end,
         metadata={key: value for key, value in known.items() if value} or None,
     )
+
+
+def _is_diff(code: str) -> bool:
+    """It is to be applied to a file: a diff, a patch, a conflict, or lines that come and lines that go."""
+    if _DIFF.match(code) or ("\n=======\n" in code and _has_conflict(f"\n{code}")):
+        return True
+    if code[:1] not in (" ", "+", "-") or "\n+" not in f"\n{code}" or "\n-" not in f"\n{code}":
+        return False
+    return _CHANGES.fullmatch(code) is not None
+
+
+def _has_conflict(code: str) -> bool:
+    """Two versions of some lines, between the marks of a merge."""
+    place = 0
+    return all((place := code.find(mark, place)) >= 0 for mark in _CONFLICT)
+
+
+def _is_shown(language: str, code: str) -> bool:
+    """What a program has shown, or the files of a project: nobody's program, whatever it is called."""
+    if code.startswith(_TRACEBACK):
+        return True
+    return language == "bash" and "─" in code and _TREE.match(code) is not None
 
 
 def _with_others(text: str, pieces: list[Element]) -> list[Element]:

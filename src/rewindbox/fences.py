@@ -39,6 +39,7 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)?")
 _INFO = re.compile(r"[.{]{0,2}[A-Za-z][\w+#.:/{}-]*")
 """The first word behind a fence that opens."""
 _CLOSES = re.compile(r"`{3,}[ \t]*")
+_CLOSES_TAGGED = re.compile(r"`{3,}[ \t]*(?:</[A-Za-z][\w-]{0,40}>[ \t]*)?")
 _MARKDOWN = ("markdown", "md", "mdx")
 _SHELLS = ("bash", "sh", "shell", "zsh")
 _HERE_DOCUMENT = re.compile(r"(?<!<)<<-?[ \t]*(['\"]?)([A-Za-z_]\w{0,40})\1")
@@ -246,7 +247,7 @@ def _late(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     if not prose.strip(" \t>*+-.)0123456789") or "`" in prose + name or not _INFO.fullmatch(name.rstrip()):
         return False
     closing = next(((number, line) for number, line in _lines(state, start + 1, end) if line.startswith("```")), None)
-    if closing is None or _CLOSES.fullmatch(closing[1]) is None:
+    if closing is None or _CLOSES_TAGGED.fullmatch(closing[1]) is None:
         return False
     if not silent:
         state.line = closing[0] + 1

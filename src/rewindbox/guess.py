@@ -14,7 +14,9 @@ _MAX_CHARS = 50_000
 _SHEBANG = re.compile(r"#![^\n]*?\b(python|bash|sh|zsh|node|perl|ruby|php|lua|Rscript)[\d.]*\b")
 _SHEBANG_NAMES = {"sh": "bash", "zsh": "bash", "node": "javascript", "Rscript": "r"}
 
+_DOCKERFILE = re.compile(r"\A(?:\s|#[^\n]*\n|ARG [^\n]*\n)*FROM (?:--\S+ )?\S+(?: (?:AS|as) \S+)?[ \t]*\n")
 _MARKS = (
+    ("dockerfile", ("FROM ",), _DOCKERFILE),
     ("php", ("<?php",), re.compile(r"\A\s*<\?php\b")),
     (
         "html",
@@ -155,6 +157,9 @@ _LIKE_AN_ARGUMENT = re.compile(
     r"[-./=$\"'`|>&*~:@]|^(?:install|init|clone|commit|push|pull|add|run|build|test|get|all|mod)$"
 )
 _ASSIGNMENT = re.compile(r"\A[A-Z_][A-Z0-9_]*=\S")
+_COMPOUND = re.compile(r"^[ \t]*(?:for \w+ in |while |until |if )[^\n]{1,300};[ \t]*(?:do|then)\b", re.MULTILINE)
+_COMPOUND_ENDS = re.compile(r"(?:^|;)[ \t]*(?:done|fi)\b", re.MULTILINE)
+"""Only a shell begins and ends a loop so."""
 
 
 def guess(code: str) -> str | None:
@@ -177,14 +182,21 @@ def guess(code: str) -> str | None:
     return "python" if _is_python(code) else None
 
 
+def is_dockerfile(code: str) -> bool:
+    """It begins as nothing else does, whatever it is called."""
+    return "FROM " in code and _DOCKERFILE.match(code) is not None
+
+
 def _is_shell(code: str) -> bool:
-    """Each line begins with a command, and none reads like English."""
+    """It loops or decides as only a shell does; or each line begins with a command, and none reads like English."""
+    if "; " in code and _COMPOUND.search(code) and _COMPOUND_ENDS.search(code):
+        return True
     count = 0
     for line in code.replace("\\\n", " ").split("\n", _MAX_COMMANDS):
         if (line := line.strip()) and not line.startswith("#"):
             if not _is_command(line):
                 return False
-            count += 1
+            count += _ASSIGNMENT.match(line) is None or " " in line  # settings alone are a file
     return 0 < count < _MAX_COMMANDS
 
 

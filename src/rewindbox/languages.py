@@ -35,7 +35,7 @@ LANGUAGES = Table(
     (
         Language(
             name="python",
-            aliases=("py", "python3", "py3", "python2", "ipython", "pycon"),
+            aliases=("py", "python3", "py3", "python2", "ipython", "pycon", "tool_code"),
             extension="py",
             program="python3",
             run=("python3", "{file}"),

@@ -16,11 +16,11 @@ _PATH = (
 )
 _WHOLE = re.compile(_PATH)
 _HEADING = re.compile(
-    rf"(?:\d{{1,3}}[.)]\s+|[-*+]\s+|#{{1,6}}\s+|>\s+)*(?:(?:file(?:\s*name)?|path)\s*:?\s*)?[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
+    rf"(?:\d{{1,3}}[.)]\s+|[^\w\s]{{1,6}}\s+)*(?:(?:file(?:\s*name)?|path)\s*:?\s*)?[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
     re.IGNORECASE,
 )
 _SAYS_WRITE = re.compile(
-    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b[^.!?\n]{0,120}?[`\"'*]{0,3}"
+    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])){0,120}?[`\"'*]{0,3}"
     rf"({_PATH})(?![\w/])",
     re.IGNORECASE,
 )
@@ -31,6 +31,15 @@ _SAYS_SAVED = re.compile(
 )
 """Said behind a block: `Save the code as app.py`."""
 _OF_THE_NEXT = re.compile(r":[ \t*_]*$|\b(?:following|below|next)\b", re.IGNORECASE)
+_ABOVE = re.compile(r"\babove\b", re.IGNORECASE)
+_SHOWS = re.compile(
+    r"^(?![^\n]*\b(?:run|running|execut\w+|import\w*|us(?:e|ing)|call\w*|test\w*|output|after|before|see"
+    r"|add|append|include|insert|update|modify)\b)[^\n]*?"
+    r"(?:\b(?:here(?:'s|’s| is| are)|this is|in|inside|contents?|contains|file|for)\b|\()",
+    re.IGNORECASE,
+)
+"""A line before a block that shows what is in the file that it names, and does nothing with it."""
+_QUOTED = re.compile(rf"(?:`|\*\*)({_PATH})(?:`|\*\*)")
 _COMMENT = re.compile(rf"(?:#|//|--|;|/\*|<!--)\s*(?:file(?:name)?:\s*)?({_PATH})\s*(?:\*/|-->)?", re.IGNORECASE)
 _COMMENTS = ("#", "//", "--", ";", "/*", "<!--")
 _INFO = re.compile(
@@ -82,20 +91,21 @@ def _named(info: str, code: str, before: str) -> Named | None:
         if (found := _HEADING.fullmatch(line)) is not None:
             return _safe(found[1], is_to_be_written=False)
         if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
-            return _safe(said[-1], is_to_be_written=_RUNS.search(line) is None)
+            return None if _ABOVE.search(line) else _safe(said[-1], is_to_be_written=_RUNS.search(line) is None)
     if "." in info and (found := _INFO.search(info)) is not None:
         return _safe(found[1], is_to_be_written=False)
     if code.lstrip("\n")[:4].startswith(_COMMENTS):
         first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
         if (found := _COMMENT.fullmatch(first)) is not None:
             return _safe(found[1], is_to_be_written=False)
-    return None
+    shown = _QUOTED.findall(line) if line.endswith(":") and _SHOWS.search(line) else []
+    return _safe(shown[0], is_to_be_written=False) if len(shown) == 1 else None
 
 
 def _saved(after: str) -> Named | None:
     for found in _SAYS_SAVED.finditer(after) if _may_name(after) else ():
         line = after[after.rfind("\n", 0, found.start()) + 1 : found.end()] + after[found.end() :].partition("\n")[0]
-        if _OF_THE_NEXT.search(line.rstrip()) is None:
+        if _ABOVE.search(line) or _OF_THE_NEXT.search(line.rstrip()) is None:
             return _safe(found[1], is_to_be_written=False)
     return None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from rewindbox.config import Settings, merge
 from rewindbox.errors import InvalidArgument
@@ -22,12 +22,18 @@ _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,58}")
 _SHOWN_CHARS = 200
 
 
-def request(given: ParseExecuteRequest | Mapping[str, Any]) -> ParseExecuteRequest:
+class Asked(ParseExecuteRequest):
+    """The original's request, and what is ours in it."""
+
+    request: str | None = Field(default=None, description="What the user had asked for; None: unknown.")
+
+
+def request(given: ParseExecuteRequest | Mapping[str, Any]) -> Asked:
     """A request, checked. Raises InvalidArgument: a field is missing, of the wrong type or out of its range."""
     if isinstance(given, ParseExecuteRequest):
-        return given
+        return Asked.model_construct(**dict(given))
     try:
-        return ParseExecuteRequest.model_validate(given)
+        return Asked.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))

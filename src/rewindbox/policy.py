@@ -21,6 +21,10 @@ _ALLOW = "add it to allowed_languages"
 _FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
 _IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
 
+_TOOL = re.compile(r"^[ \t]*(?:python3? -m )?(cargo|pytest)\b", re.MULTILINE)
+_READING = {"cargo": re.compile(r".+\.rs"), "pytest": re.compile(r"(?:test_.+|.+_test|conftest)\.py")}
+"""Tools that read files which nobody names to them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Support:
@@ -103,14 +107,17 @@ def _with_files(decisions: list[Decision]) -> list[Decision]:
 def _is_written(decision: Decision, path: str, mentioned: set[str]) -> bool:
     name = path.rpartition("/")[2]
     asked = bool((decision.block.metadata or {}).get("write"))
-    return asked or decision.skipped is not None or name in mentioned or f"import {name.partition('.')[0]}" in mentioned
+    stem = name.partition(".")[0]
+    needed = {name, f"import {stem}", *(f"run {tool}" for tool, reads in _READING.items() if reads.fullmatch(name))}
+    return asked or decision.skipped is not None or not needed.isdisjoint(mentioned)
 
 
 def _names(code: str) -> set[str]:
-    """The names of files in a piece of code, and `import x` for what it imports."""
+    """The names of files in code, `import x` for what it imports, and `run x` for a tool that finds its files."""
     files = {match[0].rpartition("/")[2] for match in _FILE.finditer(code)}
     modules = (match[1].split(".") for match in _IMPORTED.finditer(code))
-    return files | {f"import {part}" for parts in modules for part in parts}
+    tools = (f"run {match[1]}" for match in _TOOL.finditer(code))
+    return files | {f"import {part}" for parts in modules for part in parts} | set(tools)
 
 
 def _without_idle_commands(decisions: list[Decision]) -> list[Decision]:

@@ -64,6 +64,7 @@ def _run_blocks(call: Call, box: Rewindbox, text: str, blocks: list[Told]) -> No
             arguments.vm,
             on_failure=arguments.on_failure,
             threshold=arguments.threshold,
+            request=arguments.request,
             agent_id=arguments.agent,
             limits=_timed(box, arguments.timeout),
             session=arguments.session or False,
@@ -73,9 +74,8 @@ def _run_blocks(call: Call, box: Rewindbox, text: str, blocks: list[Told]) -> No
             blocks[-1].execution = execution
             printer.put(partial(teller.ended, blocks[-1]))
         if blocks and (last := blocks[-1]).execution is not None and not last.execution.success:
-            for number, decision in enumerate(
-                box.plan(text, threshold=arguments.threshold)[len(blocks) :], len(blocks)
-            ):
+            planned = box.plan(text, threshold=arguments.threshold, request=arguments.request)
+            for number, decision in enumerate(planned[len(blocks) :], len(blocks)):
                 decided(number + 1, _unrun(decision, f"block {last.number} failed"))
 
 

@@ -5,8 +5,7 @@ was held. Nothing is left behind: the host's canaries (`attacks/host.py`) are ou
 """
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import anyio
@@ -16,10 +15,10 @@ from rewindbox.attacks import GROUPS, Attack
 from rewindbox.attacks.host import Host
 from rewindbox.attacks.trial import attempt
 from rewindbox.backends.base import Backend, BackendVm
-from rewindbox.call import Call
+from rewindbox.call import Call, progress_of
 from rewindbox.errors import RewindboxError
-from rewindbox.telling import spinner
-from rewindbox.terminal import TICK_S, Stream
+from rewindbox.telling import Progress
+from rewindbox.terminal import Stream
 
 _COUNT = sum(map(len, GROUPS.values()))
 _SESSION = "attacked"
@@ -41,11 +40,11 @@ class Tried:
 
 def main(call: Call) -> int:
     """Attack and report. 0: everything was held; 4: something broke through, or there can be no vms."""
-    settings, tried, progress = config.load(store=call.arguments.store), list[Tried](), _Progress(call)
+    settings, tried, progress = config.load(store=call.arguments.store), list[Tried](), progress_of(call)
     error: RewindboxError | None = None
     try:
         with doctor.temporary_store(settings) as store, Host() as host:
-            anyio.run(_attack, backends.load(settings.backend, os.path.join(store, "vms")), host, tried, progress.at)
+            anyio.run(_attack, backends.load(settings.backend, os.path.join(store, "vms")), host, tried, progress)
     except RewindboxError as failure:
         error = failure
     finally:
@@ -58,12 +57,12 @@ def main(call: Call) -> int:
     return 0 if is_held else 4
 
 
-async def _attack(backend: Backend, host: Host, tried: list[Tried], at: Callable[[int, str], None]) -> None:
+async def _attack(backend: Backend, host: Host, tried: list[Tried], progress: Progress) -> None:
     try:
         places = {"execution": await backend.create("vm_execution"), "session": await backend.create("vm_session")}
         for group, attacks in GROUPS.items():
             for attack in attacks:
-                at(len(tried), attack.id)
+                progress.at(f"{len(tried)} of {_COUNT}  {attack.id}")
                 tried.append(await _tried(group, attack, places, host))
     finally:
         with anyio.CancelScope(shield=True):
@@ -98,28 +97,6 @@ async def _broke(attack: Attack, place: str, vm: BackendVm, host: Host) -> list[
     return [
         f"in {'a' if place == 'session' else 'an'} {place}: {text[:_SHOWN]}" for text in (verdict.said, *verdict.seen)
     ]
-
-
-class _Progress:
-    """Which attack is being tried, for a person who waits."""
-
-    def __init__(self, call: Call) -> None:
-        self._err = call.err
-        self._is_shown = call.err.can_move and not call.arguments.quiet and not call.arguments.json
-        self._begun_s, self._drawn_s = time.monotonic(), 0.0
-
-    @property
-    def past_s(self) -> float:
-        return time.monotonic() - self._begun_s
-
-    def at(self, count: int, name: str) -> None:
-        if self._is_shown and self.past_s - self._drawn_s >= TICK_S:
-            self._drawn_s = self.past_s
-            self._err.write(f"\r\x1b[K  {spinner(self._err, self.past_s)} {count} of {_COUNT}  {name}")
-
-    def over(self) -> None:
-        if self._drawn_s:
-            self._err.write("\r\x1b[K")
 
 
 def _page(out: Stream, tried: Sequence[Tried], error: RewindboxError | None, past_s: float) -> str:

@@ -4,14 +4,15 @@ A teller is called by one thread (`terminal.Printer`), in order. It writes, and 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rewindbox import show
 from rewindbox.backends.base import Stream as Name
 from rewindbox.execution import Execution
-from rewindbox.terminal import Neutral, Stream, clipped, one_line, visible
+from rewindbox.terminal import TICK_S, Neutral, Printer, Stream, clipped, one_line, visible
 
 if TYPE_CHECKING:
     from rewindbox.policy import Decision
@@ -217,6 +218,43 @@ def spinner(out: Stream, past_s: float) -> str:
     """That time passes."""
     mark = _SPINNER[int(past_s * 10) % len(_SPINNER)] if out.is_unicode else "*"
     return out.styled(f"{mark} {past_s:.1f} s", "cyan")
+
+
+class Progress:
+    """What is done just then, on one line of a terminal, for a person who waits; elsewhere nothing."""
+
+    def __init__(self, err: Stream, *, is_shown: bool) -> None:
+        self._err, self.is_shown = err, is_shown and err.can_move
+        self._begun_s, self._drawn_s = time.monotonic(), 0.0
+
+    @property
+    def past_s(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._begun_s
+
+    def at(self, text: str) -> None:
+        """Show this, unless the line has just been drawn."""
+        if self.is_shown and self.past_s - self._drawn_s >= TICK_S:
+            self._drawn_s = self.past_s
+            self._err.write(f"\r\x1b[K  {spinner(self._err, self.past_s)} {text}")
+
+    def over(self) -> None:
+        """Leave no trace."""
+        if self._drawn_s:
+            self._err.write("\r\x1b[K")
+
+
+@contextmanager
+def waiting(progress: Progress, text: str) -> Iterator[None]:
+    """Show this again and again while this thread waits for what says nothing itself."""
+    if not progress.is_shown:
+        yield
+        return
+    with Printer(lambda: None, lambda: progress.at(text)) as printer:
+        try:
+            yield
+        finally:
+            printer.put(progress.over)
 
 
 def undone(block: Told) -> str | None:

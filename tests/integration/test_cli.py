@@ -6,10 +6,12 @@ import pty
 import re
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -298,6 +300,9 @@ def test_run_without_blocks(cli: Cli) -> None:
 def test_run_obeys_threshold_and_limits(cli: Cli) -> None:
     """--threshold skips what is not meant to be run; limit flags bound each block."""
     assert b"confidence" in cli("run", "--threshold", "1", text=block("bash", "echo a")).stdout
+    wanted = ("run", "--threshold", "0.6", "--request", "please run it")
+    assert b"confidence" not in cli(*wanted, text=block("bash", "echo a")).stdout
+    assert b"confidence" in cli(*wanted[:-1], "do not run it", text=block("bash", "echo a")).stdout
     done = cli("run", "--output", "1000", text=block("bash", "yes"))
     assert done.returncode == 1
     assert b"output limit" in done.stdout
@@ -498,6 +503,23 @@ def test_snapshots_and_rollback(cli: Cli) -> None:
 
 
 # looking
+
+
+def test_history_that_takes_long_says_so(cli: Cli) -> None:
+    """A terminal is shown that time passes, and no trace is left; a pipe, --quiet, --json have what was asked for."""
+    cli.good("exec", "bash", "echo found")
+    words = ("history", "--search", "found")
+    with closing(sqlite3.connect(cli.store / "history.db", isolation_level=None)) as other:
+        other.execute("begin immediate")  # its index cannot be made meanwhile
+        others = [cli.start(*words), cli.start(*words, "--quiet", stdout=subprocess.DEVNULL)]
+        shown = plain_colours(cli.on_terminal(*words))
+        quiet = cli.on_terminal(*words, "--json")
+        other.execute("rollback")
+    assert re.search(r"\r\x1b\[K  . \d\.\d s reading the history", shown)
+    assert "reading" not in re.sub(r"\r\x1b\[K[^\r]*(?=\r\x1b\[K)", "", shown)
+    assert "reading" not in quiet
+    for process in others:
+        assert (process.communicate(timeout=PATIENCE_S)[1], process.returncode) == (b"", 0)
 
 
 def test_history(used: Cli) -> None:

@@ -56,6 +56,15 @@ async def test_the_threshold_holds(box):
     assert answer.errors == []
 
 
+@pytest.mark.parametrize(("request_text", "runs"), [(None, 0), ("run it for me", 1), ("do not run it", 0)])
+async def test_what_the_user_asked_for_counts(box, request_text, runs):
+    """A block that is not sure enough alone runs where the user asked for it, whoever gives the request."""
+    asked = fields("```bash\necho 1\n```", auto_execute_threshold=0.6)
+    answer = await box.parse_execute({**asked, "request": request_text})
+    again = await box.parse_execute(**asked, request=request_text)
+    assert [len(each.execution_results) for each in (answer, again)] == [runs, runs]
+
+
 @pytest.mark.parametrize(("on_failure", "codes"), [("stop", [3]), ("continue", [3, 0]), ("rollback", [3, 1])])
 async def test_what_follows_a_failure_can_be_chosen(box, on_failure, codes):
     """After a block that fails none, all, or all without what it wrote; the failure is among the errors."""

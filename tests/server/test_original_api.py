@@ -6,6 +6,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -262,6 +263,41 @@ def test_the_agents_client(client, vm):
     assert not good(client.post(f"/api/vm-pool/release/{vm}"))["released"]
 
 
+def test_the_agents_client_reads_its_types(client, vm):
+    """It decodes whole numbers as such, and texts that are never null: of a vm that runs, or is stopped, or at work."""
+    assert good(client.get(f"/api/vms/{vm}"))["ip_address"] == ""
+    assert isinstance(good(client.get("/api/vm-pool/stats"))["utilization_percent"], int)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(run, client, "sleep 600", vm_id=vm)
+        until(lambda: good(client.get(f"/api/vms/{vm}/tasks"))["tasks"], "it is at work")
+        (task,) = good(client.get(f"/api/vms/{vm}/tasks"))["tasks"]
+        assert (task["status"], datetime.fromisoformat(task["created_at"]).tzinfo) == ("running", UTC)
+        good(client.post(f"/v1/executions/{task['id']}/cancel"))
+        slow.exception()  # it is over, however that is told
+    good(client.post(f"/v1/vms/{vm}/stop"))
+    assert vm not in [entry["vm_id"] for entry in good(client.get("/api/vms/metrics"))]
+    found = good(client.get(f"/api/vms/{vm}/metrics"))
+    for name in ("memory_usage_mb", "uptime_seconds", "process_count"):
+        assert isinstance(found[name], int), name
+    assert isinstance(found["disk_usage_percent"], float)
+    assert vm in [entry["vm_id"] for entry in good(client.get("/api/vms/metrics"))]
+
+
+def test_no_time_is_the_configured_one(client, vm):
+    """The JavaScript client makes 0 seconds of less than one: then the code has the time that is configured."""
+    for given_time in ({"timeout_seconds": 0}, {"timeout_seconds": None, "timeout_ms": 0}):
+        assert run(client, "sleep 0.2; echo on", vm_id=vm, **given_time)["stdout"] == "on\n"
+
+
+def test_what_is_nowhere_is_said_as_clients_read_it(client):
+    """A path that is none, which a name that is not encoded makes, and a wrong method: `error` and `message`."""
+    for method, path, status in (("POST", "/api/vms/a/b c/snapshots", 404), ("PUT", "/api/vms", 405)):
+        answer = client.request(method, path, json={})
+        assert answer.status_code == status
+        assert answer.json()["error"] == answer.json()["message"] == answer.json()["detail"]
+    assert "message" not in client.get("/v1/nothing").json()
+
+
 def test_files_in_and_out(client, vm):
     """What is uploaded is downloaded, byte by byte."""
     data = bytes(range(256))
@@ -410,7 +446,17 @@ def test_output_comes_while_code_runs_and_goes_on_without_us(url, client, vm):
 def test_the_guides_socket(url):
     """`execute_code`, a sign of life, and the reason why there are no workflows yet."""
     with talking(url, "/ws") as (socket, heard):
-        assert heard()["response_type"] == "connection_established"
+        begun = heard()
+        assert begun["response_type"] == "connection_established"
+        assert (begun["sessionId"], begun["data"]["capabilities"]) == (
+            begun["data"]["session_id"],
+            ["command_execution"],
+        )
+        assert datetime.fromisoformat(begun["data"]["server_time"])
+        socket.send(json.dumps({"command_type": "get_session_info", "session_id": None, "data": {}}))
+        info = heard()
+        assert (info["response_type"], info["sessionId"]) == ("session_info", begun["sessionId"])
+        assert info["data"]["subscribed_workflows"] == []
         asked = {"session_id": "s", "workflow_id": "w"}
         ask = {"language": "python", "code": "print(42)", "agent_id": "guide"}
         socket.send(json.dumps({"command_type": "execute_code", **asked, "data": ask}))

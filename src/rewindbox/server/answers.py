@@ -14,6 +14,7 @@ from rewindbox.server.runs import Run, decision_body
 from rewindbox.server.streams import MEDIA_TYPE, EventStream
 
 routes = APIRouter(prefix="/v1", tags=["runs"])
+_REQUEST = "What the user had asked for: it counts in `execution_confidence`. Null: unknown."
 _EVENTS: Responses = {200: {"content": {MEDIA_TYPE: {}}, "description": "The events."}}
 
 
@@ -27,6 +28,7 @@ class RunRequest(Asked):
         "stop", description="After a block that fails: run no more; go on; or undo it and go on."
     )
     threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
+    request: str | None = Field(None, max_length=TEXT_CHARS, description=_REQUEST)
     session: Name | None = Field(None, description="Run blocks in the session of this name, where they have one.")
     agent_id: Text | None = Field(None, description="Who runs. Null: the token's agent, or as configured.")
     limits: LimitsBody | None = Field(None, description="What each execution may consume.")
@@ -39,6 +41,7 @@ class PlanRequest(Asked):
 
     text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most 400,000 characters.")
     threshold: float = Field(0.0, ge=0, le=1, description="Least `execution_confidence` of a block that is run.")
+    request: str | None = Field(None, max_length=TEXT_CHARS, description=_REQUEST)
 
 
 class Decision(BaseModel):
@@ -64,7 +67,7 @@ class Plan(BaseModel):
 @routes.post("/plan", responses=responses(errors.ValidationFailed))
 async def plan(who: Who, asked: PlanRequest) -> Plan:
     """The code blocks of an answer, and what a run would do with each. Nothing is run."""
-    decisions = await who.service.box.plan(asked.text, threshold=asked.threshold)
+    decisions = await who.service.box.plan(asked.text, threshold=asked.threshold, request=asked.request)
     bodies = [decision_body(number, decision) for number, decision in enumerate(decisions, 1)]
     return Plan(decisions=[Decision.model_validate(body) for body in bodies])
 
@@ -90,6 +93,7 @@ async def run(who: Who, asked: RunRequest) -> Response:
         asked.text,
         on_failure=asked.on_failure,
         threshold=asked.threshold,
+        request=asked.request,
         session=asked.session or False,
         limits=who.limits(asked.limits.model_dump(exclude_none=True) if asked.limits else None),
     )

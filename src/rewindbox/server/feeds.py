@@ -9,6 +9,7 @@ known only while it runs.
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -66,7 +67,7 @@ class Feed:
     def __init__(self, execution_id: str, vm_id: str, agent_id: str, stdin: Stdin | None = None) -> None:
         """`stdin`: that which is written while it runs, if there is one."""
         self.execution_id, self.vm_id, self.agent_id, self.stdin = execution_id, vm_id, agent_id, stdin
-        self.has_begun = False
+        self.begun_at: datetime | None = None
         self.written: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self.execution: Execution | None = None
         self.error: RewindboxError | None = None
@@ -79,9 +80,14 @@ class Feed:
         """It has ended, or will never begin."""
         return self.execution is not None or self.error is not None
 
+    @property
+    def has_begun(self) -> bool:
+        """Its beginning is written down."""
+        return self.begun_at is not None
+
     def begin(self) -> None:
         """Its beginning is written down."""
-        self.has_begun = True
+        self.begun_at = datetime.now(UTC)
         self._tell()
 
     def write(self, stream: Stream, data: bytes) -> None:

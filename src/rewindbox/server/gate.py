@@ -186,7 +186,7 @@ def _bearer(headers: Headers) -> str:
 async def refuse(error: RewindboxError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request, or one to open a WebSocket, by an error."""
     if scope["type"] == "http":
-        await problems.answer(error)(scope, receive, send)
+        await problems.answer(error, scope["path"])(scope, receive, send)
         return
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})

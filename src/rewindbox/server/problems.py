@@ -80,14 +80,20 @@ def problem(error: RewindboxError) -> dict[str, Any]:
     }
 
 
-def answer(error: RewindboxError) -> Response:
-    """The response that an error is."""
+def problem_at(path: str, error: RewindboxError) -> dict[str, Any]:
+    """An error as a client gets it under that path: those of the original look for its text under other names."""
+    body = problem(error)
+    return body if path.startswith("/v1/") else {**body, "error": str(error), "message": str(error)}
+
+
+def answer(error: RewindboxError, path: str = "/v1/") -> Response:
+    """The response that an error is, to a request for that path."""
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, errors.Unauthorized) else {}
     if isinstance(error, (errors.TooMany, errors.InputFull, errors.PoolFull)):
         headers = {"Retry-After": "1"}
     if isinstance(error, (errors.TooLarge, errors.TooSlow)):
         headers = {"Connection": "close"}  # what else comes of that request is nobody's
-    return Response(json.dumps(problem(error)), status_of(error), headers, MEDIA_TYPE)
+    return Response(json.dumps(problem_at(path, error)), status_of(error), headers, MEDIA_TYPE)
 
 
 def ours(error: BaseException) -> RewindboxError:
@@ -142,7 +148,7 @@ def install(app: FastAPI) -> None:
 
     async def of_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        made = answer(_of_http(error))
+        made = answer(_of_http(error), request.url.path)
         if error.status_code == 405:
             made.headers["Allow"] = ", ".join(sorted(_methods(app, request.url.path)))
         return made

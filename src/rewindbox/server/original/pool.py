@@ -62,7 +62,7 @@ def _stats(who: Caller) -> dict[str, Any]:
         "total_ips": found.max,
         "allocated_ips": used,
         "available_ips": max(0, found.max - used),
-        "utilization_percent": round(100 * used / found.max, 1),
+        "utilization_percent": round(100 * used / found.max),  # one client reads whole numbers only
         **found.as_dict(),
     }
 

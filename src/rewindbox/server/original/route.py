@@ -38,7 +38,7 @@ def answer(error: Exception) -> Response:
 
 def failure(error: RewindboxError) -> dict[str, Any]:
     """What is said of an error: the text under both names that are looked for."""
-    return {**problems.problem(error), "error": str(error), "message": str(error)}
+    return problems.problem_at("", error)
 
 
 class Lenient(BaseModel):

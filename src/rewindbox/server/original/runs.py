@@ -20,21 +20,21 @@ routes = APIRouter(route_class=Route, include_in_schema=False)
 
 
 class Run(Lenient):
-    """Code to run. Clients give the time in seconds or in milliseconds."""
+    """Code to run. The time comes in seconds or in milliseconds; 0, to which one client rounds down, is none."""
 
     code: str
     language: str = "python"
     agent_id: str | None = None
     vm_id: str | None = None
     requirements: list[str] | None = None
-    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    timeout_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    timeout_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     working_dir: str | None = None
 
     @property
     def wall_s(self) -> float | None:
         """Seconds of wall clock; None: as configured."""
-        return self.timeout_seconds or (None if self.timeout_ms is None else self.timeout_ms / 1000)
+        return self.timeout_seconds or (self.timeout_ms or 0) / 1000 or None
 
 
 @routes.post("/api/llm/execute")

@@ -23,6 +23,7 @@ from rewindbox.server.feeds import Feed, Place
 from rewindbox.server.original.route import Lenient, both, failure
 from rewindbox.server.original.runs import NO_AGENTS, Run, parsed, ran, response
 from rewindbox.server.original.vms import NewSnapshot, Page, history_of, labelled, rolled_back, snapshot_body
+from rewindbox.store import new_id
 
 routes = APIRouter()
 Data = Mapping[str, Any]
@@ -42,6 +43,7 @@ class Talk:
         """`vm`: the one that it is about; None: the guide's commands."""
         self.socket, self.who, self.vm = socket, who, vm
         self._heard: dict[str, Any] = {}
+        self.session_id, self.since = new_id("ws"), datetime.now(UTC)
 
     async def serve(self, answers: Mapping[str, "Answer"]) -> None:
         """Answer one message after the other, until the client is gone."""
@@ -82,7 +84,10 @@ class Talk:
         body: dict[str, Any] = {"message_type": kind, "data": data}
         if self.vm is None:
             body = {"response_type": kind, "data": data, "timestamp": rfc3339(datetime.now(UTC))}
-            body |= {"session_id": self._heard.get("session_id"), "workflow_id": self._heard.get("workflow_id")}
+            body |= {
+                "session_id": self._heard.get("session_id") or self.session_id,
+                "workflow_id": self._heard.get("workflow_id"),
+            }
             body |= {"success": error is None, "error": error}
         try:
             with anyio.fail_after(self.who.service.bounds.told_s):
@@ -108,7 +113,8 @@ async def commands(socket: WebSocket, who: Who) -> None:
     await socket.accept()
     with suppress(WebSocketDisconnect):
         talk = Talk(socket, who, None)
-        await talk.say("connection_established", {})
+        can = {"server_time": rfc3339(talk.since), "capabilities": ["command_execution"]}
+        await talk.say("connection_established", {"session_id": talk.session_id, **can})
         await talk.serve(_COMMANDS)
 
 
@@ -182,7 +188,13 @@ async def _execute_code(talk: Talk, data: dict[str, Any]) -> None:
 
 
 async def _pong(talk: Talk, _: dict[str, Any]) -> None:
-    await talk.say("pong", {})
+    await talk.say("pong", {"timestamp": rfc3339(datetime.now(UTC))})
+
+
+async def _session(talk: Talk, _: dict[str, Any]) -> None:
+    """Of the connection, which is what the original calls a session here; it follows no workflow."""
+    told = {"session_id": talk.session_id, "connected_at": rfc3339(talk.since), "subscribed_workflows": []}
+    await talk.say("session_info", told)
 
 
 async def _no_agents(talk: Talk, data: dict[str, Any]) -> None:
@@ -200,10 +212,11 @@ _COMMANDS: dict[str, Answer] = {
     "execute_code": _execute_code,
     "ping": _pong,
     "heartbeat": _pong,
+    "get_session_info": _session,
     **dict.fromkeys(
         (
             *("subscribe_workflow", "unsubscribe_workflow", "get_workflow_status", "list_active_workflows"),
-            *("get_session_info", "execute_workflow", "pause_workflow", "resume_workflow", "stop_workflow"),
+            *("execute_workflow", "pause_workflow", "resume_workflow", "stop_workflow"),
             "update_config",
         ),
         _no_agents,

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, Field
 
 from rewindbox import seed
+from rewindbox.backends.base import Usage
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import ConfigError, InvalidArgument
+from rewindbox.errors import ConfigError, InvalidArgument, VmNotAvailable
 from rewindbox.execution import Execution, rfc3339
 from rewindbox.registry import VmRecord, check_name
 from rewindbox.server.access import Caller, Who
@@ -62,7 +63,8 @@ def shown(record: VmRecord, box: AsyncRewindbox) -> dict[str, Any]:
     body = seed.instance(record, is_running=is_running).model_dump(mode="json")
     body |= {"vm_id": record.id, "status": "running" if is_running else "ready", "agent_id": record.agent_id}
     used = record.last_activity or record.created_at
-    return both({**body, "user_id": record.agent_id, "config": None, "updated_at": rfc3339(used)})
+    address = {"ip_address": ""}  # a vm has none; one client reads text only
+    return both({**body, **address, "user_id": record.agent_id, "config": None, "updated_at": rfc3339(used)})
 
 
 def check_vm_type(name: str | None) -> None:
@@ -122,17 +124,18 @@ async def list_all(who: Who) -> dict[str, Any]:
 
 @routes.get("/metrics")
 async def all_metrics(who: Who) -> list[dict[str, Any]]:
-    """What each vm takes of the host."""
+    """What each vm that runs takes of the host."""
     found: dict[str, dict[str, Any]] = {}
 
     async def measure(record: VmRecord) -> None:
-        found[record.id] = await measured(who, record)
+        if (usage := await who.service.box.pool.usage(record.id)) is not None:
+            found[record.id] = measured(who, record, usage)
 
     records = await who.vms()
     async with anyio.create_task_group() as group:
         for record in records:
             group.start_soon(measure, record)
-    return [found[record.id] for record in records]
+    return [found[record.id] for record in records if record.id in found]
 
 
 @routes.get("/{vm}")
@@ -152,24 +155,28 @@ async def remove(who: Who, vm: str) -> dict[str, Any]:
 
 @routes.get("/{vm}/metrics")
 async def metrics(who: Who, vm: str) -> dict[str, Any]:
-    """What a vm takes of the host now."""
-    return await measured(who, (await who.vm(vm)).record)
+    """What a vm takes of the host now. One that is stopped is started: how full it is can only be seen from within."""
+    found = await who.vm(vm)
+    async with leased(who, found):
+        usage = await who.service.box.pool.usage(found.id)
+    if usage is None:
+        raise VmNotAvailable(f"vm {found.name} was stopped while it was measured", remedy="ask again")
+    return measured(who, found.record, usage)
 
 
-async def measured(who: Caller, record: VmRecord) -> dict[str, Any]:
-    """As the system tells it. A vm has no network, so that nothing goes over it; how full a stopped one is: null."""
+def measured(who: Caller, record: VmRecord, usage: Usage) -> dict[str, Any]:
+    """As the system tells it, every number as wide as the clients read it. Over no network nothing goes."""
     box = who.service.box
-    usage = await box.pool.usage(record.id)
     most_bytes = box.settings.limits.disk_mib << 20
     return {
         "vm_id": record.id,
         "status": shown(record, box)["status"],
-        "cpu_usage_percent": round(usage.cpu_percent, 1) if usage else 0.0,
-        "memory_usage_mb": round(usage.memory_bytes / 2**20, 1) if usage else 0.0,
-        "disk_usage_percent": round(100 * usage.disk_bytes / most_bytes, 3) if usage else None,
+        "cpu_usage_percent": round(usage.cpu_percent, 1),
+        "memory_usage_mb": round(usage.memory_bytes / 2**20),
+        "disk_usage_percent": round(100 * usage.disk_bytes / most_bytes, 3),
         "network_io_mbps": 0.0,
-        "uptime_seconds": int(usage.up_s) if usage else 0,
-        "process_count": usage.processes if usage else 0,
+        "uptime_seconds": int(usage.up_s),
+        "process_count": usage.processes,
         "updated_at": rfc3339(record.last_activity or record.created_at),
     }
 
@@ -179,10 +186,11 @@ async def tasks(who: Who, vm: str) -> dict[str, Any]:
     """The executions of a vm: those that go on, then those that have ended, newest first."""
     found = await who.vm(vm)
     page = await found.history(limit=_PAGE)
-    going_on = [feed for feed in who.service.work.going_on().items() if feed[1].vm_id == found.id]
+    feeds = who.service.work.going_on().items()
+    going_on = [(name, feed.begun_at) for name, feed in feeds if feed.vm_id == found.id and feed.begun_at is not None]
     listed: list[dict[str, Any]] = [
-        {"id": execution_id, "vm_id": found.id, "status": "running", "created_at": None, "updated_at": None}
-        for execution_id, _ in going_on
+        {"id": name, "vm_id": found.id, "status": "running", "created_at": rfc3339(begun), "updated_at": None}
+        for name, begun in going_on
     ]
     listed += [
         {

@@ -1,0 +1,161 @@
+"""What becomes of whole answers, written as models write them: R what runs, W what is written to a file."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from rewindbox.config import Settings
+from rewindbox.extraction import blocks
+from rewindbox.policy import decide
+
+SETTINGS = replace(Settings(), code_validation=False)
+PROGRAMS = dict.fromkeys(SETTINGS.languages, "/usr/bin/x")
+
+
+def fence(info, code):
+    return f"```{info}\n{code}\n```\n"
+
+
+def becomes(text):
+    """`R language code` and `W path`, in order; what is left alone is not there."""
+    found = []
+    for decision in decide(blocks(text), SETTINGS, PROGRAMS, 0.0):
+        if decision.path is not None:
+            found.append(f"W {decision.path}")
+        elif decision.skipped is None:
+            found.append(f"R {decision.block.language} {decision.code.strip()}")
+    return found
+
+
+CALC, RUN = fence("python", "print(1)"), fence("bash", "python3 calc.py")
+WRITTEN = ["W calc.py", "R bash python3 calc.py"]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        *("Here is `calc.py`:\n\n", "In `calc.py`:\n\n", "The file `calc.py` contains:\n", "**calc.py**\n\n"),
+        *("First the helper (`calc.py`):\n\n", "📄 **calc.py**\n\n", "3. ✅ `calc.py`\n\n", "### File: `calc.py`\n"),
+        *("Create a script (e.g., `calc.py`) with the following code:\n\n", "Save this as `calc.py`:\n\n"),
+    ],
+)
+def test_a_line_before_says_which_file_it_is(before):
+    """Then it is written, because a later block runs it."""
+    assert becomes(f"{before}{CALC}\nThen:\n\n{RUN}") == WRITTEN
+
+
+def test_a_line_behind_says_which_file_it_is():
+    """Also where that line leads on to the command."""
+    assert becomes(f"{CALC}\nSave the code above as `calc.py` and run:\n\n{RUN}") == WRITTEN
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "We can use `calc.py` for it:\n",
+        "After running `calc.py`:\n",
+        "In `calc.py` and `main.py`:\n",
+        "See `calc.py`\n",
+    ],
+)
+def test_a_file_that_is_only_mentioned_is_not_the_block(before):
+    """A line that does something with a file, or names two, shows the content of none."""
+    assert becomes(f"{before}{CALC}\n{RUN}")[0] == "R python print(1)"
+
+
+@pytest.mark.parametrize(
+    ("path", "info", "command"),
+    [
+        ("src/main.rs", "rust", "cargo run"),
+        ("test_a.py", "python", "pytest -q"),
+        ("a_test.py", "py", "python3 -m pytest"),
+    ],
+)
+def test_a_tool_finds_its_files_itself(path, info, command):
+    """Nobody names them to it, and they are written all the same."""
+    assert becomes(f"`{path}`:\n{fence(info, 'x')}\n{fence('bash', command)}") == [f"W {path}", f"R bash {command}"]
+
+
+@pytest.mark.parametrize(
+    ("info", "code"),
+    [
+        ("python", 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError'),
+        ("python", "x = 1\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> main"),
+        ("python", " def f():\n-    return 1\n+    return 2"),
+        ("bash", "+ ls\n- pwd"),
+        ("", "API_KEY=abc\nDEBUG=1"),
+        ("", "First, install Python. Then run it."),
+        ("tool_outputs", "42"),
+        ("bash", "# the image\nFROM php:8.1-fpm\nRUN apk add git"),
+        ("", "ARG V=1\nFROM python:3 AS base\nCOPY . ."),
+    ],
+)
+def test_what_is_no_program_is_left(info, code):
+    """Output, settings, changes and prose, whatever they are called."""
+    assert becomes(fence(info, code)) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "code", "expected"),
+    [
+        ("", "for i in 1 2 3; do\n  echo $i\ndone", "bash"),
+        ("", "if [ -f a ]; then\n  echo yes\nfi", "bash"),
+        ("", "while read x; do echo $x; done < a", "bash"),
+        ("", "A=1 make all", "bash"),
+        ("tool_code", "print(1)", "python"),
+        ("python", "-1\n+1\nprint(2)", "python"),
+        ("bash", "echo a\n=======\n", "bash"),
+        ("bash", "echo FROM\nFROM x", "bash"),
+    ],
+)
+def test_what_is_a_program_runs(info, code, expected):
+    """Loops of a shell without a name; calls as some models name them; what only looks like a change."""
+    assert becomes(fence(info, code)) == [f"R {expected} {code.strip()}"]
+
+
+@pytest.mark.parametrize("name", ["code_interpreter", "tool_code", "run_python", "python_code", "execute_python"])
+def test_the_tags_of_agents(name):
+    """Each has code for python."""
+    assert becomes(f"I look.\n\n<{name}>\nprint(1)\n</{name}>\n") == ["R python print(1)"]
+
+
+@pytest.mark.parametrize("given", ["arguments", "parameters", "input"])
+def test_a_call_in_json(given):
+    """What it gives has one of three names."""
+    assert becomes(f'<tool_call>\n{{"name": "bash", "{given}": {{"command": "ls"}}}}\n</tool_call>') == ["R bash ls"]
+
+
+def test_a_fence_within_the_tag_of_an_answer():
+    """Where tags stand on the lines of the fence."""
+    assert becomes("<answer>```python\nprint(1)\n```</answer>\n") == ["R python print(1)"]
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        *(("<reasoning>", "</reasoning>"), ("<thought>", "</thought>"), ("<scratchpad>", "</scratchpad>")),
+        *(("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>")),
+    ],
+)
+def test_thoughts_have_no_code(opening, closing):
+    """Whatever a model writes around them; and where they do not end, there is no answer."""
+    thought = f"{opening}\n{fence('bash', 'rm x')}"
+    assert becomes(f"{thought}{closing}\n{fence('bash', 'ls')}") == ["R bash ls"]
+    assert becomes(thought) == []
+
+
+@pytest.mark.parametrize(
+    "part", ["<<<<<<< a\n", "\n=======\n", "+\n-\n", "for i in ;", "`a.py` (", "; do\n", "while x;"]
+)
+def test_looking_takes_no_longer_than_the_text(part):
+    """Four times the text takes at most about four times as long."""
+
+    def took(length):
+        text = fence("", part * (length // len(part)))
+        begun = time.process_time()
+        blocks(text)
+        return time.process_time() - begun
+
+    took(1_000)
+    assert took(160_000) < 12 * took(40_000) + 0.1
