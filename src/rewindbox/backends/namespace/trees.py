@@ -11,7 +11,7 @@ import itertools
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -97,8 +97,28 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_ino, status.st_ctime_ns, status.st_size, status.st_mode
 
 
-def usage(root: str) -> Usage:
-    """Entries and bytes below `root`, blocks as the disk counts them, while code may be changing it.
+Weight = Callable[[int, str, os.stat_result], int]
+"""The bytes of an entry: the folder that it is in, its name, its status."""
+
+
+def on_disk(folder: int, name: str, status: os.stat_result) -> int:
+    """Blocks as the disk counts them, divided among a file's names."""
+    return status.st_blocks * 512 // max(1, status.st_nlink)
+
+
+def in_attributes(folder: int, name: str, status: os.stat_result) -> int:
+    """What the extended attributes of an entry take: in memory's own file systems that is memory, and no block."""
+    from rewindbox.backends.namespace import kernel  # noqa: PLC0415  as in _measure
+
+    path, size = f"/proc/self/fd/{folder}/{name}", 0
+    with contextlib.suppress(OSError):  # it is gone meanwhile, or one of them
+        for attribute in os.listxattr(path, follow_symlinks=False):
+            size += kernel.attribute_bytes(path, attribute)
+    return size
+
+
+def usage(root: str, weight: Weight = on_disk) -> Usage:
+    """Entries and bytes below `root`, while code may be changing it.
 
     A tree that is nested too deep for our descriptors counts as without bound; one that is gone as nothing.
     """
@@ -113,7 +133,7 @@ def usage(root: str) -> Usage:
             while len(anchors) > depth + 1:  # what lies below it was measured
                 os.close(anchors.pop())
             try:
-                waiting += _measure(anchors, path, total)
+                waiting += _measure(anchors, path, total, weight)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     return Usage(_WITHOUT_BOUND, _WITHOUT_BOUND)  # else it is gone meanwhile
@@ -123,7 +143,7 @@ def usage(root: str) -> Usage:
     return total
 
 
-def _measure(anchors: list[int], path: str, total: Usage) -> list[tuple[int, str]]:
+def _measure(anchors: list[int], path: str, total: Usage, weight: Weight) -> list[tuple[int, str]]:
     """Add up one folder; returns its folders. A path that gets long goes on from a descriptor of its own."""
     from rewindbox.backends.namespace import paths  # noqa: PLC0415  ctypes, which the holder's side does without
 
@@ -137,7 +157,7 @@ def _measure(anchors: list[int], path: str, total: Usage) -> list[tuple[int, str
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 total.files += 1
-                total.size_bytes += status.st_blocks * 512 // max(1, status.st_nlink)
+                total.size_bytes += weight(folder, entry.name, status)
                 if stat.S_ISDIR(status.st_mode):
                     found.append((len(anchors) - 1, os.path.join(path, entry.name)))
     finally:
