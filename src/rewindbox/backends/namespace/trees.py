@@ -14,10 +14,10 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rewindbox.backends.namespace import attributes
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
-_COUNTED_BY_THE_KERNEL = ("security.ima", "security.evm")
-"""Sums of a file's content and attributes, which no program sets."""
 _CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EINVAL, errno.ENODATA, errno.ENXIO)
 """What is said of a name that has become another thing."""
 _LONG_PATH = 2000
@@ -300,11 +300,6 @@ def _copy_special(source: str, target: str, linker: Linker | None) -> None:
         copy_attributes(source, target)
 
 
-def _is_overlays_own(name: str) -> bool:
-    """The kernel's own marks; those that code set inside are escaped as user.overlay.overlay.*"""
-    return name.startswith("user.overlay.") and not name.startswith("user.overlay.overlay.")
-
-
 def copy_attributes(source: str | int, target: str, *, folding: bool = False) -> None:
     """Extended attributes, mode and times; the owner is the same user by construction."""
     _copy_extended(source, target, folding=folding)
@@ -314,11 +309,14 @@ def copy_attributes(source: str | int, target: str, *, folding: bool = False) ->
 
 
 def _copy_extended(source: str | int, target: str, *, folding: bool = False) -> None:
-    """Access lists and labels, too: without its list a file may be open to more than it was. Raises Uncopied."""
+    """What attributes.py says. Raises Uncopied: there is one that no copy has, or that is refused to it."""
     follow = isinstance(source, int)  # a descriptor is what it is
     for name in os.listxattr(source, follow_symlinks=follow):
-        if name in _COUNTED_BY_THE_KERNEL or (folding and _is_overlays_own(name)):
+        what = attributes.fate(name)
+        if what == "made anew" or (folding and attributes.is_overlays_own(name)):
             continue
+        if what == "refused":
+            raise Uncopied(errno.ENOTSUP, f"no copy has its attribute {name}", target)
         value = os.getxattr(source, name, follow_symlinks=follow)
         try:
             os.setxattr(target, name, value, follow_symlinks=False)
