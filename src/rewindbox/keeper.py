@@ -104,16 +104,19 @@ class Keeper:
 
     async def _execute(self, call: Callable[..., Any], stream: SocketStream, incoming: Any) -> Any:
         found: list[Any] = []
+        failed: list[Exception] = []
         send, receive = anyio.create_memory_object_stream[dict[str, Any]](float("inf"))
 
         async def run() -> None:
             with send:
-                found.append(
-                    await call(
+                try:
+                    result = await call(
                         on_output=lambda name, data: send.send_nowait({"output": name, "data": data}),
                         on_begun=lambda name: send.send_nowait({"begun": name}),
                     )
-                )
+                    found.append(result)
+                except Exception as error:  # the group would wrap it
+                    failed.append(error)
 
         async with anyio.create_task_group() as group:
             group.start_soon(_cancel_at_end, incoming, group.cancel_scope)
@@ -122,6 +125,8 @@ class Keeper:
                 async for told in receive:
                     await wire.send(stream, told)
             group.cancel_scope.cancel()
+        if failed:
+            raise failed[0]
         if not found:
             raise anyio.EndOfStream
         return found[0]

@@ -46,6 +46,7 @@ class Portal:
         while tasks := [call.task for call in list(self._calls) if call.task is not None]:
             await asyncio.wait(tasks)
         await self._loop.shutdown_asyncgens()
+        await _let_go_of_generators()
         await self._loop.shutdown_default_executor()
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
@@ -135,6 +136,17 @@ class Portal:
             self._loop.stop()
         else:
             call.wake()
+
+
+async def _let_go_of_generators() -> None:
+    """A generator that nobody has any more is closed by a task of its own, which may let go of another one, and so on.
+
+    One that the end of the loop finds waiting is a warning from Python 3.13 on.
+    """
+    await asyncio.sleep(0)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+        await asyncio.sleep(0)
 
 
 class _Call(Generic[T]):

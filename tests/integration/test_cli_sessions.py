@@ -107,6 +107,15 @@ def test_a_process_that_dies(cli: Cli) -> None:
     assert python(cli, "x") == "1\n"
 
 
+def test_what_a_session_refuses(cli: Cli) -> None:
+    """What the keeper cannot do it says as the command itself would: what, the value, the remedy, and its exit code."""
+    python(cli, "x = 1")
+    refused = cli("exec", "--session", "s", "--processes", "70", "python", "x = 2")
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert refused.stderr.startswith(b"rewindbox: processes is 256 in all sessions of this vm")
+    assert python(cli, "x") == "1\n"
+
+
 def test_ctrl_c(cli: Cli) -> None:
     """Ctrl-C ends the code, not the session: it is recorded as killed, and variables are as before."""
     python(cli, "x = 1")

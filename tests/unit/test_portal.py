@@ -312,3 +312,30 @@ def test_no_loop(monkeypatch):
     monkeypatch.setattr("asyncio.new_event_loop", no_loop)
     with pytest.raises(OSError, match="Too many"):
         Portal().__enter__()
+
+
+def test_generators_that_were_let_go_are_closed():
+    """One within the other, by the end of the portal: what they hold is given back."""
+    closed: list[str] = []
+
+    async def inner():
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            closed.append("inner")
+
+    async def outer():
+        try:
+            async for number in inner():
+                yield number
+        finally:
+            closed.append("outer")
+
+    async def let_go():
+        return await anext(outer())
+
+    with Portal() as portal:
+        assert portal.call(let_go) == 1
+    assert closed == ["outer", "inner"]

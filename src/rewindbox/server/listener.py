@@ -69,6 +69,11 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
+_KEPT_S = 20
+"""So long a connection is kept between two requests. Clients that keep one for 5 s themselves, as httpx does, would
+else send one now and then into a connection that is just being closed."""
+
+
 class Listener(uvicorn.Server):
     """A server that, told to stop, first has the app end what goes on: streams end with that."""
 
@@ -90,6 +95,7 @@ class Listener(uvicorn.Server):
                 limit_concurrency=bounds.connections,
                 h11_max_incomplete_event_size=64 << 10,
                 timeout_graceful_shutdown=round(bounds.shutdown_s),
+                timeout_keep_alive=_KEPT_S,
             )
         )
         self._on_stop, self._on_started = on_stop, on_started

@@ -65,7 +65,7 @@ def mapped_files(proc: int, pid: int) -> set[str]:
 
 def _spelled(name: str) -> str:
     """A name that code has chosen, without what a terminal would obey or no text can have."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def _count(number: int, what: str) -> str:

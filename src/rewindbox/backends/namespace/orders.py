@@ -125,6 +125,7 @@ def _ending(job: Job, answer: dict[str, Any], output: Output) -> tuple[Ended, in
             ),
             "processes": ("killed", EXIT_KILLED, f"limit of {limits.processes} processes and threads reached"),
             "cancel": ("killed", EXIT_KILLED, "cancelled"),
+            "unstarted": ("killed", EXIT_KILLED, "it could not be started: the host had no room or no time for it"),
             "broken": ("killed", EXIT_KILLED, "the code closed or misused its session's own descriptors"),
         }
         return table[answer["why"]]

@@ -26,8 +26,7 @@ def tables_bytes(proc: int, pids: list[int]) -> int:
     """What the page tables of processes take: touching a page in every 2 MiB costs as much again as nothing shows."""
     total = 0
     for pid in pids:
-        _, found, rest = read(proc, f"{pid}/status").partition(b"VmPTE:")
-        total += int(rest.split(None, 1)[0]) * 1024 if found else 0
+        total += _told_bytes(read(proc, f"{pid}/status"), b"VmPTE:")
     return total
 
 
@@ -118,8 +117,13 @@ def host_bytes(*names: bytes) -> dict[bytes, int]:
     """Lines of the host's /proc/meminfo."""
     descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        lines = os.read(descriptor, 8192).splitlines()
+        text = os.read(descriptor, 8192)
     finally:
         os.close(descriptor)
-    told = {parts[0]: int(parts[1]) * 1024 for line in lines if len(parts := line.split()) > 1}
-    return {name: told.get(name, 0) for name in names}
+    return {name: _told_bytes(text, name) for name in names}
+
+
+def _told_bytes(text: bytes, name: bytes) -> int:
+    """What a line of /proc that begins so tells in kB; 0 where there is none."""
+    _, found, rest = text.partition(b"\n" + name)
+    return int(rest.split(None, 1)[0]) * 1024 if found else 0

@@ -152,10 +152,10 @@ class Sessions:
     def begin(self, name: str, order: dict[str, Any]) -> Session:
         """The live session of that name; made when it is not there. Raises Lost."""
         if name not in self.live:
-            template = self._ready_template(order)
+            parent = self._ready_template(order)
             self._last += 1
-            head = fork_of(template)
-            self.live[name] = Session(name, _MARK_BYTES - self._last, head, template)
+            head = template.head_of(parent)
+            self.live[name] = Session(name, _MARK_BYTES - self._last, head, parent)
             head.limit(resource.RLIMIT_MSGQUEUE, self.live[name].mark, self.live[name].mark)
             first_to_go(head)
             self._bound(head)

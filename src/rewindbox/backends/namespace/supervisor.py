@@ -168,11 +168,10 @@ class Supervisor:
         self._spawner, self.job, self._job_answer = None, job, answer
         is_ready = spawner.start(request, streams, beside=self.sessions.processes)
         may_go = told_to_go(answer) is not None  # also when it must not: an unread word would cost the answer
-        if is_ready and may_go:
-            spawner.let_go()
+        if is_ready and may_go and spawner.let_go():
             self.job.begin()
         else:
-            self.job.why = "cancel"  # it ends at the gate
+            self.job.why = "cancel" if is_ready and not may_go else "unstarted"  # it ends at the gate
 
     def _start_turn(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         """The head is told what to run; the holder, who writes down that it begins, tells it when."""
@@ -205,8 +204,11 @@ class Supervisor:
             if session.tip and not self.sessions.go_back(session.name, session.tip):
                 raise Lost(f"session {session.name} ended at rest, with no checkpoint: its variables are gone")
         self.sessions.begin(request["session"], request)
-        if any(request["limits"][name] != self.sessions.limits[name] for name in _FIXED):
-            raise BadPath(f"the limits {', '.join(_FIXED)} of a session are those of the vm's first session")
+        for name in _FIXED:
+            if request["limits"][name] != (first := self.sessions.limits[name]):
+                raise BadPath(
+                    f"{name} is {first} in all sessions of this vm, as its first one had it; give that, or none"
+                )
         return {}
 
     def _end(self, request: Request) -> Reply:

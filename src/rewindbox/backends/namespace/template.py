@@ -5,7 +5,7 @@ import os
 import socket
 from typing import Any
 
-from rewindbox.backends.namespace.forks import Lost, Process, pair, status
+from rewindbox.backends.namespace.forks import Lost, Process, fork_of, pair, status
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import MEMORY, Machine
 from rewindbox.backends.namespace.spawner import Spawner
@@ -38,27 +38,38 @@ def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Proces
     """The template, and what started it, whose ipc namespace all sessions are in. 15 ms. Raises Lost."""
     ours, theirs = pair()
     try:
-        spawner = _spawned(machine, guard, order, theirs)
-        pid = spawner.pid
-        if pid is None:
-            raise Lost(f"no template: {spawner.failure}")
+        spawner, pid = _spawned(machine, guard, order, theirs)
         return Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1])), spawner
     except BaseException:
         ours.close()
         raise
 
 
-def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: socket.socket) -> Spawner:
+def head_of(template: Process) -> Process:
+    """A new head. Raises Lost: also where the template, a python, has not come so far as to listen."""
+    try:
+        return fork_of(template)
+    except Lost as error:
+        remedy = "see whether python starts in an execution of its own"
+        raise Lost(f"no session can begin ({error}): {remedy}") from error
+
+
+def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: socket.socket) -> tuple[Spawner, int]:
     _place_sources()
     woken, wake = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         spawner = Spawner(machine, wake, machine.groups.sessions, guard, is_for_job=False)
         streams = [control.detach(), os.dup(null), os.dup(null)]
-        if spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE):
-            spawner.let_go()
+        is_ready = spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE)
+        is_through = is_ready and spawner.let_go()
+        if not is_through:
+            spawner.give_up()
         os.read(woken, 1)
-        return spawner
+        if spawner.pid is None or not is_through:
+            spawner.close()
+            raise Lost(f"no session can begin: {spawner.failure or 'the host has no room or no time for its process'}")
+        return spawner, spawner.pid
     finally:
         for number in (woken, wake, null):
             os.close(number)

@@ -65,7 +65,7 @@ class Watched:
         if now >= self._next_look:
             self._next_look = now + self._look(now)
             took_s = min(time.monotonic() - now, _LONGEST_LOOK_S)
-            if self._next_look + took_s > self.deadline > now:  # it would end after the deadline
+            if self._next_look + 2 * took_s > self.deadline > now:  # it could end after the deadline
                 self._next_look = self.deadline
             now += took_s
         return max(self._next_look - now, 0.0)
