@@ -55,6 +55,7 @@ bind_code = machine._bind_readonly
 machine._bind_readonly = lambda source, target: kernel.mount(source, target, None, kernel.MS_BIND) if source.endswith("/code") else bind_code(source, target)
 """,
     "masks of /proc": "machine._mask_proc = lambda proc: None",
+    "bounds of the user namespace": "machine._bound_user_namespace = lambda: None",
     "hidepid": """
 mount_hiding = kernel.mount
 kernel.mount = lambda source, target, kind, flags, data=None: mount_hiding(source, target, kind, flags, None if kind == "proc" else data)

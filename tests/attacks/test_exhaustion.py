@@ -97,6 +97,10 @@ class Seen:
             "threads": lambda: sum(_number(status, "Threads") for status in self._statuses()),
             "descriptors": lambda: max((len(_listed(f"/proc/{pid}/fd")) for pid in survivors(self._inside)), default=0),
             "descriptors in sockets": lambda: sum(map(_parked, survivors(self._inside))),
+            "watchers of files": lambda: sum(_linked(pid, "anon_inode:inotify") for pid in survivors(self._inside)),
+            "watches of files": lambda: sum(map(_watches, survivors(self._inside))),
+            "terminals": lambda: sum(_linked(pid, "/dev/pts/ptmx") for pid in survivors(self._inside)),
+            "timers": lambda: max((_queued(status) for status in self._statuses()), default=0),
             "bytes in a file": lambda: max(map(_largest, survivors(self._inside)), default=0),
             "bytes on disk": lambda: trees.usage(str(folder)).size_bytes,
             "files": lambda: trees.usage(str(folder)).files,
@@ -158,6 +162,29 @@ def _parked(pid: int) -> int:
             _, is_there, rest = Path(f"/proc/{pid}/fdinfo/{name}").read_text().partition("scm_fds:")
             found += int(rest.split()[0]) if is_there else 0
     return found
+
+
+def _linked(pid: int, target: str) -> int:
+    """How many of its descriptors are called so."""
+    found = 0
+    for name in _listed(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/{pid}/fd/{name}") == target
+    return found
+
+
+def _watches(pid: int) -> int:
+    """What its watchers of files look at."""
+    found = 0
+    for name in _listed(f"/proc/{pid}/fdinfo"):
+        with contextlib.suppress(OSError):
+            found += Path(f"/proc/{pid}/fdinfo/{name}").read_text().count("inotify wd:")
+    return found
+
+
+def _queued(status: dict[str, str]) -> int:
+    """What counts as waiting signals of its user in its vm: each timer does."""
+    return int(status.get("SigQ", "0/0").partition("/")[0])
 
 
 def _largest(pid: int) -> int:

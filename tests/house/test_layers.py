@@ -67,6 +67,7 @@ INSIDE = (
         "kernel",
         "groups",
         "paths",
+        "attributes",
         "trees",
         "folds",
         "files",

@@ -40,7 +40,10 @@ REFUSED_NAMES = """
     lsm_get_self_attr lsm_set_self_attr lsm_list_modules getpmsg putpmsg afs_syscall tuxcall security
     ustat"""
 REFUSED = set(REFUSED_NAMES.split())
-ABSENT = {"clone3", "statmount", "listmount"}
+ABSENT = {
+    *("clone3", "statmount", "listmount"),
+    *("io_setup", "io_destroy", "io_getevents", "io_submit", "io_cancel", "io_pgetevents"),
+}
 BY_ARGUMENT = set(seccomp._CHECKED)
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000

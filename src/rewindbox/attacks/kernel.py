@@ -28,6 +28,14 @@ all_must_raise(**{n: lambda n=n: os.open("/proc/sys/" + n, os.O_WRONLY) for n in
         held_by=("masks of /proc", "kernel ids"),
     ),
     Attack(
+        id="bounds-of-its-user-namespace",
+        tries="raise what its vm may have of what all vms of a user share",
+        code="""
+names = os.listdir("/proc/sys/user")
+all_must_raise(**{n: lambda n=n: os.open("/proc/sys/user/" + n, os.O_WRONLY) for n in names})""",
+        held_by=("masks of /proc", "capabilities"),
+    ),
+    Attack(
         id="magic-keys",
         tries="write to sysrq-trigger",
         code='all_must_raise(open=lambda: os.open("/proc/sysrq-trigger", os.O_WRONLY))',

@@ -4,6 +4,7 @@
 from rewindbox.attacks.attack import Attack, shell
 
 _BOTH = ("seccomp", "capabilities")
+_EITHER = ("seccomp", "bounds of the user namespace")
 _NEWUSER = 0x10000000
 
 MOUNTS = (
@@ -101,7 +102,7 @@ NAMESPACES = (
         id="user-namespace",
         tries="become root of a user namespace",
         code=f'must_fail("unshare", {_NEWUSER})',
-        held_by=("seccomp",),
+        held_by=_EITHER,
     ),
     Attack(
         id="user-namespace-by-clone",
@@ -110,7 +111,7 @@ NAMESPACES = (
 pid, number = call("clone", {_NEWUSER} | 17, 0, 0, 0, 0)
 if pid == 0: os._exit(0)
 say("BROKE") if pid > 0 else say("HELD", number)""",
-        held_by=("seccomp",),
+        held_by=_EITHER,
     ),
     Attack(
         id="user-namespace-by-clone3",
@@ -120,7 +121,7 @@ block = ctypes.create_string_buffer(struct.pack("8Q", {_NEWUSER}, 0, 0, 0, 17, 0
 pid, number = call("clone3", block, 64)
 if pid == 0: os._exit(0)
 say("BROKE") if pid > 0 else say("HELD", number)""",
-        held_by=("seccomp",),
+        held_by=_EITHER,
     ),
     Attack(
         id="user-namespace-with-high-bits",
@@ -129,14 +130,14 @@ say("BROKE") if pid > 0 else say("HELD", number)""",
 pid, number = call("clone", 1 << 32 | {_NEWUSER} | 17, 0, 0, 0, 0)
 if pid == 0: os._exit(0)
 say("BROKE") if pid > 0 else say("HELD", number)""",
-        held_by=("seccomp",),
+        held_by=_EITHER,
     ),
     Attack(
         id="unshare-program",
         tries="the same by the usual program",
         code=shell("unshare -Ur true"),
         language="bash",
-        held_by=("seccomp",),
+        held_by=_EITHER,
     ),
     Attack(
         id="sibling-of-its-parent",

@@ -128,6 +128,33 @@ time.sleep(2)""",
         more=_LARGE,
     ),
     Greedy(
+        id="semaphores",
+        wants="System V semaphores, which take memory where no process has any",
+        code="""
+import ctypes, time
+libc = ctypes.CDLL(None)
+for _ in range(200): assert libc.semget(0, 32000, 0o1600) >= 0
+time.sleep(3)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="access-lists",
+        wants="memory in access lists of empty files in memory, which no block of them shows",
+        code="""
+import os, struct, time
+entry = struct.Struct("<HHI").pack
+users = [entry(2, 7, 1000)] * 8000
+value = struct.pack("<I", 2) + b"".join([entry(1, 7, 0xFFFFFFFF), *users, *(entry(kind, 7, 0xFFFFFFFF) for kind in (4, 16, 32))])
+for n in range(4000):
+    open(f"/dev/shm/{n}", "w").close(); os.setxattr(f"/dev/shm/{n}", "system.posix_acl_access", value)
+time.sleep(3)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
         id="page-tables",
         wants="page tables, by touching a page here and there of memory that is all zero",
         code="""

@@ -3,6 +3,8 @@
 
 from exhaustion.greedy import FULL, Greedy
 
+_UNBOUND = "machine._OF_THE_USER = {}"
+
 OUTPUT = (
     Greedy(
         id="output-flood",
@@ -87,37 +89,52 @@ print("full", flush=True); time.sleep(1000)""",
         past=("descriptors in sockets", 400),
     ),
     Greedy(
+        id="watchers",
+        wants="every watcher of files that its user may have",
+        code="""
+import ctypes, errno, time
+libc = ctypes.CDLL(None, use_errno=True); made = 0
+while made < 5000 and libc.inotify_init1(0) >= 0: made += 1
+assert ctypes.get_errno() == errno.EMFILE
+print("full", flush=True); time.sleep(1000)""",
+        limits={"wall_s": 50},
+        ended=FULL,
+        more={"wall_s": 50},
+        lifted=_UNBOUND,
+        past=("watchers of files", 32),
+    ),
+    Greedy(
         id="watches",
         wants="every watch of files that its user may have",
         code="""
-import ctypes, os
-libc = ctypes.CDLL(None); handle = libc.inotify_init1(0); n = 0
+import ctypes, errno, os, time
+libc = ctypes.CDLL(None, use_errno=True); handle = libc.inotify_init1(0); made = 0
 os.makedirs("w", exist_ok=True)
-for n in range(5000):
-    os.makedirs(f"w/{n}", exist_ok=True)
-    if libc.inotify_add_watch(handle, b"w/%d" % n, 0xFFF) < 0: break
-made = []
-while (h := libc.inotify_init1(0)) >= 0 and len(made) < 2000: made.append(h)
-assert len(made) < 1100""",
+for made in range(17_000):
+    os.makedirs(f"w/{made}", exist_ok=True)
+    if libc.inotify_add_watch(handle, b"w/%d" % made, 0xFFF) < 0: break
+assert ctypes.get_errno() in (0, errno.ENOSPC)
+print("full", flush=True); time.sleep(1000)""",
         limits={"wall_s": 50},
-        ended=("exit",),
-        unshown="the bound is a setting of the host for each user; no limit of ours raises it",
+        ended=FULL,
+        more={"wall_s": 50},
+        lifted=_UNBOUND,
+        past=("watches of files", 16384),
     ),
     Greedy(
         id="timers",
-        wants="every timer",
+        wants="every timer that its user may have, so that nobody else's program has any",
         code="""
-import ctypes
-libc = ctypes.CDLL(None); one = ctypes.c_void_p(); n = 0
-import platform
-number = {"x86_64": 222, "aarch64": 107}[platform.machine()]
-block = ctypes.create_string_buffer(64); block[8] = 0; block[12] = 1
-ids = ctypes.c_int()
-while n < 2_000_000 and libc.syscall(number, 1, block, ctypes.byref(ids)) == 0: n += 1
-assert n < 2_000_000, n""",
-        limits={"wall_s": 50, "memory_mib": 1000},
-        ended=("exit",),
-        unshown="the bound is the host's for each user, inherited; no limit of ours raises it",
+import ctypes, errno, time
+libc = ctypes.CDLL(None, use_errno=True); one = ctypes.c_void_p(); made = 0
+while made < 2_000_000 and libc.timer_create(1, None, ctypes.byref(one)) == 0: made += 1
+assert ctypes.get_errno() == errno.EAGAIN
+print("full", flush=True); time.sleep(1000)""",
+        limits={"wall_s": 50},
+        ended=FULL,
+        more={"wall_s": 50},
+        lifted="import rewindbox.backends.namespace.spawner as spawner; spawner._PENDING_MAX = 5000",
+        past=("timers", 4096),
     ),
     Greedy(
         id="epoll",
@@ -136,18 +153,19 @@ print("full", flush=True); time.sleep(1000)""",
     ),
     Greedy(
         id="terminals",
-        wants="every pseudo terminal",
+        wants="every pseudo terminal that the host has",
         code="""
-import os, pty, time
+import errno, os, time
 held = []
 try:
-    while len(held) < 5000: held += pty.openpty()
-except OSError: pass
+    while len(held) < 900: held.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+except OSError as error: assert error.errno == errno.ENOSPC, error
 print("full", flush=True); time.sleep(1000)""",
         limits={"wall_s": 50},
         ended=FULL,
-        more={"open_files": 2000, "wall_s": 50},
-        past=("descriptors", 1024),
+        more={"wall_s": 50},
+        lifted="machine._TERMINALS_MAX = 100",
+        past=("terminals", 64),
     ),
     Greedy(
         id="ports",

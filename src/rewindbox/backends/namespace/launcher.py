@@ -119,7 +119,12 @@ def _drop_privileges() -> None:
 
 
 def _bound_ourselves() -> None:
-    """Limits that no execution changes, inherited by all: no core files, little locked memory, few queues."""
+    """Limits that no execution changes, inherited by all: no core files, little locked memory, few queues.
+
+    And for ourselves as many descriptors as may be. Nobody sends one while his user has more on their way than he may
+    open, and code is our user. What it may open is set when it starts.
+    """
+    kernel.set_limit(0, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 64 << 10),

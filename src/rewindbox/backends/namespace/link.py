@@ -1,8 +1,11 @@
 """The holder's end of a supervisor's or launcher's socket: one request, one answer, descriptors both ways."""
 
+import errno
 import json
 import os
+import resource
 import socket
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +13,8 @@ import anyio
 
 MESSAGE_BYTES = 96 * 1024
 _DESCRIPTORS_MAX = 8
+_raising = threading.Lock()
+"""Held while a limit of this process is not what it was."""
 
 
 class LinkBroken(Exception):
@@ -73,12 +78,28 @@ def send(link: socket.socket, request: dict[str, Any], descriptors: list[int]) -
         extra.append(memory_file(body))
         body = b"@"
     try:
-        socket.send_fds(link, [body], [*descriptors, *extra])
+        _send(link, body, [*descriptors, *extra])
     except OSError as error:
         raise LinkBroken(str(error)) from error
     finally:
         for descriptor in extra:
             os.close(descriptor)
+
+
+def _send(link: socket.socket, body: bytes, descriptors: list[int]) -> None:
+    """Code of a vm may be our user, and have more descriptors under way than we may open: then we may open more."""
+    try:
+        socket.send_fds(link, [body], descriptors)
+    except OSError as error:
+        if error.errno != errno.ETOOMANYREFS:
+            raise
+        with _raising:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            try:
+                socket.send_fds(link, [body], descriptors)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def receive(ours: socket.socket) -> tuple[dict[str, Any], list[int]]:

@@ -44,6 +44,11 @@ GATE, GATE_INSIDE = f"{MEMORY}/code/.gate", "/run/code/.gate"
 """The named pipe at which a job waits for its limits; read-only inside."""
 _SHARED = ("usr", "proc", "dev", "run")
 """Mounts that are carried along when the vm moves onto other files."""
+_TERMINALS_MAX = 64
+"""The host has 4096 for all of its containers together (kernel.pty.max)."""
+_OF_THE_USER = {"user_namespaces": 0, "inotify_instances": 32, "inotify_watches": 16384}
+"""What a vm may have of what the kernel counts for each user of the host, in all of its vms together and besides them.
+No namespaces: whoever could make one would be root in it."""
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 _PROC_READONLY = ("sys", "irq", "fs", "sysrq-trigger")
@@ -119,6 +124,8 @@ class Machine:
             kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         with step("tmpfs"):
             _make_scratch()
+        with step("bounds of the user namespace"):
+            _bound_user_namespace()
         self._start_pid_1()
         groups.jobs.open_up()
 
@@ -280,6 +287,13 @@ def _make_scratch() -> None:
     os.mkfifo(GATE, 0o400)
 
 
+def _bound_user_namespace() -> None:
+    """These files are those of whoever opens them: of our user namespace, in which the code has no say."""
+    for name, most in _OF_THE_USER.items():
+        with open(f"{PROC}/sys/user/max_{name}", "wb", buffering=0) as file:
+            file.write(b"%d" % most)
+
+
 def _furnish() -> None:
     """Everything of a root that is not the vm's own files."""
     with step("bind /usr"):
@@ -329,7 +343,7 @@ def _furnish_dev(dev: str) -> None:
         f"{dev}/pts",
         "devpts",
         kernel.MS_NOSUID | kernel.MS_NOEXEC,
-        "newinstance,ptmxmode=0666,mode=620",
+        f"newinstance,ptmxmode=0666,mode=620,max={_TERMINALS_MAX}",
     )
     _remount_readonly(dev)
 

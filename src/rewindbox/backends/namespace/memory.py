@@ -9,12 +9,12 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import kernel, parked
+from rewindbox.backends.namespace import kernel, parked, trees
 from rewindbox.backends.namespace.machine import MEMORY
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MEMFD, _SOCKET = "/memfd:", "socket:"
-_SHARED, _TABLES, _KERNEL = b"Shmem:", b"PageTables:", b"SUnreclaim:"
+_SHARED, _ELSEWHERE = b"Shmem:", (b"Shmem:", b"PageTables:", b"SUnreclaim:", b"VmallocUsed:")
 
 
 class Memory:
@@ -23,7 +23,7 @@ class Memory:
     def __init__(self, proc: int, ipc_ns: Callable[[], int]) -> None:
         """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace."""
         self._proc, self._ipc_ns = proc, ipc_ns
-        self._host_before = parked.host_bytes(_SHARED, _TABLES, _KERNEL)
+        self._host_before = parked.host_bytes(*_ELSEWHERE)
 
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
@@ -45,7 +45,7 @@ class Memory:
         return private * 1024 + unmapped + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
 
     def _unmapped_bytes(self, pids: list[int]) -> int:
-        """Memory files, the vm's /run and /dev/shm, System V segments and messages, whoever has them mapped."""
+        """Memory files, the vm's /run and /dev/shm, what System V has, whoever has them mapped."""
         scratch = os.statvfs(MEMORY)
         files: dict[int, int] = {}
         is_parked = False
@@ -54,7 +54,8 @@ class Memory:
             files.update(found)
             is_parked = is_parked or parks
         used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize
-        counted = used + sum(files.values()) + _segments_bytes(self._ipc_ns())
+        used += trees.usage(MEMORY, trees.in_attributes).size_bytes
+        counted = used + sum(files.values()) + _system_v_bytes(self._ipc_ns())
         # Files that lie in a socket cannot be seen: then what the host has more of than before is taken to be theirs.
         return max(counted, parked.host_grown_bytes(self._host_before)[_SHARED]) if is_parked else counted
 
@@ -97,13 +98,10 @@ def _memory_files(proc: int, pid: int) -> tuple[dict[int, int], bool]:
     return found, parks
 
 
-def _segments_bytes(ipc_ns: int) -> int:
-    """Resident bytes of the job's System V segments, and its messages: files that show the reader's ipc namespace."""
+def _system_v_bytes(ipc_ns: int) -> int:
+    """The job's segments, messages and semaphores: in files that show the reader's ipc namespace."""
     try:
         kernel.setns(ipc_ns, kernel.NEWIPC)  # we use none ourselves
-        with open("/proc/sysvipc/shm", "rb") as file:
-            head, *rows = file.read().splitlines()
-        column = head.split().index(b"rss")
-        return sum(int(row.split()[column]) for row in rows) + parked.messages_bytes()
+        return parked.segments_bytes() + parked.messages_bytes() + parked.semaphores_bytes()
     except (OSError, ValueError, IndexError):
         return 0

@@ -139,6 +139,13 @@ _ABSENT: _Numbers = {
     # They list mounts past the masks on /proc; callers read /proc/self/mountinfo instead.
     "statmount": (457, 457),
     "listmount": (458, 458),
+    # Asynchronous I/O of old: the host has so many places for it (fs.aio-max-nr), and one program can take them all.
+    "io_setup": (206, 0),
+    "io_destroy": (207, 1),
+    "io_getevents": (208, 4),
+    "io_submit": (209, 2),
+    "io_cancel": (210, 3),
+    "io_pgetevents": (333, 292),
 }
 
 _CHECKED: _Numbers = {

@@ -27,10 +27,14 @@ from rewindbox.backends.namespace.machine import GATE, GATE_INSIDE, PROC, Machin
 
 OWN_THREADS = 6
 """What RLIMIT_NPROC counts besides the job: pid 1, and our threads (same user, same user namespace)."""
+_PENDING_MAX = 4096
+"""Signals that wait, and timers, of a vm. What the host gives a user is for all vms and for the user's own programs."""
 _DEFAULT_SLACK_NS = 50_000
 """The kernel's own; the supervisor, which waits for a gate, has less."""
 FIRST_TO_GO = b"1000"
 """Where memory ends, the host's or that of its group, code goes before anything else does."""
+_SIGPENDING = 11
+"""RLIMIT_SIGPENDING, which python does not name."""
 _HELD_S = 30.0
 """A child that is not at the gate by then never will be; on an idle host it takes 0.3 ms."""
 _SOON_S, _LATER_S = 0.00002, 0.002
@@ -204,6 +208,7 @@ def _bound(pid: int, limits: dict[str, float], beside: int) -> None:
         (resource.RLIMIT_FSIZE, int(limits["file_mib"]) << 20),
         (resource.RLIMIT_NOFILE, int(limits["open_files"])),
         (resource.RLIMIT_NPROC, int(limits["processes"]) + OWN_THREADS + beside),
+        (_SIGPENDING, _PENDING_MAX),
     ):
         kernel.set_limit(pid, kind, value)
 

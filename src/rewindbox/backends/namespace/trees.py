@@ -11,13 +11,13 @@ import itertools
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from rewindbox.backends.namespace import attributes
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
-_COUNTED_BY_THE_KERNEL = ("security.ima", "security.evm")
-"""Sums of a file's content and attributes, which no program sets."""
 _CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EINVAL, errno.ENODATA, errno.ENXIO)
 """What is said of a name that has become another thing."""
 _LONG_PATH = 2000
@@ -97,8 +97,28 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_ino, status.st_ctime_ns, status.st_size, status.st_mode
 
 
-def usage(root: str) -> Usage:
-    """Entries and bytes below `root`, blocks as the disk counts them, while code may be changing it.
+Weight = Callable[[int, str, os.stat_result], int]
+"""The bytes of an entry: the folder that it is in, its name, its status."""
+
+
+def on_disk(folder: int, name: str, status: os.stat_result) -> int:
+    """Blocks as the disk counts them, divided among a file's names."""
+    return status.st_blocks * 512 // max(1, status.st_nlink)
+
+
+def in_attributes(folder: int, name: str, status: os.stat_result) -> int:
+    """What the extended attributes of an entry take: in memory's own file systems that is memory, and no block."""
+    from rewindbox.backends.namespace import kernel  # noqa: PLC0415  as in _measure
+
+    path, size = f"/proc/self/fd/{folder}/{name}", 0
+    with contextlib.suppress(OSError):  # it is gone meanwhile, or one of them
+        for attribute in os.listxattr(path, follow_symlinks=False):
+            size += kernel.attribute_bytes(path, attribute)
+    return size
+
+
+def usage(root: str, weight: Weight = on_disk) -> Usage:
+    """Entries and bytes below `root`, while code may be changing it.
 
     A tree that is nested too deep for our descriptors counts as without bound; one that is gone as nothing.
     """
@@ -113,7 +133,7 @@ def usage(root: str) -> Usage:
             while len(anchors) > depth + 1:  # what lies below it was measured
                 os.close(anchors.pop())
             try:
-                waiting += _measure(anchors, path, total)
+                waiting += _measure(anchors, path, total, weight)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     return Usage(_WITHOUT_BOUND, _WITHOUT_BOUND)  # else it is gone meanwhile
@@ -123,7 +143,7 @@ def usage(root: str) -> Usage:
     return total
 
 
-def _measure(anchors: list[int], path: str, total: Usage) -> list[tuple[int, str]]:
+def _measure(anchors: list[int], path: str, total: Usage, weight: Weight) -> list[tuple[int, str]]:
     """Add up one folder; returns its folders. A path that gets long goes on from a descriptor of its own."""
     from rewindbox.backends.namespace import paths  # noqa: PLC0415  ctypes, which the holder's side does without
 
@@ -137,7 +157,7 @@ def _measure(anchors: list[int], path: str, total: Usage) -> list[tuple[int, str
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 total.files += 1
-                total.size_bytes += status.st_blocks * 512 // max(1, status.st_nlink)
+                total.size_bytes += weight(folder, entry.name, status)
                 if stat.S_ISDIR(status.st_mode):
                     found.append((len(anchors) - 1, os.path.join(path, entry.name)))
     finally:
@@ -280,11 +300,6 @@ def _copy_special(source: str, target: str, linker: Linker | None) -> None:
         copy_attributes(source, target)
 
 
-def _is_overlays_own(name: str) -> bool:
-    """The kernel's own marks; those that code set inside are escaped as user.overlay.overlay.*"""
-    return name.startswith("user.overlay.") and not name.startswith("user.overlay.overlay.")
-
-
 def copy_attributes(source: str | int, target: str, *, folding: bool = False) -> None:
     """Extended attributes, mode and times; the owner is the same user by construction."""
     _copy_extended(source, target, folding=folding)
@@ -294,11 +309,14 @@ def copy_attributes(source: str | int, target: str, *, folding: bool = False) ->
 
 
 def _copy_extended(source: str | int, target: str, *, folding: bool = False) -> None:
-    """Access lists and labels, too: without its list a file may be open to more than it was. Raises Uncopied."""
+    """What attributes.py says. Raises Uncopied: there is one that no copy has, or that is refused to it."""
     follow = isinstance(source, int)  # a descriptor is what it is
     for name in os.listxattr(source, follow_symlinks=follow):
-        if name in _COUNTED_BY_THE_KERNEL or (folding and _is_overlays_own(name)):
+        what = attributes.fate(name)
+        if what == "made anew" or (folding and attributes.is_overlays_own(name)):
             continue
+        if what == "refused":
+            raise Uncopied(errno.ENOTSUP, f"no copy has its attribute {name}", target)
         value = os.getxattr(source, name, follow_symlinks=follow)
         try:
             os.setxattr(target, name, value, follow_symlinks=False)
