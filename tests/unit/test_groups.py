@@ -37,6 +37,8 @@ CONTAINED = "900 890 0:29 /docker/abc /sys/fs/cgroup/memory ro master:12 - cgrou
             },
         ),
         ("0::/user.slice/run-1.scope\n", V2, {"": "/sys/fs/cgroup/user.slice/run-1.scope"}),
+        ("0::/user.slice/run-1.scope/rewindbox-caller\n", V2, {"": "/sys/fs/cgroup/user.slice/run-1.scope"}),
+        ("0::/rewindbox-caller\n", V2, {"": "/sys/fs/cgroup"}),
         ("0::/\n", V2, {"": "/sys/fs/cgroup"}),
         ("5:memory:/docker/abc\n", CONTAINED, {"memory": "/sys/fs/cgroup/memory"}),
         ("5:memory:/docker/abc/in\n", CONTAINED, {"memory": "/sys/fs/cgroup/memory/in"}),
@@ -44,7 +46,18 @@ CONTAINED = "900 890 0:29 /docker/abc /sys/fs/cgroup/memory ro master:12 - cgrou
         ("0::/\n", "22 1 8:1 / / rw - ext4 /dev/vda rw\n", {}),
         ("", V1, {}),
     ],
-    ids=["hybrid", "v2", "v2-root", "container", "below-container", "other-container", "not-mounted", "no-groups"],
+    ids=[
+        "hybrid",
+        "v2",
+        "v2-caller",
+        "v2-root-caller",
+        "v2-root",
+        "container",
+        "below-container",
+        "other-container",
+        "not-mounted",
+        "no-groups",
+    ],
 )
 def test_our_own_folders(own, mounts, expected):
     """Each controller's folder is that of the group we are in, as this mount shows it."""

@@ -249,8 +249,7 @@ class Groups:
 def claim(owner: os.stat_result) -> Ground:
     """Call before privileges are dropped: ground for whoever owns the vms. What a crash has left is removed."""
     try:
-        with open("/proc/self/cgroup", encoding="utf-8") as groups, open("/proc/self/mountinfo", "rb") as mounts:
-            own = own_folders(groups.read(), os.fsdecode(mounts.read()))
+        own = _own_folders_now()
         sweep(own)
         return claim_below(own, owner.st_uid, owner.st_gid)
     except OSError as error:
@@ -275,8 +274,6 @@ def claim_below(own: dict[str, str], uid: int, gid: int) -> Ground:
 
 def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
     """Version 2: a group has processes or groups below it that are limited, never both."""
-    if os.path.basename(own) == _CALLER:  # where another of us has put who called it
-        own = os.path.dirname(own)
     if not os.access(own, os.W_OK):
         return Ground(why_not="no control group is delegated to us; `systemd-run --user --scope -p Delegate=yes` does")
     if "memory" not in _read(f"{own}/cgroup.controllers").split():
@@ -301,10 +298,16 @@ def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
     return Ground(2, dict.fromkeys(names, base))
 
 
+def _own_folders_now() -> dict[str, str]:
+    with open("/proc/self/cgroup", encoding="utf-8") as groups, open("/proc/self/mountinfo", "rb") as mounts:
+        return own_folders(groups.read(), os.fsdecode(mounts.read()))
+
+
 def own_folders(groups: str, mounts: str) -> dict[str, str]:
     """Controller -> the folder of the group that we are in; "" stands for version 2.
 
     In: /proc/self/cgroup and /proc/self/mountinfo. A mount shows a tree from some group on: the fourth word.
+    Where one of us has put who called it, that is the group above, which was ours before.
     """
     paths = {}
     for line in groups.splitlines():
@@ -316,7 +319,7 @@ def own_folders(groups: str, mounts: str) -> dict[str, str]:
         names = {"cgroup": set(words[-1].split(",")), "cgroup2": {""}}.get(kind, set())
         for name in names & paths.keys():
             if f"{paths[name]}/".startswith(f"{root}/"):
-                folders[name] = place + paths[name][len(root) :].rstrip("/")
+                folders[name] = (place + paths[name][len(root) :].rstrip("/")).removesuffix(f"/{_CALLER}")
     return folders
 
 
@@ -326,9 +329,7 @@ def sweep(own: dict[str, str] | None = None) -> None:
     An empty group is all that can be removed: nobody is ended by it.
     """
     with contextlib.suppress(OSError):
-        if own is None:
-            with open("/proc/self/cgroup", encoding="utf-8") as groups, open("/proc/self/mountinfo", "rb") as mounts:
-                own = own_folders(groups.read(), os.fsdecode(mounts.read()))
+        own = _own_folders_now() if own is None else own
         for folder in {own[name] for name in (*CONTROLLERS, "") if name in own}:
             for name in os.listdir(folder):
                 found = _OURS.fullmatch(name)
