@@ -120,7 +120,7 @@ class Machine:
         with step("tmpfs"):
             _make_scratch()
         self._start_pid_1()
-        groups.jobs.open_up()
+        groups.prepare()
 
     def enter_folder(self, path: str) -> None:
         """Make the vm's folder, beside that of the skeleton, the working directory."""
