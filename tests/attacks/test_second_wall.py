@@ -43,9 +43,9 @@ def folder_of(backend, name: str, controller: str = "memory") -> Path:
 
 
 def is_delegated(folder: str) -> bool:
-    """Whether systemd says that a group is its processes' to divide."""
+    """Whether a group is said to be its processes' to divide: by its owner, and where that is root by systemd's word."""
     with contextlib.suppress(OSError):
-        return os.getxattr(folder, "user.delegate") == b"1"
+        return os.stat(folder).st_uid == os.getuid() != 0 or os.getxattr(folder, "user.delegate") == b"1"
     return False
 
 

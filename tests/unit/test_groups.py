@@ -245,3 +245,15 @@ def test_leftovers_with_somebody_inside_stay(tmp_path):
     (inside / "somebody").touch()
     grounds.sweep({"memory": str(tmp_path)})
     assert (inside / "somebody").exists()
+
+
+def test_who_called_us_is_known():
+    """From the first caller down to the process that asks, also over a shell between; a sibling is none of them."""
+    code = "from rewindbox.backends.namespace import ground; import os; print(*ground.ancestors(), os.getpid())"
+    shell = subprocess.Popen(
+        ["sh", "-c", 'sleep 1000 & "$0" -c "$1"; kill $!', sys.executable, code], stdout=subprocess.PIPE, text=True
+    )
+    told, _ = shell.communicate()
+    *above, ours, shells, asks, itself = map(int, told.split())
+    assert (ours, shells, asks) == (os.getpid(), shell.pid, itself)
+    assert [*above, ours] == grounds.ancestors()

@@ -20,6 +20,10 @@ _PREFIX = "rewindbox-"
 _CALLER = f"{_PREFIX}caller"
 _OURS = re.compile(rf"{_PREFIX}(\d+)")
 _ENDING_S = 2.0
+_NOT_ALONE = (
+    "{} processes that did not call us are in our control group, which must be our own; "
+    "`systemd-run --scope -p Delegate=yes` makes one"
+)
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,10 @@ def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        others = {int(pid) for pid in _read(f"{own}/cgroup.procs").split()} - {os.getpid(), os.getppid()}
-        if others:
-            return Ground(why_not=f"{len(others)} other processes are in our control group, which must be our own")
-        _move_all(f"{own}/{_CALLER}", [os.getppid(), os.getpid()])
+        inside, callers = {int(pid) for pid in _read(f"{own}/cgroup.procs").split()}, ancestors()
+        if others := inside.difference(callers):
+            return Ground(why_not=_NOT_ALONE.format(len(others)))
+        _move_all(f"{own}/{_CALLER}", [pid for pid in callers if pid in inside])
         write(f"{own}/cgroup.subtree_control", wanted)
     base = f"{own}/{_PREFIX}{os.getpid()}"
     os.mkdir(base)
@@ -116,6 +120,16 @@ def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
     _give(base, uid, gid)
     _move_all(f"{base}/home", [os.getpid()])  # whoever moves a process must own all groups on its way
     return Ground(2, dict.fromkeys(names, base))
+
+
+def ancestors() -> list[int]:
+    """Whoever called us first, and so on down to us: a shell, `make`, whatever was started in a group for our sake."""
+    pids, parent = [os.getpid()], os.getppid()
+    with contextlib.suppress(OSError):  # it ended, or /proc hides it: whoever is above is none of ours
+        while parent > 0:
+            pids.append(parent)
+            parent = int(_read(f"/proc/{parent}/stat").rpartition(")")[2].split()[1])
+    return pids[::-1]
 
 
 def _own_folders_now() -> dict[str, str]:
