@@ -4,7 +4,6 @@ Each is tried with the defence and, by a boot code that leaves it out, without.
 """
 # ruff: noqa: E501  programs that are run inside stand here as they are
 
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -42,13 +41,6 @@ def folder_of(backend, name: str, controller: str = "memory") -> Path:
     return found
 
 
-def is_delegated(folder: str) -> bool:
-    """Whether a group is said to be its processes' to divide: by its owner, and where that is root by systemd's word."""
-    with contextlib.suppress(OSError):
-        return os.stat(folder).st_uid == os.getuid() != 0 or os.getxattr(folder, "user.delegate") == b"1"
-    return False
-
-
 @pytest.fixture
 async def alone(backend_name, anyio_backend, tmp_path):
     """A backend that holds a single vm, and that vm; started when the test asks for it."""
@@ -77,7 +69,7 @@ async def test_memory_has_a_hard_limit(is_hard):
     own = own_groups()
     if "memory" in own:
         assert is_hard == (os.getuid() == 0)
-    elif "" in own and is_delegated(own[""]):
+    elif "" in own and ground.is_delegated(own[""]):
         assert is_hard
 
 

@@ -257,3 +257,9 @@ def test_who_called_us_is_known():
     *above, ours, shells, asks, itself = map(int, told.split())
     assert (ours, shells, asks) == (os.getpid(), shell.pid, itself)
     assert [*above, ours] == grounds.ancestors()
+
+
+def test_what_root_may_write_is_not_therefore_delegated(tmp_path):
+    """A user's own group is delegated to that user; root's are not without systemd's mark."""
+    assert grounds.is_delegated(str(tmp_path)) == (os.getuid() != 0)
+    assert not grounds.is_delegated(str(tmp_path / "gone"))

@@ -109,7 +109,8 @@ def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        inside, callers = {int(pid) for pid in _read(f"{own}/cgroup.procs").split()}, ancestors()
+        inside = {int(pid) for pid in _read(f"{own}/cgroup.procs").split()}
+        callers = ancestors() if is_delegated(own) else ancestors()[-2:]  # root may write everywhere: no login is moved
         if others := inside.difference(callers):
             return Ground(why_not=_NOT_ALONE.format(len(others)))
         _move_all(f"{own}/{_CALLER}", [pid for pid in callers if pid in inside])
@@ -120,6 +121,13 @@ def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
     _give(base, uid, gid)
     _move_all(f"{base}/home", [os.getpid()])  # whoever moves a process must own all groups on its way
     return Ground(2, dict.fromkeys(names, base))
+
+
+def is_delegated(folder: str) -> bool:
+    """Whether a group is its processes' to divide: its owner says so, and where that is root systemd's mark."""
+    with contextlib.suppress(OSError):
+        return os.stat(folder).st_uid == os.getuid() != 0 or os.getxattr(folder, "user.delegate") == b"1"
+    return False
 
 
 def ancestors() -> list[int]:
