@@ -18,10 +18,10 @@ from rewindbox.backends.namespace import starting
 BOOT = """
 import sys
 sys.path.append(sys.argv[1])
-from rewindbox.backends.namespace import groups, kernel, landlock, launcher, machine, seccomp
+from rewindbox.backends.namespace import ground, kernel, landlock, launcher, machine, seccomp
 seccomp.install = lambda machine, *, guarded=False: 0
 landlock.put_on = lambda: False
-groups.claim = lambda owner: groups.Ground(why_not="left out")
+ground.claim = lambda owner: ground.Ground(why_not="left out")
 machine._mask_proc = lambda proc: None
 kernel.empty_bounding_set = kernel.no_new_privileges = lambda: None
 launcher.main()

@@ -66,6 +66,7 @@ INSIDE = (
     *(
         "kernel",
         "groups",
+        "ground",
         "paths",
         "attributes",
         "trees",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rewindbox.backends.namespace import groups
-from rewindbox.backends.namespace.groups import Ground, Group, Nowhere
+from rewindbox.backends.namespace import ground as grounds
+from rewindbox.backends.namespace.ground import Ground
+from rewindbox.backends.namespace.groups import Group, Nowhere
 
 HYBRID = "4:memory:/box/a\n8:pids:/\n2:cpuacct,cpu:/x\n1:name=systemd:/y\n0::/z\n"
 V1 = """30 25 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755
@@ -37,6 +38,8 @@ CONTAINED = "900 890 0:29 /docker/abc /sys/fs/cgroup/memory ro master:12 - cgrou
             },
         ),
         ("0::/user.slice/run-1.scope\n", V2, {"": "/sys/fs/cgroup/user.slice/run-1.scope"}),
+        ("0::/user.slice/run-1.scope/rewindbox-caller\n", V2, {"": "/sys/fs/cgroup/user.slice/run-1.scope"}),
+        ("0::/rewindbox-caller\n", V2, {"": "/sys/fs/cgroup"}),
         ("0::/\n", V2, {"": "/sys/fs/cgroup"}),
         ("5:memory:/docker/abc\n", CONTAINED, {"memory": "/sys/fs/cgroup/memory"}),
         ("5:memory:/docker/abc/in\n", CONTAINED, {"memory": "/sys/fs/cgroup/memory/in"}),
@@ -44,11 +47,22 @@ CONTAINED = "900 890 0:29 /docker/abc /sys/fs/cgroup/memory ro master:12 - cgrou
         ("0::/\n", "22 1 8:1 / / rw - ext4 /dev/vda rw\n", {}),
         ("", V1, {}),
     ],
-    ids=["hybrid", "v2", "v2-root", "container", "below-container", "other-container", "not-mounted", "no-groups"],
+    ids=[
+        "hybrid",
+        "v2",
+        "v2-caller",
+        "v2-root-caller",
+        "v2-root",
+        "container",
+        "below-container",
+        "other-container",
+        "not-mounted",
+        "no-groups",
+    ],
 )
 def test_our_own_folders(own, mounts, expected):
     """Each controller's folder is that of the group we are in, as this mount shows it."""
-    assert groups.own_folders(own, mounts) == expected
+    assert grounds.own_folders(own, mounts) == expected
 
 
 def delegated(folder: Path, controllers: str = "cpu memory pids") -> Path:
@@ -63,7 +77,7 @@ def test_a_delegated_group_is_divided(tmp_path):
     own = delegated(tmp_path / "scope")
     (own / "cgroup.subtree_control").touch()
     with pytest.raises(FileNotFoundError):  # the kernel would have put its files into the new folder
-        groups.claim_below({"": str(own)}, os.getuid(), os.getgid())
+        grounds.claim_below({"": str(own)}, os.getuid(), os.getgid())
     assert (own / "cgroup.subtree_control").read_text() == "+memory +pids"
     base = own / f"rewindbox-{os.getpid()}"
     assert base.is_dir()
@@ -84,7 +98,7 @@ def test_no_ground(tmp_path, own, why_not):
         own = {"": str(delegated(tmp_path / "scope", own[""]))}
     elif own:
         own = {"": str(tmp_path / "gone")}
-    found = groups.claim_below(own, os.getuid(), os.getgid())
+    found = grounds.claim_below(own, os.getuid(), os.getgid())
     assert (found.version, found.folders) == (0, {})
     assert why_not in found.why_not
     assert not list(tmp_path.rglob("rewindbox-*"))
@@ -95,7 +109,7 @@ def test_version_1_is_for_root(tmp_path):
     own = {name: str(tmp_path / name) for name in ("memory", "pids")}
     for folder in own.values():
         os.mkdir(folder)
-    found = groups.claim_below({**own, "": str(tmp_path)}, 4711, 4712)
+    found = grounds.claim_below({**own, "": str(tmp_path)}, 4711, 4712)
     if os.getuid():
         assert found.version == 0 and "root" in found.why_not
         assert not list(tmp_path.rglob("rewindbox-*"))
@@ -215,7 +229,7 @@ def test_leftovers_are_swept(tmp_path):
     ended.wait()
     for name in (f"rewindbox-{ended.pid}/1-jobs", f"rewindbox-{os.getpid()}/1-jobs", "rewindbox-caller", "user.slice"):
         (tmp_path / name).mkdir(parents=True)
-    groups.sweep({"memory": str(tmp_path)})
+    grounds.sweep({"memory": str(tmp_path)})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [f"rewindbox-{os.getpid()}", "rewindbox-caller", "user.slice"]
     )
@@ -229,5 +243,23 @@ def test_leftovers_with_somebody_inside_stay(tmp_path):
     inside = tmp_path / f"rewindbox-{ended.pid}" / "1-jobs"
     inside.mkdir(parents=True)
     (inside / "somebody").touch()
-    groups.sweep({"memory": str(tmp_path)})
+    grounds.sweep({"memory": str(tmp_path)})
     assert (inside / "somebody").exists()
+
+
+def test_who_called_us_is_known():
+    """From the first caller down to the process that asks, also over a shell between; a sibling is none of them."""
+    code = "from rewindbox.backends.namespace import ground; import os; print(*ground.ancestors(), os.getpid())"
+    shell = subprocess.Popen(
+        ["sh", "-c", 'sleep 1000 & "$0" -c "$1"; kill $!', sys.executable, code], stdout=subprocess.PIPE, text=True
+    )
+    told, _ = shell.communicate()
+    *above, ours, shells, asks, itself = map(int, told.split())
+    assert (ours, shells, asks) == (os.getpid(), shell.pid, itself)
+    assert [*above, ours] == grounds.ancestors()
+
+
+def test_what_root_may_write_is_not_therefore_delegated(tmp_path):
+    """A user's own group is delegated to that user; root's are not without systemd's mark."""
+    assert grounds.is_delegated(str(tmp_path)) == (os.getuid() != 0)
+    assert not grounds.is_delegated(str(tmp_path / "gone"))

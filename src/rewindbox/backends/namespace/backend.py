@@ -9,7 +9,7 @@ from typing import Any
 import anyio.to_thread
 
 from rewindbox.backends.base import CHECKPOINTS, State, Usage
-from rewindbox.backends.namespace import groups, hosts, link, starting, trees
+from rewindbox.backends.namespace import ground, hosts, link, starting, trees
 from rewindbox.backends.namespace.orders import find_first
 from rewindbox.backends.namespace.vm import NamespaceVm
 from rewindbox.errors import VmDamaged
@@ -125,7 +125,7 @@ class NamespaceBackend:
             self._link.close()
         if self._launcher is not None:
             await anyio.to_thread.run_sync(self._launcher.wait)
-            await anyio.to_thread.run_sync(groups.sweep)
+            await anyio.to_thread.run_sync(ground.sweep)
         self._launcher = self._link = None
 
     def _forget(self, vm_id: str) -> None:

@@ -1,9 +1,8 @@
 """Control groups: what the kernel counts for all that runs in a vm, and refuses beyond its limits.
 
-The launcher claims ground before it gives up its privileges: a folder below the group that it was started in, given
-to whom it becomes. Each vm has two groups there, for its jobs and for its sessions. Its supervisor is in neither, so
-that its own memory is not counted and it is never chosen when memory runs out. Whether a host lets us is found by
-doing it: where a step is refused, the ground is nowhere and says why, and limits are watched only.
+Each vm has two, on the ground that its launcher claims (ground.py): for its jobs and for its sessions. Its supervisor
+is in neither, so that its own memory is not counted and it is never chosen when memory runs out. Whether a host lets
+us is found by doing it: where a step is refused a group says why it does not hold, and limits are watched only.
 
 Version 1, as root: membership belongs to a *thread*. One thread joins, once in a vm's life (the first move in a
 while takes the kernel up to 30 ms), and gives birth to those that start jobs: what they start is in from birth.
@@ -13,20 +12,16 @@ The code inside reaches none of this: it has no /sys, mounts nothing, and sees n
 """
 
 import contextlib
-import errno
 import os
 import queue
 import re
+import socket
 import threading
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-CONTROLLERS = ("memory", "pids")
-NAMES = ("jobs", "sessions")
-_PREFIX = "rewindbox-"
-_CALLER = f"{_PREFIX}caller"
-_OURS = re.compile(rf"{_PREFIX}(\d+)")
-_ENDING_S = 2.0
+from rewindbox.backends.namespace import kernel
+
+_JOINING_S = 2.0
 _SPAWNING = 4
 """So many there must be room for: the thread that joined it, one that starts a job, one that was to, and the job."""
 _OOM_KILLS = re.compile(rb"^oom_kill (\d+)", re.MULTILINE)
@@ -61,50 +56,6 @@ _FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Ground:
-    """Where a launcher makes the groups of its vms, or why it cannot."""
-
-    version: int = 0
-    """0: nowhere."""
-    folders: dict[str, str] = field(default_factory=dict)
-    """Controller -> folder; in version 2 all the same one."""
-    why_not: str = ""
-
-    def with_groups(self, number: int) -> "Ground":
-        """This, where the groups of one vm can be made now; else nowhere."""
-        try:
-            for folder in sorted(set(self.folders.values())):
-                for name in NAMES:
-                    os.mkdir(f"{folder}/{number}-{name}")
-        except OSError as error:
-            self.remove(number)
-            return Ground(why_not=f"a control group cannot be made: {error.strerror}")
-        return self
-
-    def remove(self, number: int) -> bool:
-        """Whether the groups of a vm are gone; False: something still ends there."""
-        folders = [f"{folder}/{number}-{name}" for folder in self.folders.values() for name in NAMES]
-        return not [folder for folder in folders if not _is_removed(folder)]
-
-    def close(self, numbers: set[int]) -> None:
-        """Remove the groups of these vms, which are ending."""
-        deadline = time.monotonic() + _ENDING_S
-        while (numbers := {number for number in numbers if not self.remove(number)}) and time.monotonic() < deadline:
-            time.sleep(0.001)
-
-    def open(self, number: int) -> "Groups":
-        """The groups of a vm, for its supervisor."""
-        if not self.version:
-            return Groups(Nowhere(self.why_not), Nowhere(self.why_not))
-        jobs, sessions = (self._descriptors(f"{number}-{name}") for name in NAMES)
-        return Groups(Group(self.version, jobs, ends_together=True), Group(self.version, sessions))
-
-    def _descriptors(self, name: str) -> dict[str, int]:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        return {controller: os.open(f"{folder}/{name}", flags) for controller, folder in self.folders.items()}
-
-
 class Nowhere:
     """In place of a group, where there can be none: nothing is refused here."""
 
@@ -114,8 +65,16 @@ class Nowhere:
         self.threads = 0
         """How many threads of ours live in it."""
 
+    def prepare(self) -> None:
+        """While its supervisor is one thread: get ready what `conceal` needs."""
+
     def open_up(self) -> None:
         """Have somebody inside, so that others can be born there; does not wait."""
+
+    def conceal(self) -> None:
+        """What the calling thread starts from now on is not told what the host calls its groups."""
+        if os.path.exists("/proc/self/ns/cgroup"):
+            kernel.unshare(kernel.NEWCGROUP)
 
     def holds(self) -> bool:
         """Whether limits are the kernel's here."""
@@ -164,8 +123,42 @@ class Group(Nowhere):
         self._births: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
         self._joined = threading.Event()
         self._has_mother = False
+        self._namespace = -1
         if not os.path.exists(f"/proc/self/fd/{folders['memory']}/{self._files.swap}") and _has_swap():
             self.why_not = "this kernel does not count swap for a control group"
+
+    def prepare(self) -> None:
+        """See `Nowhere.prepare`. A namespace begins at the group it was made in: a child of ours makes it there."""
+        if self.version == 1:  # who conceals is in the group
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        child = os.fork()
+        if child == 0:
+            self._make_namespace(theirs)
+        theirs.close()
+        with ours:
+            descriptors = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)[1]
+        os.waitpid(child, 0)
+        if descriptors:
+            self._namespace = descriptors[0]
+        else:
+            self.why_not = "this kernel makes no namespace of a control group"
+
+    def _make_namespace(self, link: socket.socket) -> None:
+        """Never returns."""
+        try:
+            self._join()
+            kernel.unshare(kernel.NEWCGROUP)
+            socket.send_fds(link, [b"!"], [os.open("/proc/self/ns/cgroup", os.O_RDONLY | os.O_CLOEXEC)])
+        finally:
+            os._exit(0)
+
+    def conceal(self) -> None:
+        """See `Nowhere.conceal`."""
+        if self._namespace < 0:
+            super().conceal()
+        else:
+            kernel.setns(self._namespace, kernel.NEWCGROUP)
 
     def open_up(self) -> None:
         """See `Nowhere.open_up`."""
@@ -176,7 +169,7 @@ class Group(Nowhere):
     def holds(self) -> bool:
         """See `Nowhere.holds`. That a limit is taken, `restrict` says."""
         self.open_up()
-        return (self.version == 2 or self._joined.wait(_ENDING_S)) and not self.why_not
+        return (self.version == 2 or self._joined.wait(_JOINING_S)) and not self.why_not
 
     def counts(self, controller: str) -> bool:
         """See `Nowhere.counts`."""
@@ -193,18 +186,21 @@ class Group(Nowhere):
     def _bear(self) -> None:
         """A thread that is in the group, and has those that come after it start in it, too."""
         try:
-            for folder in self._folders.values():
-                _write(self._files.join, b"0", folder)
+            self._join()
         except OSError as error:
             self.why_not = f"joining a control group: {error.strerror}"
         self._joined.set()
         while True:
             self._births.get().start()
 
+    def _join(self) -> None:
+        for folder in set(self._folders.values()):
+            write(self._files.join, b"0", folder)
+
     def enter(self, pid: int) -> None:
         """See `Nowhere.enter`."""
         if self.version == 2:
-            _write(self._files.join, b"%d" % pid, self._folders["memory"])
+            write(self._files.join, b"%d" % pid, self._folders["memory"])
 
     def restrict(self, memory_bytes: int, processes: int) -> None:
         """See `Nowhere.restrict`. What is in memory that can be given up (files) is given up for it."""
@@ -214,13 +210,13 @@ class Group(Nowhere):
         if self.version == 2:
             _write_where_there(files.swap, b"0", memory)
             _write_where_there("memory.oom.group", b"%d" % self._ends_together, memory)
-            _write(files.limit, b"%d" % memory_bytes, memory)
+            write(files.limit, b"%d" % memory_bytes, memory)
         else:
-            both = [(_write, files.limit), (_write_where_there, files.swap)]  # the first may not pass the second
-            for write, name in both if memory_bytes <= before or not before else reversed(both):
-                write(name, b"%d" % memory_bytes, memory)
+            both = [(write, files.limit), (_write_where_there, files.swap)]  # the first may not pass the second
+            for say, name in both if memory_bytes <= before or not before else reversed(both):
+                say(name, b"%d" % memory_bytes, memory)
         if "pids" in self._folders:
-            _write("pids.max", b"%d" % max(processes + self.threads, _SPAWNING), self._folders["pids"])
+            write("pids.max", b"%d" % max(processes + self.threads, _SPAWNING), self._folders["pids"])
         self._limits = (memory_bytes, processes)
 
     def used_bytes(self) -> int:
@@ -245,139 +241,20 @@ class Groups:
         """See `Nowhere.threads`."""
         return self.jobs.threads + self.sessions.threads
 
-
-def claim(owner: os.stat_result) -> Ground:
-    """Call before privileges are dropped: ground for whoever owns the vms. What a crash has left is removed."""
-    try:
-        with open("/proc/self/cgroup", encoding="utf-8") as groups, open("/proc/self/mountinfo", "rb") as mounts:
-            own = own_folders(groups.read(), os.fsdecode(mounts.read()))
-        sweep(own)
-        return claim_below(own, owner.st_uid, owner.st_gid)
-    except OSError as error:
-        return Ground(why_not=f"a control group cannot be made: {error.strerror}")
-
-
-def claim_below(own: dict[str, str], uid: int, gid: int) -> Ground:
-    """See `claim`; `own` is what `own_folders` found. Raises OSError."""
-    first = {name: own[name] for name in CONTROLLERS if name in own}
-    if "memory" in first:
-        if os.getuid() != 0:
-            return Ground(why_not="control groups of version 1 are for root only")
-        folders = {name: f"{folder}/{_PREFIX}{os.getpid()}" for name, folder in first.items()}
-        for folder in folders.values():
-            os.mkdir(folder)
-            _give(folder, uid, gid)
-        return Ground(1, folders)
-    if "" in own:
-        return _claim_delegated(own[""], uid, gid)
-    return Ground(why_not="no control groups that count memory are mounted")
-
-
-def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
-    """Version 2: a group has processes or groups below it that are limited, never both."""
-    if os.path.basename(own) == _CALLER:  # where another of us has put who called it
-        own = os.path.dirname(own)
-    if not os.access(own, os.W_OK):
-        return Ground(why_not="no control group is delegated to us; `systemd-run --user --scope -p Delegate=yes` does")
-    if "memory" not in _read(f"{own}/cgroup.controllers").split():
-        return Ground(why_not="the control group delegated to us cannot limit memory")
-    names = [name for name in CONTROLLERS if name in _read(f"{own}/cgroup.controllers").split()]
-    wanted = " ".join(f"+{name}" for name in names).encode()
-    try:
-        _write(f"{own}/cgroup.subtree_control", wanted)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        others = {int(pid) for pid in _read(f"{own}/cgroup.procs").split()} - {os.getpid(), os.getppid()}
-        if others:
-            return Ground(why_not=f"{len(others)} other processes are in our control group, which must be our own")
-        _move_all(f"{own}/{_CALLER}", [os.getppid(), os.getpid()])
-        _write(f"{own}/cgroup.subtree_control", wanted)
-    base = f"{own}/{_PREFIX}{os.getpid()}"
-    os.mkdir(base)
-    _write(f"{base}/cgroup.subtree_control", wanted)
-    _give(base, uid, gid)
-    _move_all(f"{base}/home", [os.getpid()])  # whoever moves a process must own all groups on its way
-    return Ground(2, dict.fromkeys(names, base))
-
-
-def own_folders(groups: str, mounts: str) -> dict[str, str]:
-    """Controller -> the folder of the group that we are in; "" stands for version 2.
-
-    In: /proc/self/cgroup and /proc/self/mountinfo. A mount shows a tree from some group on: the fourth word.
-    """
-    paths = {}
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        paths.update(dict.fromkeys(controllers.split(","), path))
-    folders = {}
-    for words in map(str.split, mounts.splitlines()):
-        kind, root, place = words[words.index("-") + 1], words[3].rstrip("/"), words[4]
-        names = {"cgroup": set(words[-1].split(",")), "cgroup2": {""}}.get(kind, set())
-        for name in names & paths.keys():
-            if f"{paths[name]}/".startswith(f"{root}/"):
-                folders[name] = place + paths[name][len(root) :].rstrip("/")
-    return folders
-
-
-def sweep(own: dict[str, str] | None = None) -> None:
-    """Remove what launchers that are no more have left in the group that we are in. Never raises.
-
-    An empty group is all that can be removed: nobody is ended by it.
-    """
-    with contextlib.suppress(OSError):
-        if own is None:
-            with open("/proc/self/cgroup", encoding="utf-8") as groups, open("/proc/self/mountinfo", "rb") as mounts:
-                own = own_folders(groups.read(), os.fsdecode(mounts.read()))
-        for folder in {own[name] for name in (*CONTROLLERS, "") if name in own}:
-            for name in os.listdir(folder):
-                found = _OURS.fullmatch(name)
-                if found is not None and not os.path.exists(f"/proc/{found[1]}"):
-                    _remove_tree(f"{folder}/{name}")
-
-
-def _remove_tree(folder: str) -> None:
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            _is_removed(entry.path)
-    _is_removed(folder)
-
-
-def _is_removed(folder: str) -> bool:
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _give(folder: str, uid: int, gid: int) -> None:
-    """To whom the launcher becomes: to make groups below, and to move its own processes there. No limit of it."""
-    if os.getuid() == 0:
-        for name in (folder, *(f"{folder}/{name}" for name in ("cgroup.procs", "tasks", "cgroup.subtree_control"))):
-            with contextlib.suppress(FileNotFoundError):
-                os.chown(name, uid, gid)
-
-
-def _move_all(folder: str, pids: list[int]) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder)
-    for pid in pids:
-        _write(f"{folder}/cgroup.procs", b"%d" % pid)
+    def prepare(self) -> None:
+        """See `Nowhere.prepare`; and jobs can be born from now on."""
+        self.jobs.prepare()
+        self.sessions.prepare()
+        self.jobs.open_up()
 
 
 def _has_swap() -> bool:
-    return len(_read("/proc/swaps").splitlines()) > 1
+    with open("/proc/swaps", encoding="utf-8") as file:
+        return len(file.readlines()) > 1
 
 
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
-
-
-def _write(name: str, value: bytes, folder: int | None = None) -> None:
+def write(name: str, value: bytes, folder: int | None = None) -> None:
+    """Say something to a control group. Raises OSError: the kernel refused."""
     descriptor = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.write(descriptor, value)
@@ -388,4 +265,4 @@ def _write(name: str, value: bytes, folder: int | None = None) -> None:
 def _write_where_there(name: str, value: bytes, folder: int) -> None:
     """A kernel that does not count swap has no file for it."""
     with contextlib.suppress(FileNotFoundError):
-        _write(name, value, folder)
+        write(name, value, folder)

@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 
-from rewindbox.backends.namespace import groups, kernel, machine, replies, rootfs, supervisor
+from rewindbox.backends.namespace import ground, kernel, machine, replies, rootfs, supervisor
+from rewindbox.backends.namespace.groups import Groups
 
 _BURY_MS = 2
 """A process closes what it has open a moment before it leaves its control groups."""
@@ -27,7 +28,7 @@ def main() -> None:
     """
     link = socket.socket(fileno=int(sys.argv[2]))
     link.set_inheritable(False)
-    ground = groups.claim(os.stat("."))
+    claimed = ground.claim(os.stat("."))
     _drop_privileges()
     os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -37,15 +38,15 @@ def main() -> None:
     _bound_ourselves()
     gc.collect()
     gc.freeze()
-    Launcher(link, skeleton, ground).serve(keep_spare=sys.argv[3] == "1")
+    Launcher(link, skeleton, claimed).serve(keep_spare=sys.argv[3] == "1")
     os._exit(0)
 
 
 class Launcher:
     """Forks supervisors, and removes their control groups when they are gone."""
 
-    def __init__(self, link: socket.socket, skeleton: str, ground: groups.Ground) -> None:
-        self._link, self._skeleton, self._ground = link, skeleton, ground
+    def __init__(self, link: socket.socket, skeleton: str, claimed: ground.Ground) -> None:
+        self._link, self._skeleton, self._ground = link, skeleton, claimed
         self._lives: dict[int, int] = {}
         """The end of a pipe whose other one a supervisor has -> the number of its groups."""
         self._emptying: set[int] = set()
@@ -88,17 +89,17 @@ class Launcher:
         """A machine that waits for its order on the socket returned."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._last += 1
-        ground = self._ground.with_groups(self._last)
+        home = self._ground.with_groups(self._last)
         life, living = os.pipe2(os.O_CLOEXEC)
         if os.fork() == 0:
             self._link.close()
             ours.close()
             for descriptor in (life, *self._lives):
                 os.close(descriptor)
-            _become_supervisor(theirs, self._skeleton, ground.open(self._last))
+            _become_supervisor(theirs, self._skeleton, home.open(self._last))
         theirs.close()
         os.close(living)
-        if ground.version:
+        if home.version:
             self._lives[life] = self._last
             self._poll.register(life, 0)
         else:
@@ -146,7 +147,7 @@ def _skeleton() -> str:
     return name
 
 
-def _become_supervisor(orders: socket.socket, skeleton: str, home: groups.Groups) -> None:
+def _become_supervisor(orders: socket.socket, skeleton: str, home: Groups) -> None:
     """Two forks: the first leaves the host's namespaces, its child is the first process of a new one."""
     try:
         refused = _leave_host()

@@ -127,7 +127,7 @@ class Machine:
         with step("bounds of the user namespace"):
             _bound_user_namespace()
         self._start_pid_1()
-        groups.jobs.open_up()
+        groups.prepare()
 
     def enter_folder(self, path: str) -> None:
         """Make the vm's folder, beside that of the skeleton, the working directory."""

@@ -146,8 +146,7 @@ class Spawner:
     def _put_on_sandbox(self) -> None:
         """The job gets an ipc namespace of its own: its segments and queues go when it goes."""
         kernel.unshare(kernel.CLONE_FS | kernel.NEWIPC)
-        if os.path.exists("/proc/self/ns/cgroup"):
-            kernel.unshare(kernel.NEWCGROUP)  # /proc/self/cgroup would tell what the host calls its own
+        self._group.conceal()
         kernel.set_timer_slack(_DEFAULT_SLACK_NS)
         self.ipc_ns = os.open("/proc/thread-self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
         kernel.setns(self._machine.pid_ns, kernel.NEWPID)
