@@ -290,7 +290,10 @@ def _make_scratch() -> None:
 def _bound_user_namespace() -> None:
     """These files are those of whoever opens them: of our user namespace, in which the code has no say."""
     for name, most in _OF_THE_USER.items():
-        with open(f"{PROC}/sys/user/max_{name}", "wb", buffering=0) as file:
+        with (
+            contextlib.suppress(FileNotFoundError),  # a kernel that has no such thing
+            open(f"{PROC}/sys/user/max_{name}", "wb", buffering=0) as file,
+        ):
             file.write(b"%d" % most)
 
 
