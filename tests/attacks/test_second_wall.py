@@ -12,8 +12,7 @@ import pytest
 
 from conftest import PATIENCE_S, eventually, job, members, namespace, out, remove, run, status_of
 from rewindbox import backends
-from rewindbox.backends.namespace import ground, landlock, link, starting
-from rewindbox.backends.namespace import vm as namespace_vm
+from rewindbox.backends.namespace import ground, input, landlock, starting
 
 pytestmark = pytest.mark.anyio
 SECRET = "canary-77e0"
@@ -238,8 +237,7 @@ LEAK = "cat /proc/self/fd/0/canary 2>&1"
 
 async def leaked(vm, folder: Path, monkeypatch) -> str:
     """What a job says that was given a descriptor of a folder of the host as its standard input."""
-    monkeypatch.setattr(link, "memory_file", lambda data: os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-    assert namespace_vm.link is link
+    monkeypatch.setattr(input, "memory_file", lambda data: os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
     outcome = await vm.execute(job(LEAK, stdin=b"x"))
     return outcome.stdout.decode() + outcome.stderr.decode()
 

@@ -310,6 +310,16 @@ def test_limits_end_code_and_not_the_server(client):
     assert undone["rolled_back_to"] == undone["before"]
 
 
+def test_a_vm_that_is_busy_is_given_at_once(client):
+    """Whoever asks for a vm by its name does not wait for what runs in it."""
+    client.post("/v1/vms", json={"name": "mine"})
+    asked = {"language": "bash", "code": "sleep 100", "wait": False}
+    execution = client.post("/v1/vms/mine/executions", json=asked).json()["execution_id"]
+    assert client.post("/v1/vms", json={"name": "mine"}).status_code == 200
+    assert client.get(f"/v1/executions/{execution}").status_code == 202
+    client.post("/v1/vms/mine/stop")
+
+
 def test_a_vm_is_stopped_under_its_code(client):
     """What runs in a vm that is stopped ends, is recorded, and whoever waited for it is told."""
     client.post("/v1/vms", json={"name": "stopped"})

@@ -35,7 +35,7 @@ FIRST_TO_GO = b"1000"
 """Where memory ends, the host's or that of its group, code goes before anything else does."""
 _SIGPENDING = 11
 """RLIMIT_SIGPENDING, which python does not name."""
-_HELD_S = 30.0
+_HELD_S = 10.0
 """A child that is not at the gate by then never will be; on an idle host it takes 0.3 ms."""
 _SOON_S, _LATER_S = 0.00002, 0.002
 """Between two looks at what a child does: at first, and after 20 ms."""
