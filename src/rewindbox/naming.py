@@ -98,8 +98,8 @@ def _named(info: str, code: str, before: str) -> Named | None:
         first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
         if (found := _COMMENT.fullmatch(first)) is not None:
             return _safe(found[1], is_to_be_written=False)
-    shown = _QUOTED.findall(line) if line.endswith(":") and _SHOWS.search(line) else []
-    return _safe(shown[0], is_to_be_written=False) if len(shown) == 1 else None
+    shown = _QUOTED.findall(line) if line.endswith(":") and ("`" in line or "*" in line) else []
+    return _safe(shown[0], is_to_be_written=False) if len(shown) == 1 and _SHOWS.search(line) else None
 
 
 def _saved(after: str) -> Named | None:

@@ -40,7 +40,7 @@ def test_programs_behave_inside_as_outside(tmp_path: Path) -> None:
     data("exec-humanevalpack")
     data("exec-exercism-bash")
     path = tmp_path / "programs.json"
-    done = tool("--one-in", "1" if FULL else "12", "--json", str(path))
+    done = tool("--one-in", "1" if FULL else "20", "--json", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(path.read_text())
     assert found["is_well"] and found["programs"] == sum(row["programs"] for row in found["rows"])
