@@ -17,7 +17,7 @@ from rewindbox import intent
 from rewindbox.elements import Element, bare, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
-from rewindbox.guess import guess, is_dockerfile
+from rewindbox.guess import guess, is_dockerfile, says
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
@@ -145,28 +145,20 @@ def confidence(language: str, code: str, nearby: str, asked: intent.Words | None
     """
     score = _BASE.get(language, 0.2)
     score += 0.2 * (1 < code.count("\n", 0, len(code.rstrip("\n"))) + 1 < 50)
-    score += 0.1 * _says(code, _DEFINING, _DEFINITION)
-    score += 0.1 * _says(code, _IMPORTING, _IMPORT)
+    score += 0.1 * says(code, _DEFINING, _DEFINITION)
+    score += 0.1 * says(code, _IMPORTING, _IMPORT)
     return min(1.0, max(0.0, round(score + _wish(nearby, asked), 2)))
 
 
 def _wish(nearby: str, asked: intent.Words | None) -> float:
     """What prose and the user's request add, or take away."""
     prose = nearby.lower()
-    names_it = _says(prose, _VERBS, _VERB)
+    names_it = says(prose, _VERBS, _VERB)
     if names_it and any(word in prose for word in _DENYING) and intent.forbids(nearby):
         return -0.3
     if asked is not None and (asked.forbidding or asked.asking):
         return -0.3 if asked.forbidding else 0.3
-    return 0.2 * _says(prose, _ASKING, _ASKED) + 0.1 * names_it
-
-
-def _says(text: str, words: tuple[str, ...], pattern: re.Pattern[str]) -> bool:
-    """Whether `pattern` is in `text`. Looking for the words it needs first takes a tenth of its time."""
-    for word in words:  # an `any` of this takes three times as long
-        if word in text:
-            return pattern.search(text) is not None
-    return False
+    return 0.2 * says(prose, _ASKING, _ASKED) + 0.1 * names_it
 
 
 def _answer(text: str) -> str:

@@ -169,17 +169,26 @@ def guess(code: str) -> str | None:
     if (found := _SHEBANG.match(code)) is not None:
         return _SHEBANG_NAMES.get(found[1], found[1])
     for name, needed, mark in _MARKS:
-        if any(word in code for word in needed) and mark.search(code):
+        if says(code, needed, mark):
             return name
     if _is_shell(code):
         return "bash"
-    if (
-        any(word in code for word in _JAVASCRIPT_WORDS)
-        and _JAVASCRIPT.search(code)
-        and not _NOT_JAVASCRIPT.search(code)
-    ):
+    if says(code, _JAVASCRIPT_WORDS, _JAVASCRIPT) and not _NOT_JAVASCRIPT.search(code):
         return "javascript"
     return "python" if _is_python(code) else None
+
+
+def says(text: str, words: tuple[str, ...], pattern: re.Pattern[str]) -> bool:
+    """Whether `pattern` is in `text`. Looking for the words it needs first takes a tenth of its time."""
+    return has_any(text, words) and pattern.search(text) is not None
+
+
+def has_any(text: str, words: tuple[str, ...]) -> bool:
+    """Whether one of the words is in a text."""
+    for word in words:  # noqa: SIM110  an `any` of this takes three times as long
+        if word in text:
+            return True
+    return False
 
 
 def is_dockerfile(code: str) -> bool:

@@ -9,7 +9,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-from rewindbox.guess import parsed
+from rewindbox.guess import parsed, says
 
 _SHELL = re.compile(r"(?:\([\w.-]{1,40}\) ?)?(?:[\w.-]{1,40}@[\w.-]{1,60}[: ][^\s$#]{0,200}[$#]|[\w~/.-]{0,60}\$) (.*)")
 _SHELL_MORE = re.compile(r"> ?(.*)")
@@ -21,8 +21,8 @@ _PYTHON_MORE = re.compile(r"\.\.\. ?(.*)")
 _IPYTHON = re.compile(r"In \[\d{1,6}\]: ?(.*)")
 _IPYTHON_MORE = re.compile(r" {1,9}\.{3,9}: ?(.*)")
 _CELL = re.compile(r"^[ \t]*(?:!|%{1,2})[ \t]*[A-Za-z./]", re.MULTILINE)
-_CELL_BEGINS = tuple(f"{before}{mark}" for before in ("\n", "\n ", "  ", "\t") for mark in "!%")
-"""One of these stands where `_CELL` does. Looking for them takes a tenth of its time."""
+_CELL_BEGINS = tuple(f"{before}{mark}" for before in ("\n", "\t", "\n ", "\t ", "  ") for mark in "!%")
+"""One of these stands where `_CELL` does, but for the first line, which is looked at by itself."""
 _CELL_LINE = re.compile(r"(?P<before>[ \t]*)(?P<mark>[!%])[ \t]*(?P<said>[A-Za-z./].*)")
 _CELL_SHELL = re.compile(r"\s*%%(?:bash|sh|shell)\b[^\n]*\n")
 _CELL_TIMED = re.compile(r"\A\s*%%(?:time|timeit|capture)\b[^\n]*\n")
@@ -48,18 +48,11 @@ def typed(language: str, code: str) -> Typed | None:
         for prompt, more in ((_PYTHON, _PYTHON_MORE), (_IPYTHON, _IPYTHON_MORE)):
             if prompt.match(first):
                 return Typed("python", _python(code, prompt, more))
-        if language == "python" and (first[:1] in ("!", "%") or _is_indented(code) or _has_cell(code)):
+        if language == "python" and (first[:1] in ("!", "%") or _is_indented(code) or says(code, _CELL_BEGINS, _CELL)):
             return _cell(code)
     if language in _READS["bash"] and _SHELL.match(first):
         return Typed("bash", _shell(code))
     return None
-
-
-def _has_cell(code: str) -> bool:
-    for begins in _CELL_BEGINS:  # an `any` of this takes three times as long
-        if begins in code:
-            return _CELL.search(code) is not None
-    return False
 
 
 def _is_indented(code: str) -> bool:

@@ -1,10 +1,13 @@
 """What was typed at a console."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewindbox.transcripts import typed
+from rewindbox.guess import says
+from rewindbox.transcripts import _CELL, _CELL_BEGINS, typed
 
 TRANSCRIPTS = [
     ("bash", "$ echo a\na\n$ echo b\nb\n", "bash", "echo a\necho b\n"),
@@ -93,3 +96,11 @@ def test_commands_come_back(language, lines):
 def test_any_block(language, code):
     """A transcript or none; never an exception."""
     typed(language, code)
+
+
+def test_a_cell_is_not_overlooked():
+    """What is looked for first stands wherever a cell of a notebook begins, behind the first line."""
+    for length in range(1, 6):
+        for rest in itertools.product("\n\t !%a", repeat=length):
+            code = "x" + "".join(rest)
+            assert says(code, _CELL_BEGINS, _CELL) == (_CELL.search(code) is not None), code
