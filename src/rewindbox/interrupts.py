@@ -17,6 +17,8 @@ _NUMBERS = tuple(int(number) for number in signal.valid_signals())
 _kernel_side: Any = import_module("_signal")
 """`signal.signal` and `getsignal` make enums of what they take and give: 100 us for a call from the cold."""
 _handler_of, _set_handler = _kernel_side.getsignal, _kernel_side.signal
+_LOOK_S = 0.05
+"""A signal that comes after Python has looked for one and before the wait begins does not end the wait."""
 
 
 class Interrupts:
@@ -67,11 +69,14 @@ class Interrupts:
         self._handlers[number](number, frame)
         self._waits = True
 
-    def while_waiting(self, wait: Callable[[], Any]) -> None:
-        """Wait for another thread, which drives the loop: meanwhile handlers run at once."""
+    def while_waiting(self, bell: threading.Lock) -> None:
+        """Wait a while for another thread, which drives the loop, to release it: meanwhile handlers run at once.
+
+        A lock, because to take it is one step: what a handler raises within the steps of an Event leaves it locked.
+        """
         try:
             self._waits = True
-            wait()
+            bell.acquire(timeout=_LOOK_S)
         except BaseException as error:
             self._fail(error)
         finally:

@@ -83,7 +83,7 @@ class Portal:
                 elif has_seat:
                     self._have_driven(call, interrupts)
                 else:
-                    interrupts.while_waiting(call.turn.acquire)
+                    interrupts.while_waiting(call.turn)
                 interrupts.handle()
                 has_seat = not call.ended and self._takes_seat(call)
         return call.result()
@@ -110,21 +110,24 @@ class Portal:
 
     def _have_driven(self, call: "_Call[Any]", interrupts: Interrupts) -> None:
         """As `_drive`, by another thread."""
-        has_left, failures = threading.Event(), []  # a `join` that is interrupted takes the thread for ended
+        left: list[BaseException | None] = []  # a `join` that is interrupted takes the thread for ended
+        bell = threading.Lock()
+        bell.acquire()
 
         def drive() -> None:
+            failure: BaseException | None = None
             try:
                 self._drive(call)
-            except BaseException as failure:
-                failures.append(failure)
-            finally:
-                has_left.set()
+            except BaseException as error:
+                failure = error
+            left.append(failure)
+            bell.release()
 
         threading.Thread(target=drive).start()
-        while not has_left.is_set():
-            interrupts.while_waiting(has_left.wait)
-        if failures:
-            raise failures[0]
+        while not left:
+            interrupts.while_waiting(bell)
+        if left[0] is not None:
+            raise left[0]
 
     def _end_of(self, call: "_Call[Any]") -> None:
         """Called in the loop."""

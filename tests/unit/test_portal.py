@@ -187,6 +187,41 @@ def test_interrupted_in_a_notebook(portal):
         loop.close()
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["in a notebook", "while another drives"])
+def test_interrupted_at_any_moment(portal, others):
+    """Wherever the waiting thread is when Ctrl-C comes: between looking for it and beginning to wait, say."""
+    over, ended = threading.Event(), []
+
+    async def interrupted(spin):
+        try:
+            for _ in range(spin):
+                pass
+            interrupt_main()
+            await anyio.sleep_forever()
+        finally:
+            ended.append(spin)
+
+    def drive_often():
+        while not over.is_set():
+            portal.call(anyio.sleep, 0.0002)
+
+    async def notebook():
+        for number in range(400):
+            with pytest.raises(KeyboardInterrupt):
+                portal.call(interrupted, number * 17 % 1000)
+
+    thread = threading.Thread(target=drive_often)
+    if others:
+        thread.start()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(notebook())
+    loop.close()
+    over.set()
+    if others:
+        thread.join(60)
+    assert len(ended) == 400
+
+
 def test_interrupted_before_its_first_step(portal):
     """A call that another thread's callback keeps from starting is cancelled all the same, and never goes on."""
     blocks, go_on, seen = threading.Event(), threading.Event(), []
