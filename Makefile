@@ -47,7 +47,7 @@ demo: $(VENV)/.installed        ## run the answer in examples/: a block fails (e
 	@$(BIN)/python examples/session.py
 
 test: $(VENV)/.dev              ## every test, as whoever calls it, by several workers side by side
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -81,7 +81,7 @@ service: $(VENV)/.dev           ## a hundred clients of the service at once, and
 	$(BIN)/python -m bench.service $(ARGS)
 
 soak: $(VENV)/.dev              ## the large counts in full
-	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest $(ARGS)
+	REWINDBOX_SOAK=1 REWINDBOX_FULL=1 $(BIN)/python -m pytest -o faulthandler_timeout=7200 $(ARGS)
 
 reference: $(VENV)/.dev         ## the part of docs/http-api.md that is made from OpenAPI
 	$(BIN)/python -m rewindbox.server.reference docs/http-api.md
