@@ -62,13 +62,21 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
 
 def is_in(file: str) -> bool:
     """Whether a thread of this process runs code of that file of ours."""
+    return threads_in(file) > 0
+
+
+def threads_in(file: str, function: str | None = None) -> int:
+    """How many threads of this process run code of that file of ours, or of that function in it."""
+    count = 0
     for frame in sys._current_frames().values():
         inner = frame
         while inner is not None:
-            if inner.f_code.co_filename.endswith(f"rewindbox/{file}"):
-                return True
+            code = inner.f_code
+            if code.co_filename.endswith(f"rewindbox/{file}") and function in (None, code.co_name):
+                count += 1
+                break
             inner = inner.f_back
-    return False
+    return count
 
 
 def job(

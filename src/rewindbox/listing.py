@@ -70,7 +70,10 @@ def taken_in(store: Store, name: str, kinds: str, take_in: Callable[[Transaction
         is_first = False
         try:
             with store.transaction() as tx:
-                last = take_in(tx, _last(store, name))
+                last = _last(store, name)
+                if not store.rows(news, (last,)):  # who had the lock before us has taken it in
+                    return True
+                last = take_in(tx, last)
                 tx.execute("insert or replace into caught_up values (?, ?)", (name, last))
         except HistoryError as error:
             if is_no_time_to_write(error):

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import textwrap
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 
-from conftest import SOAK, eventually, is_in, remove, until
+from conftest import SOAK, eventually, is_in, remove, threads_in, until
 from rewindbox.door import Rewindbox, Vm
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import (
@@ -678,6 +679,27 @@ def test_the_session_of_the_readme():
     assert f"```text\n{done.stdout}```" in readme
     example = (root / "examples/session.py").read_text().partition("as box:\n")[2]
     assert textwrap.dedent(example) in readme
+
+
+async def test_two_who_ask_at_once(store):
+    """Both would take in what is new, and the second one finds that it has been done: both have their answer."""
+    async with AsyncRewindbox(store) as box, AsyncRewindbox(store) as another:
+        await (await box.vm("one")).execute("bash", "echo 1")
+        found: list[int] = []
+
+        async def ask(box: AsyncRewindbox, **query) -> None:
+            found.append((await box.history(**query)).total)
+
+        for query in ({"text": "1"}, {"language": "bash"}):
+            with closing(sqlite3.connect(store / "history.db", isolation_level=None)) as other:
+                other.execute("begin immediate")
+                async with anyio.create_task_group() as group:
+                    group.start_soon(partial(ask, box, **query))
+                    group.start_soon(partial(ask, another, **query))
+                    await eventually(lambda: threads_in("store.py", "transaction") == 2, "both are at it")
+                    other.execute("rollback")
+            await (await box.vm("one")).execute("bash", "echo 1")
+        assert found == [1, 1, 2, 2]
 
 
 async def test_a_cancelled_question_is_not_waited_for(store):
