@@ -295,6 +295,7 @@ def _vm_flags(command: Any, every: _Parser) -> None:
     back.add_argument("reference", nargs="?", metavar="SNAPSHOT_OR_POINT")
     back.add_argument("--before", metavar="EXECUTION", help="to before it ran")
     back.add_argument("--last-success", action="store_true", help="to after the last execution that succeeded")
+    back.add_argument("--preview", action="store_true", help="change nothing; show what would be undone, files too")
     back.add_argument("--rebuild", action="store_true", help="sessions that are gone: run again what they had run")
     _server_flags(command, every)
     _verbs(command("config", "show the settings in force")).add_parser("show", parents=[every])

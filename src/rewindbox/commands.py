@@ -289,10 +289,13 @@ def _rollback(call: Call) -> int:
         raise InvalidArgument(f"{arguments.reference} is an execution", remedy=f"say --before {arguments.reference}")
     with opened(call) as box:
         vm = box.vm(arguments.vm, create=False, kept=arguments.rebuild)
+        to = box.execution(arguments.before) if arguments.before else arguments.reference
+        if arguments.preview:
+            seen = vm.preview(to)
+            return call.emit(documents.preview_as_dict(seen), lambda: show.preview(call.out, seen, vm.name))
         if arguments.last_success:
             done = vm.rollback_to_last_success(rebuild=arguments.rebuild)
         else:
-            to = box.execution(arguments.before) if arguments.before else arguments.reference
             done = vm.rollback(to, rebuild=arguments.rebuild)
     undo = f"{call.program} rollback {shlex.quote(arguments.vm)} {show.short(done.snapshot_id or '')}"
     notes = [

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rewindbox.execution import rfc3339
 
 if TYPE_CHECKING:
+    from rewindbox.backends.base import FileChange
+    from rewindbox.preview import Preview
     from rewindbox.registry import SessionsEnded, VmRecord
     from rewindbox.timeline import Rollback, Snapshot
 
@@ -55,6 +57,28 @@ def snapshot_as_dict(snapshot: "Snapshot") -> dict[str, Any]:
         "execution_id": snapshot.execution_id,
         "agent_id": snapshot.agent_id,
     }
+
+
+def preview_as_dict(preview: "Preview") -> dict[str, Any]:
+    """The documented JSON shape of what a rollback would do."""
+    told = None if preview.files is None else [_file_change_as_dict(file) for file in preview.files]
+    return {
+        "vm_id": preview.vm_id,
+        "from_point": preview.from_point,
+        "to_point": preview.to_point,
+        "undone": list(preview.undone),
+        "redone": list(preview.redone),
+        "live": preview.live,
+        "files": told,
+        "is_complete": preview.is_complete,
+    }
+
+
+def _file_change_as_dict(file: "FileChange") -> dict[str, Any]:
+    path = file.path.encode("utf-8", "surrogateescape").decode(
+        "utf-8", "replace"
+    )  # the code may have given it any name
+    return {"path": path, "change": file.change, "kind": file.kind, "size_bytes": file.size_bytes}
 
 
 def rollback_as_dict(rollback: "Rollback") -> dict[str, Any]:

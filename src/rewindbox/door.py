@@ -19,6 +19,7 @@ from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.policy import Decision, OnFailure, Support
 from rewindbox.portal import Portal, soon
+from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.stdin import Stdin
@@ -311,6 +312,10 @@ class Vm:
     ) -> Rollback:
         """See `AsyncVm.rollback`."""
         return self._call(self.inner.rollback, to, snapshot_first=snapshot_first, rebuild=rebuild, agent_id=agent_id)
+
+    def preview(self, to: str | Execution | Snapshot | Point | None = None, *, files: bool = True) -> Preview:
+        """See `AsyncVm.preview`."""
+        return self._call(self.inner.preview, to, files=files)
 
     def put_files_back(self, target: Point) -> None:
         """See `AsyncVm.put_files_back`."""

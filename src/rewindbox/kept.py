@@ -17,6 +17,7 @@ from rewindbox.errors import ConnectionFailed, InvalidArgument
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.opened import Opened, hold
+from rewindbox.preview import Preview
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.stdin import Stdin
@@ -24,7 +25,7 @@ from rewindbox.timeline import Point, Rollback, Snapshot
 
 CALLS = (
     *("execute", "point", "rollback", "rollback_to_last_success", "snapshot", "session", "end_session", "live_points"),
-    *("read", "write", "list", "stop", "remove", "put_files_back"),
+    *("read", "write", "list", "stop", "remove", "put_files_back", "preview"),
 )
 """What may be asked of a vm."""
 _NAME = "keeper"
@@ -92,6 +93,11 @@ class KeptVm:
         """See `AsyncVm.rollback_to_last_success`."""
         done: Rollback = await self._ask("rollback_to_last_success", **options)
         return done
+
+    async def preview(self, to: str | Execution | Snapshot | Point | None = None, *, files: bool = True) -> Preview:
+        """See `AsyncVm.preview`."""
+        seen: Preview = await self._ask("preview", to=to, files=files)
+        return seen
 
     async def put_files_back(self, target: Point) -> None:
         """See `AsyncVm.put_files_back`."""

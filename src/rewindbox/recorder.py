@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from rewindbox.backends.base import BackendVm, Job, Outcome, Taken
+from rewindbox.backends.base import BackendVm, Job, Outcome, Taken, WentBack
 from rewindbox.errors import HistoryError
 from rewindbox.execution import EXIT_KILLED, Execution
 from rewindbox.opened import Opened
@@ -203,7 +204,7 @@ def note_lost_sessions(open_: Opened, vm_id: str, tip: Point | None) -> None:
 
 
 def write_rollback(
-    open_: Opened, vm: BackendVm, tip: Point, target: Point, *, snapshot_first: bool, agent_id: str
+    open_: Opened, vm: BackendVm, tip: Point, target: Point, back: WentBack, snapshot_first: bool, agent_id: str
 ) -> Rollback:
     """A rollback that was asked for, and where asked for, a snapshot of what was before."""
     with open_.store.transaction() as tx:
@@ -213,7 +214,7 @@ def write_rollback(
                 tx, vm_id=vm.id, point_id=tip.id, kind="pre_rollback", agent_id=agent_id, is_tip=tip.state is not None
             )
         open_.registry.set_live(tx, vm.id, vm.live, tip=target.id)
-        return open_.timeline.record_rollback(
+        done = open_.timeline.record_rollback(
             tx,
             vm_id=vm.id,
             from_point=tip.id,
@@ -222,6 +223,7 @@ def write_rollback(
             snapshot_id=kept.id if kept else None,
             agent_id=agent_id,
         )
+    return replace(done, sessions=back.sessions, lost=back.lost, gone=back.gone)
 
 
 def no_outcome(error: str) -> Outcome:

@@ -13,6 +13,7 @@ from rewindbox.execution import Execution, rfc3339
 from rewindbox.following import Following
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
+from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord, check_name
 from rewindbox.session import AsyncSession
 from rewindbox.stdin import Stdin
@@ -140,11 +141,16 @@ class RemoteVm:
 
     async def point(self, to: str | Execution | Snapshot | Point | None = None) -> Point:
         """See `AsyncVm.point`."""
-        seen = await self._server.post(f"{self._path}/rollback", {**_target(to), "preview": True})
+        seen = await self.preview(to, files=False)
         for point in await self.points():
-            if point.id == seen["to_point"]:
+            if point.id == seen.to_point:
                 return point
-        raise SnapshotNotFound(f"{seen['to_point']} is gone", remedy="choose another")
+        raise SnapshotNotFound(f"{seen.to_point} is gone", remedy="choose another")
+
+    async def preview(self, to: str | Execution | Snapshot | Point | None = None, *, files: bool = True) -> Preview:
+        """See `AsyncVm.preview`. Of a name that is no UTF-8 the bytes that are none are replaced."""
+        asked = {**_target(to), "preview": True, "files": files}
+        return readable(shapes.preview, await self._server.post(f"{self._path}/rollback", asked), self._path)
 
     async def points(self) -> list[Point]:
         """See `AsyncVm.points`. What a point's state is, is known to the server alone."""

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rewindbox.backends.base import FileInfo
+from rewindbox.backends.base import FileChange, FileInfo
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
+from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.timeline import Point, Rebuilt, Rollback, Snapshot
 
@@ -71,6 +72,21 @@ def snapshot(value: Mapping[str, Any]) -> Snapshot:
     return Snapshot(
         **{name: value[name] for name in names}, id=value["snapshot_id"], created_at=_time(value["created_at"])
     )
+
+
+def preview(value: Mapping[str, Any]) -> Preview:
+    """What a rollback would do."""
+    names, files = ("vm_id", "from_point", "to_point", "live", "is_complete"), value["files"]
+    return Preview(
+        **{name: value[name] for name in names},
+        undone=tuple(value["undone"]),
+        redone=tuple(value["redone"]),
+        files=None if files is None else tuple(_file_change(entry) for entry in files),
+    )
+
+
+def _file_change(value: Mapping[str, Any]) -> FileChange:
+    return FileChange(**{name: value[name] for name in ("path", "change", "kind", "size_bytes")})
 
 
 def rollback(value: Mapping[str, Any]) -> Rollback:

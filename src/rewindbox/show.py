@@ -16,6 +16,7 @@ from rewindbox.terminal import Stream, one_line, visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rewindbox.preview import Preview
     from rewindbox.registry import VmRecord
     from rewindbox.timeline import Rebuilt, Snapshot
 
@@ -25,6 +26,8 @@ _NAME = 16
 """Characters of a name in a table."""
 _BEFORE = 24
 """Characters of a line shown before what was searched for."""
+_PATH = 4096
+_CHANGED = {"created": "green", "modified": "yellow", "deleted": "red"}
 _NARROW = 80
 """Columns below which a table says less."""
 
@@ -242,6 +245,35 @@ def snapshots(stream: Stream, found: Sequence["Snapshot"], live: Collection[str]
         for entry in found
     ]
     return table(stream, ("snapshot", "name", "kind", "when", "execution"), rows)
+
+
+def preview(stream: Stream, seen: "Preview", vm_name: str) -> str:
+    """What a rollback would do: in a pipe a line for each execution and each file."""
+    files = seen.files or ()
+    if not stream.is_terminal:
+        executions = [("undone", name) for name in seen.undone] + [("redone", name) for name in seen.redone]
+        told = [(file.change, one_line(file.path, _PATH)) for file in files]
+        return lines([*executions, *told, *([] if seen.is_complete else [("incomplete", "")])])
+    facts = {
+        "undone": ", ".join(map(short, seen.undone)) or "no execution",
+        "redone": ", ".join(map(short, seen.redone)) or None,
+        "variables": "would go back, too" if seen.live else None,
+        "files": None if files else "as they are now",
+    }
+    rows = [
+        (
+            (file.change, _CHANGED[file.change]),
+            (f"{file.size_bytes:,}" if file.kind == "file" else file.kind, ""),
+            (one_line(file.path, _PATH), ""),
+        )
+        for file in files
+    ]
+    return (
+        heading(stream, f"vm {vm_name} would be as it was at {short(seen.to_point)}")
+        + pairs(stream, facts)
+        + (table(stream, ("since then", "bytes", "file"), rows) if rows else "")
+        + ("" if seen.is_complete else "More has changed than is looked at: this is a part of it.\n")
+    )
 
 
 def execution(stream: Stream, entry: Execution, vm_name: str) -> str:

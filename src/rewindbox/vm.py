@@ -3,18 +3,18 @@
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import anyio
 
 from rewindbox import policy
 from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken, WentBack
-from rewindbox.errors import BadRequest, ExecutionFailed, SnapshotNotFound, VmDamaged, VmNotAvailable
+from rewindbox.errors import BadRequest, ExecutionFailed, VmDamaged, VmNotAvailable
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
+from rewindbox.preview import Preview, preview, target
 from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession, check_begun, check_session, rebuilt, told_to_be_back
@@ -269,10 +269,9 @@ class AsyncVm:
                 back = await self._go_to(vm, target.state)
                 async with self._stopped_on_failure():
                     who = agent_id or self._settings.agent_id
-                    rollback = write_rollback(self._open, vm, tip, target, snapshot_first=snapshot_first, agent_id=who)
+                    rollback = write_rollback(self._open, vm, tip, target, back, snapshot_first, who)
             self._tip = target
             self._sweep(vm, 1)
-        rollback = replace(rollback, sessions=back.sessions, lost=back.lost, gone=back.gone)
         return await rebuilt(self, self._open.history, rollback, target) if rebuild else rollback
 
     async def put_files_back(self, target: Point) -> None:
@@ -340,14 +339,17 @@ class AsyncVm:
 
     async def point(self, to: "str | Execution | Snapshot | Point | None" = None) -> Point:
         """Where `rollback` would go; None: after the last execution that succeeded. Raises SnapshotNotFound."""
-        if to is None:
-            to = (success := self._open.history.last_success(self.id)) and success.after
-        if to is None:
-            raise SnapshotNotFound(f"vm {self.name} has no kept success", remedy="choose a snapshot or a point")
-        if isinstance(to, Execution) and (to.vm_id != self.id or to.before is None):
-            raise SnapshotNotFound(f"{to.id} has no point before it in vm {self.name}", remedy="choose another")
-        ref = str(to.before) if isinstance(to, Execution) else to if isinstance(to, str) else to.id
-        return self._open.timeline.resolve(self.id, ref)
+        return target(self._open, self.record, to)
+
+    async def preview(self, to: "str | Execution | Snapshot | Point | None" = None, *, files: bool = True) -> Preview:
+        """What `rollback` to there would undo; changes nothing. Raises as `point`, and VmDamaged.
+
+        `files`: compare them, too; a vm that is stopped is started for it.
+        """
+        to, live = await self.point(to), await self.live_points()
+        async with self._queue:
+            changes = await (await self._start())[0].changes(to.state or {}) if files else None
+            return preview(await self.points(), self.record.tip, to, live=to.id in live, changes=changes)
 
     async def points(self) -> list[Point]:
         """Oldest first; those without a state can no longer be gone back to."""
@@ -404,8 +406,7 @@ class AsyncVm:
         """Stop it and delete its files; its executions stay in history."""
         async with self._queue:
             record = self._open.registry.find(self.id)
-            if self._claim is None:
-                self._claim = claim(self._open.folder, record)
+            self._claim = claim(self._open.folder, record) if self._claim is None else self._claim
             await self.stop()
             with self._open.store.transaction() as tx:
                 self._open.registry.remove(tx, self.id)

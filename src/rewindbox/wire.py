@@ -14,14 +14,16 @@ from anyio.abc import ByteReceiveStream, ByteSendStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from rewindbox import errors
-from rewindbox.backends.base import FileInfo
+from rewindbox.backends.base import FileChange, FileInfo
 from rewindbox.errors import ApiError, ConnectionFailed, RewindboxError
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
+from rewindbox.preview import Preview
 from rewindbox.timeline import Point, Rebuilt, Rollback, Snapshot
 
 _CLASSES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Execution, FileInfo, Limits, Point, Rebuilt, Rollback, Snapshot)
+    kind.__name__: kind
+    for kind in (Execution, FileChange, FileInfo, Limits, Point, Preview, Rebuilt, Rollback, Snapshot)
 }
 _ERRORS = {
     kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RewindboxError)

@@ -66,6 +66,9 @@ def test_every_command_reaches_a_kept_vm(cli: Cli, tmp_path: Path) -> None:
     cli.good("cp", str(tmp_path / "data"), "default:f")
     assert cli.good("cp", "default:f", "-") == "two"
     assert python(cli, "x = 2; open('f').read()") == "'two'\n"
+    ahead = cli.json("rollback", "default", "good", "--preview")
+    told = [(file["path"], file["change"]) for file in ahead["files"]]
+    assert (ahead["live"], told) == (True, [("/home/agent/f", "modified")])
     back = cli.json("rollback", "default", "good")
     assert (back["sessions"], back["lost"]) == (["s"], [])
     assert python(cli, "x, open('f').read()") == "(1, 'one')\n"

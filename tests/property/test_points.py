@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from conftest import PATIENCE_S, remove, run, scaled
 from rewindbox import backends
 
+HOME = "/home/agent"
 NAMES = st.sampled_from(["a", "b", "c", "ü", "n" * 200])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 STEPS = st.one_of(
@@ -161,6 +162,22 @@ class Points(RuleBasedStateMachine):
         self.portal.call(self.vm.go_to, state)
         self.tree = json.loads(tree)
         assert self.do([]) == self.tree
+
+    @precondition(lambda self: self.points)
+    @rule(data=st.data())
+    def compare(self, data) -> None:
+        """What has changed since a point is what the model says; a file that was written anew may be told, too."""
+        state, text = data.draw(st.sampled_from(self.points))
+        told = {
+            file.path.removeprefix(f"{HOME}/"): file.change for file in self.portal.call(self.vm.changes, state).files
+        }
+        then = json.loads(text)
+        assert {path for path, change in told.items() if change == "created"} == self.tree.keys() - then.keys()
+        assert {path for path, change in told.items() if change == "deleted"} == then.keys() - self.tree.keys()
+        modified = {path for path, change in told.items() if change == "modified"}
+        both = self.tree.keys() & then.keys()
+        assert {path for path in both if self.tree[path] != then[path]} <= modified
+        assert all(self.tree[path][0] == "file" for path in modified if self.tree[path] == then[path])
 
     @rule(knows_point=st.booleans())
     def start_again(self, knows_point) -> None:

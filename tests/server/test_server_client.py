@@ -74,6 +74,17 @@ def story(box: Rewindbox) -> list[object]:
     seen.append(asked(vm))
     slow = vm.execute("bash", "touch ruin; sleep 100", limits=Limits(wall_s=0.3))
     seen += [slow.ended, slow.exit_code, slow.error, [entry.name for entry in vm.list()]]
+    ahead = vm.preview(slow)
+    told = [(file.path, file.change, file.kind, file.size_bytes) for file in ahead.files or ()]
+    seen += [
+        ahead.to_point == slow.before,
+        ahead.undone == (slow.id,),
+        ahead.redone,
+        ahead.live,
+        told,
+        ahead.is_complete,
+    ]
+    seen.append(vm.preview(slow, files=False).files)
     back = vm.rollback(slow)
     seen += [back.to_point == slow.before, back.reason, vm.list(), vm.point(slow).id == slow.before]
     vm.write("data.csv", b"a\xff", mode=0o600)

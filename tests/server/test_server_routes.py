@@ -184,6 +184,13 @@ def test_the_way_of_a_vm(client):
     assert (broke["exit_code"], broke["stdout"], broke["ended"]) == (3, "gone\n", "exit")
     seen = client.post(f"{home}/rollback", json={"to": "good", "preview": True}).json()
     assert (seen["undone"], seen["redone"], seen["live"]) == ([broke["id"]], [], False)
+    assert seen["files"] == [
+        {"path": "/home/agent/a b", "change": "deleted", "kind": "folder", "size_bytes": 0},
+        {"path": "/home/agent/a b/\u00fc", "change": "deleted", "kind": "file", "size_bytes": 256},
+    ]
+    assert seen["is_complete"]
+    fast = {"to": "good", "preview": True, "files": False}
+    assert client.post(f"{home}/rollback", json=fast).json() == {**seen, "files": None}
     assert client.get(f"{home}/files").json()["entries"] == []
     done = client.post(f"{home}/rollback", json={"to": "good"}).json()
     assert client.get(f"{home}/file", params={"path": "a b/\u00fc"}).content == data

@@ -100,6 +100,30 @@ class FileInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FileChange:
+    """What has become of one file of a vm since a state."""
+
+    path: str
+    """From the vm's root."""
+    change: Literal["created", "modified", "deleted"]
+    """`modified`: its content, kind, permissions, attributes, or when its content was last written."""
+    kind: FileKind
+    """What it is now; a deleted one: what it was."""
+    size_bytes: int
+    """Of a file, as `kind`; of everything else 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """What has become of the files of a vm since a state."""
+
+    files: tuple[FileChange, ...]
+    """By path."""
+    is_complete: bool
+    """False: there was more than a bound allows to look at, and this is a part of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
     """What a running vm has of the host at a moment: all its processes, those of sessions and checkpoints, too."""
 
@@ -155,6 +179,13 @@ class BackendVm(Protocol):
         """Put files, and the sessions whose checkpoint is kept, back to `state`, in place.
 
         Every process of the vm dies. Raises RollbackFailed; files and variables are as they were.
+        """
+
+    async def changes(self, state: State) -> Changes:
+        """What has become of the files since `state`: what `go_to` would undo. Nothing is changed.
+
+        A file over 1 MiB whose size and time of change are the same counts as the same.
+        Raises VmDamaged: files that `state` names are gone.
         """
 
     async def begin_session(self, job: Job) -> None:

@@ -1,7 +1,6 @@
 """/v1/vms/VM/points, /snapshots and /rollback: where a vm can go back to, and going there."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 from fastapi import APIRouter
@@ -14,7 +13,6 @@ from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import Asked, Name, Text
 from rewindbox.server.problems import responses
 from rewindbox.timeline import Point as Recorded
-from rewindbox.timeline import ancestors
 from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/v1/vms/{vm}", tags=["points"])
@@ -92,6 +90,7 @@ class RollbackRequest(Asked):
     before: Text | None = Field(None, description="An execution: to before it ran.")
     last_success: bool = Field(False, description="To after the last execution that succeeded.")
     preview: bool = Field(False, description="Change nothing; say what would be undone.")
+    files: bool = Field(True, description="A preview says which files have changed since; it starts the vm for that.")
     snapshot_first: bool = Field(True, description="Keep the present state as a snapshot, so that this can be undone.")
     rebuild: bool = Field(False, description="Sessions whose variables are gone: run again what they had run.")
     agent_id: Text | None = Field(None, description="Who asks. Null: the token's agent, or as configured.")
@@ -121,6 +120,15 @@ class Rollback(BaseModel):
     rebuilt: list[RebuiltSession] = Field(description="Sessions that were made anew.")
 
 
+class FileChange(BaseModel):
+    """What has become of one file of a vm since a point."""
+
+    path: str = Field(description="From the vm's root; bytes that are not UTF-8 are replaced.")
+    change: Literal["created", "modified", "deleted"] = Field(description="What a rollback undoes.")
+    kind: Literal["file", "folder", "link", "other"] = Field(description="What it is now, or was.")
+    size_bytes: int = Field(description="Its size now, or when it was there, in bytes; of what is no file 0.")
+
+
 class Preview(BaseModel):
     """What a rollback would do."""
 
@@ -130,6 +138,8 @@ class Preview(BaseModel):
     undone: list[str] = Field(description="Executions whose effects would no longer be there, newest first.")
     redone: list[str] = Field(description="Executions that were undone and whose effects would be there again.")
     live: bool = Field(description="Variables of the point's live sessions would go back, too.")
+    files: list[FileChange] | None = Field(description="Files that have changed since, by path; null: not asked for.")
+    is_complete: bool = Field(description="Whether these are all of them: at most 10,000 are told.")
 
 
 @routes.get("/points", responses=responses(errors.UnknownVm))
@@ -188,7 +198,7 @@ async def rollback(who: Who, vm: str, asked: RollbackRequest) -> Rollback | Prev
     agent = who.agent(asked.agent_id)
     target = await _target(who, found, asked)
     if asked.preview:
-        return await _preview(found, target)
+        return Preview.model_validate(documents.preview_as_dict(await found.preview(target, files=asked.files)))
     begun_s = anyio.current_time()
     done = await found.rollback(target, snapshot_first=asked.snapshot_first, rebuild=asked.rebuild, agent_id=agent)
     who.service.metrics.rollbacks.add(reason="manual")
@@ -200,24 +210,3 @@ async def _target(who: Caller, vm: AsyncVm, asked: RollbackRequest) -> Recorded:
     if asked.before is not None:
         return await vm.point(await who.execution(asked.before))
     return await vm.point(asked.to)  # None: to the last success
-
-
-async def _preview(vm: AsyncVm, target: Recorded) -> Preview:
-    tip = vm.record.tip
-    return Preview(
-        vm_id=vm.id,
-        from_point=tip,
-        to_point=target.id,
-        live=target.id in await vm.live_points(),
-        **changed(await vm.points(), tip, target.id),
-    )
-
-
-def changed(points: Sequence[Recorded], tip: str | None, target: str) -> dict[str, Any]:
-    """The executions between the tip and a target: those above one of them and not above the other."""
-    here = [] if tip is None else [tip, *ancestors(points, tip)]
-    there = [target, *ancestors(points, target)]
-    of = {point.id: point.execution_id for point in points}
-    undone = [name for point in here if point not in set(there) and (name := of.get(point))]
-    redone = [name for point in there if point not in set(here) and (name := of.get(point))]
-    return {"undone": undone, "redone": redone}

@@ -6,14 +6,18 @@ that, the upper itself is frozen and the vm moves onto a new one: 0.7 ms whateve
 `rename` of an older folder gives EXDEV and the first append to an older big file copies it.
 """
 
+import contextlib
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Collection
+from itertools import takewhile
 from typing import Any
 
 from rewindbox.backends.namespace import folds, trees
-from rewindbox.backends.namespace.machine import LAYER_NAME, Damaged, Machine, StepFailed
+from rewindbox.backends.namespace.changes import Comparison
+from rewindbox.backends.namespace.machine import LAYER_NAME, SHARED, Damaged, Machine, StepFailed
 
 COPY_MAX_FILES = 100
 COPY_MAX_BYTES = 2 << 20
@@ -43,6 +47,8 @@ class Layers:
         self._point: State | None = None
         self._unsettled: State | None = None
         self._signature: trees.Signature | None = None
+        self._going: set[str] = set()
+        """What earlier sweeps are deleting: two at one tree would be in each other's way."""
         if point is not None and self._is_small():
             self._remember({"layers": point["layers"], "copy": point["copy"]})
 
@@ -129,9 +135,7 @@ class Layers:
 
     def go_to(self, state: State, before_move: Callable[[], None]) -> None:
         """Put the vm back to `state`. After `before_move` no process of the vm may run."""
-        layers, copy = list(state["layers"]), state["copy"]
-        for name in (*layers, *([copy] if copy else ())):
-            check_layer(name)
+        layers, copy = _of(state)
         self._move(layers, copy, before_move=before_move)
         self._unsettled = {"layers": layers, "copy": copy}
 
@@ -167,12 +171,36 @@ class Layers:
     def _taken(self, method: str, written: int) -> dict[str, Any]:
         return {"state": self._point, "live": self.live, "method": method, "written_bytes": written}
 
+    def changes_since(self, state: State) -> dict[str, Any]:
+        """What has become of the vm's files since `state`; see changes.py."""
+        layers, copy = _of(state)
+        now, then = [*self.layers, self.upper], [*layers, *([copy] if copy else ())]
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(now, then, strict=False))))
+        root, top = os.dup(self.machine.root), self.machine.look_at(then)
+        try:
+            return Comparison(root, top, [*now[shared:], *then[shared:]], SHARED).run()
+        finally:
+            os.close(root)
+            os.close(top)
+
     def usage(self) -> trees.Usage:
         """What the vm's own files occupy, without the points that were taken of them."""
         parts = [trees.usage(name) for name in (*self.layers, self.upper)]
         return trees.Usage(sum(part.files for part in parts), sum(part.size_bytes for part in parts))
 
-    def unneeded(self, keep: set[str]) -> list[str]:
+    def sweep(self, keep: Collection[str]) -> None:
+        """Delete what is not needed. What goes is decided now; it may take long, and nothing asks for it again."""
+        going = set(self._unneeded(keep)) - self._going
+        self._going |= going
+        threading.Thread(target=self._delete, args=(going,), daemon=True).start()
+
+    def _delete(self, names: set[str]) -> None:
+        for name in names:
+            with contextlib.suppress(OSError):  # the next sweep tries again
+                trees.delete(name)
+            self._going.discard(name)
+
+    def _unneeded(self, keep: Collection[str]) -> list[str]:
         """The layers that neither `keep` nor the running vm needs, and scratch folders of mounts long gone."""
         needed = {*keep, *self.layers, self.upper}
         if self._point:
@@ -184,6 +212,14 @@ class Layers:
             if (LAYER_NAME.fullmatch(name) and name not in needed)
             or (name.startswith("w") and not name.startswith(scratch))
         ]
+
+
+def _of(state: State) -> tuple[list[str], str | None]:
+    """The layers and the copy of a state. Raises Damaged: one is not there."""
+    layers, copy = list(state["layers"]), state["copy"]
+    for name in (*layers, *([copy] if copy else ())):
+        check_layer(name)
+    return layers, copy
 
 
 def check_layer(name: str) -> None:

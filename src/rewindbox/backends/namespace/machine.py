@@ -42,7 +42,7 @@ PROC = f"{_SCRATCH}/p"
 """Where the supervisor sees its own pid namespace; the vm does not have this mount."""
 GATE, GATE_INSIDE = f"{MEMORY}/code/.gate", "/run/code/.gate"
 """The named pipe at which a job waits for its limits; read-only inside."""
-_SHARED = ("usr", "proc", "dev", "run")
+SHARED = ("usr", "proc", "dev", "run")
 """Mounts that are carried along when the vm moves onto other files."""
 _TERMINALS_MAX = 64
 """The host has 4096 for all of its containers together (kernel.pty.max)."""
@@ -114,6 +114,8 @@ class Machine:
         self.skeleton, self.groups = skeleton, groups
         self.mount_ns = self.pid_ns = self.proc = self.root = -1
         self._last = 0
+        self._at_root = threading.Lock()
+        """Held by who has something mounted at _ROOT for a moment."""
         self.moves = 0
         """How often the vm has moved onto other files."""
         with step("namespaces"):
@@ -222,13 +224,14 @@ class Machine:
         _in_thread(lambda: self._move(layers, upper, freezing, before_move))
 
     def _move(self, layers: list[str], upper: str, freezing: bool, before_move: Callable[[], None] | None) -> None:
-        self._mount_overlay(layers, upper)
-        try:
-            for folder in _SHARED:
-                _check_folder(f"{_ROOT}/{folder}")
-            tree = kernel.open_tree(_ROOT)
-        finally:
-            kernel.umount(_ROOT)
+        with self._at_root:
+            self._mount_overlay(layers, upper)
+            try:
+                for folder in SHARED:
+                    _check_folder(f"{_ROOT}/{folder}")
+                tree = kernel.open_tree(_ROOT)
+            finally:
+                kernel.umount(_ROOT)
         try:
             if before_move is not None:
                 before_move()
@@ -239,6 +242,19 @@ class Machine:
         finally:
             os.close(tree)
 
+    def look_at(self, layers: list[str]) -> int:
+        """What frozen layers (bottom first) show, read-only: a descriptor of its top. It is mounted nowhere."""
+        if not layers:
+            return os.open(self.skeleton, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lower = ":".join([*reversed(layers), self.skeleton])
+        flags = kernel.MS_RDONLY | kernel.MS_NODEV | kernel.MS_NOSUID | kernel.MS_NOEXEC
+        with self._at_root, step("overlay"):
+            kernel.mount("points", _ROOT, "overlay", flags, f"lowerdir={lower},userxattr")
+            try:
+                return kernel.open_tree(_ROOT)
+            finally:
+                kernel.umount(_ROOT)
+
     def _move_to(self, tree: int) -> None:
         self.moves += 1
         with step("move root"):
@@ -246,7 +262,7 @@ class Machine:
             kernel.move_mount(tree, "/")
             os.fchdir(tree)
             try:
-                for folder in _SHARED:
+                for folder in SHARED:
                     kernel.mount(f"/{folder}", folder, None, kernel.MS_BIND | kernel.MS_REC)
             except OSError:
                 kernel.umount(".")

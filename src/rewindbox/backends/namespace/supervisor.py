@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import defences, files, kernel, scratch, trees
+from rewindbox.backends.namespace import defences, files, kernel, scratch
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
 from rewindbox.backends.namespace.groups import Groups
@@ -62,8 +62,6 @@ class Supervisor:
         self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
         self.disk = Disk(self.layers.usage, is_new=live is None)
         self.job: Job | Turn | None = None
-        self._going: set[str] = set()
-        """What earlier sweeps are deleting: two at one tree would be in each other's way."""
         self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
         self._job_handle = -1
@@ -85,6 +83,7 @@ class Supervisor:
             "end": self._end,
             "keep": self._keep,
         }
+        self._aside: dict[str, Callable[[Request], Reply]] = {"usage": self._usage, "changes": self._changes}
 
     def run(self) -> None:
         """Serve until the holder closes its end."""
@@ -138,8 +137,8 @@ class Supervisor:
         request = json.loads(body(message, descriptors))
         if request["op"] == "execute":
             self._execute(request, descriptors[1:], answer)
-        elif request["op"] == "usage":  # takes its time, and is nobody else's
-            threading.Thread(target=answer_with, args=(answer, self._usage), daemon=True).start()
+        elif aside := self._aside.get(request["op"]):  # takes its time, and is nobody else's
+            threading.Thread(target=answer_with, args=(answer, lambda: aside(request)), daemon=True).start()
         else:
             answer_with(answer, lambda: self._verbs[request["op"]](request))
         return True
@@ -343,10 +342,7 @@ class Supervisor:
         return came
 
     def _sweep(self, request: Request) -> Reply:
-        """What goes is decided now; deleting it may take long, and nothing will ask for these names again."""
-        unneeded = set(self.layers.unneeded(set(request["keep"]))) - self._going
-        self._going |= unneeded
-        threading.Thread(target=_delete, args=(unneeded, self._going), daemon=True).start()
+        self.layers.sweep(request["keep"])
         return {}
 
     def _open(self, request: Request) -> Reply:
@@ -354,7 +350,10 @@ class Supervisor:
         root, mode = self.machine.root, request["mode"]
         return {"descriptor": files.open_file(root, request["path"], write=request["write"], mode=mode)}
 
-    def _usage(self) -> Reply:
+    def _changes(self, request: Request) -> Reply:
+        return self.layers.changes_since(request["state"])
+
+    def _usage(self, _: Request) -> Reply:
         return {**usage(self.machine.proc, self.layers.usage()), "up_s": time.monotonic() - self._since}
 
     def _list(self, request: Request) -> Reply:
@@ -370,13 +369,6 @@ def _turn_away(why: Exception, streams: list[int], answer: socket.socket) -> Non
 
 def _memory_bytes(request: Request) -> int:
     return int(request["limits"]["memory_mib"]) << 20
-
-
-def _delete(names: set[str], going: set[str]) -> None:
-    for name in names:
-        with contextlib.suppress(OSError):  # the next sweep tries again
-            trees.delete(name)
-        going.discard(name)
 
 
 def serve(orders: socket.socket, skeleton: str | StepFailed, groups: Groups) -> None:

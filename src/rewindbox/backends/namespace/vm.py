@@ -15,7 +15,18 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from rewindbox.backends.base import FileInfo, Job, OnOutput, Outcome, State, Taken, Usage, WentBack
+from rewindbox.backends.base import (
+    Changes,
+    FileChange,
+    FileInfo,
+    Job,
+    OnOutput,
+    Outcome,
+    State,
+    Taken,
+    Usage,
+    WentBack,
+)
 from rewindbox.backends.namespace import link, orders, shell
 from rewindbox.backends.namespace.input import Input
 from rewindbox.backends.namespace.output import Output
@@ -172,12 +183,26 @@ class NamespaceVm:
         try:
             answer, _ = await self._ask({"op": "go_to", "state": state})
         except link.Failed as failure:
-            if failure.kind == "damaged":
-                raise VmDamaged(f"{self.id}: {failure}", remedy="choose another point") from failure
-            raise RollbackFailed(str(failure), remedy=_disk_remedy(failure)) from failure
+            raise self._not_there(failure) from failure
         self.live = answer["live"]
         back, lost, gone = (tuple(answer[name]) for name in ("back", "lost", "gone"))
         return WentBack(live=self.live, sessions=back, lost=lost, gone=gone)
+
+    def _not_there(self, failure: link.Failed) -> Exception:
+        if failure.kind == "damaged":
+            return VmDamaged(f"{self.id}: {failure}", remedy="choose another point")
+        return RollbackFailed(str(failure), remedy=_disk_remedy(failure))
+
+    async def changes(self, state: State) -> Changes:
+        """See `BackendVm.changes`."""
+        await self._point_has_come()
+        try:
+            answer, _ = await self._ask({"op": "changes", "state": state})
+        except link.Failed as failure:
+            raise self._not_there(failure) from failure
+        names = ("path", "change", "kind", "size_bytes")
+        files = tuple(FileChange(**dict(zip(names, told, strict=True))) for told in answer["files"])
+        return Changes(files=files, is_complete=answer["is_complete"])
 
     async def begin_session(self, job: Job) -> None:
         """See `BackendVm.begin_session`."""
