@@ -38,6 +38,7 @@ from rewindbox.backends.namespace.memory import proportional_bytes
 from rewindbox.backends.namespace.processes import (
     Spare,
     StillAlive,
+    has_ended,
     kill_all,
     processes,
     read,
@@ -181,9 +182,7 @@ class Sessions:
 
     def restrict(self, memory_bytes: int) -> None:
         """An execution may add so much to what sessions and checkpoints have in memory together.
-
-        Not less: what it writes to is no longer shared with a checkpoint, and counts twice then.
-        """
+        Not less: what it writes to is no longer shared with a checkpoint, and counts twice then."""
         group, step = self.machine.groups.sessions, memory_bytes // _STEPS + 1
         used_bytes = -(-group.used_bytes() // step) * step
         group.restrict(used_bytes + memory_bytes, int(self.limits["processes"]) + template.BESIDE)
@@ -212,8 +211,8 @@ class Sessions:
         session.tip = f"{self._instance}.{self._last}"
 
     def _keep_to_budget(self) -> None:
-        others = self._spendable()
-        for key in others[: max(0, len(others) - self.budget.count)]:
+        spendable = self._spendable()
+        for key in spendable[: max(0, len(spendable) - self.budget.count)]:
             self.drop(key)
         self._bury()
         self.measure_at = max(time.monotonic(), self._measured_at + _MEASURE_S)
@@ -328,14 +327,17 @@ class Sessions:
 
     def members(self, session: Session) -> list[int]:
         """The head, and what its code has started."""
-        there, is_other = set(processes(self.machine.proc)), self._others(session)
-        session.seen &= there
-        session.seen.update(pid for pid in there - session.seen if not is_other(pid))
+        proc, is_other = self.machine.proc, self._others(session)
+        session.seen = {
+            pid for pid in processes(proc) if pid in session.seen or not (is_other(pid) or has_ended(proc, pid))
+        }
         return list(session.seen)
 
     def _others(self, session: Session) -> Spare:
-        """Tells of a process whether it is none of this session's; 0.05 ms where it was not seen before."""
+        """Tells of a process whether it is none of this session's: 0.05 ms where it is new, and others live."""
         assert self.guard is not None
+        if len(self.live) == 1:
+            return self.guard.protected.__contains__
         known = {other.head.pid for other in self.live.values()} | self.guard.protected
 
         def is_other(pid: int) -> bool:
@@ -374,15 +376,13 @@ class Sessions:
 
     def open_files(self) -> list[str]:
         """What sessions have open for writing, in words: after going back, that is no longer the file of this name."""
-        heads = [(session.name, session.head.pid) for session in self.live.values()]
-        return [text for name, pid in heads for text in descriptions.of_open_files(self.machine.proc, pid, name)]
+        proc, live = self.machine.proc, self.live.values()
+        return [text for s in live for text in descriptions.of_open_files(proc, s.head.pid, s.name)]
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[set[str]]:
         """Nothing of a session runs meanwhile but idle heads: what they left running could write.
-
-        Gives the files that are mapped for writing. Reading maps takes 0.1 ms: not where there cannot be any.
-        """
+        Gives the files that are mapped for writing. Reading maps takes 0.1 ms: not where there cannot be any."""
         proc, idle = self.machine.proc, {session.head.pid for session in self.live.values()}
         running = [pid for pid in processes(proc) if self._may_run(pid, idle)] if self._has_company(idle) else []
         rest(proc, running)
