@@ -63,6 +63,12 @@ def _cause(step: str, number: int) -> tuple[str, str]:
             "a new /proc may not be mounted where parts of the old one are covered, as in a plain container",
             "start the container with --security-opt systempaths=unconfined, or run on the machine itself",
         )
+    if step == "bounds of the user namespace":
+        return (
+            "what the kernel counts for a user (/proc/sys/user) may not be bounded for a vm, as where a security "
+            "module keeps all of /proc/sys from being written",
+            "allow it to write there (a container: --security-opt apparmor=unconfined), or run on the machine itself",
+        )
     return ("the kernel said no", "run `rewindbox doctor` and report what it prints")
 
 
