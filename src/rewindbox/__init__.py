@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ParseExecuteResponse,
         VmExecutionConfig,
     )
+    from rewindbox.preview import Preview
     from rewindbox.session import AsyncSession
     from rewindbox.stdin import Stdin
     from rewindbox.timeline import Point, Rollback, Snapshot
@@ -43,6 +44,7 @@ _HOMES = {
     "ParseExecuteRequest": "models",
     "ParseExecuteResponse": "models",
     "Point": "timeline",
+    "Preview": "preview",
     "Rewindbox": "door",
     "RewindboxError": "errors",
     "Rollback": "timeline",
@@ -67,6 +69,7 @@ __all__ = [
     "ParseExecuteRequest",
     "ParseExecuteResponse",
     "Point",
+    "Preview",
     "Rewindbox",
     "RewindboxError",
     "Rollback",
