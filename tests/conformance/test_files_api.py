@@ -7,7 +7,7 @@ import os
 import anyio
 import pytest
 
-from conftest import data, out, run
+from conftest import SOAK, data, out, run
 from rewindbox.errors import BadRequest
 
 pytestmark = pytest.mark.anyio
@@ -239,14 +239,14 @@ async def test_odd_names(vm):
 
 @pytest.mark.parametrize("name", ["deep_traversal", "directory_traversal", "traversals-8-deep-exotic-encoding"])
 async def test_traversals(vm, canary, name):
-    """No known way to write a path leads out; each is a file inside or a BadRequest."""
+    """No known way to write a path leads out; each is a file inside or a BadRequest. One in four, or all."""
     lines = (
         data(f"risk-payloads/Directory_Traversal__Intruder__{name}.txt")
         .read_text(errors="surrogateescape")
         .splitlines()
     )
     payloads = {line.replace("{FILE}", file) for line in lines for file in (str(canary), "canary")}
-    for payload in sorted(payloads):
+    for payload in sorted(payloads)[:: 1 if SOAK else 4]:
         with contextlib.suppress(BadRequest):
             assert await vm.read(payload, BIG) != SECRET
         with contextlib.suppress(BadRequest):
