@@ -86,6 +86,7 @@ INSIDE = (
     *(
         "guard",
         "forks",
+        "checkpoints",
         "replies",
         "descriptions",
         "spawner",

@@ -14,12 +14,12 @@ import os
 import resource
 import signal
 import socket
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from rewindbox.backends.namespace import descriptions, template
+from rewindbox.backends.namespace.checkpoints import Budget, Checkpoint, Checkpoints
 from rewindbox.backends.namespace.forks import (
     ENDING_S,
     Lost,
@@ -34,7 +34,6 @@ from rewindbox.backends.namespace.forks import (
 )
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.memory import proportional_bytes
 from rewindbox.backends.namespace.processes import (
     Spare,
     StillAlive,
@@ -49,9 +48,6 @@ from rewindbox.backends.namespace.processes import (
 )
 from rewindbox.backends.namespace.spawner import OWN_THREADS, Spawner
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_MEASURE_S = 1.0
-"""Least time between two measurements of memory, which take 0.3 ms for each checkpoint and 10 MiB."""
 _DEADLY_S = 10.0
 _MARK_BYTES = 800 << 10
 _STEPS = 32
@@ -83,39 +79,14 @@ class Session:
     """What of that was more than an idle head, in words."""
 
 
-@dataclass(eq=False)
-class Checkpoint:
-    """A frozen session."""
-
-    process: Process
-    mark: int
-    count: int
-    may_map: bool
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Of the checkpoints of a vm, those that no live session stands on and nobody has named."""
-
-    count: int
-    """Each is a process and 1 to 2 MiB, and what was changed since."""
-    memory_mib: int
-
-
 class Sessions:
     """The sessions of one vm. Nothing is started before the first one is."""
 
     def __init__(self, machine: Machine, budget: Budget) -> None:
-        self.machine, self.budget = machine, budget
-        self.measure_at: float | None = None
-        """When to measure the memory of checkpoints next; None: nothing has changed."""
-        self._measured_at = 0.0
+        self.machine = machine
+        self.checkpoints = Checkpoints(machine.proc, budget, self._needed, self._has_ended)
         self.guard: Guard | None = None
         self.live: dict[str, Session] = {}
-        self.checkpoints: dict[tuple[str, str], Checkpoint] = {}
-        """By session and id, oldest first."""
-        self.kept: set[str] = set()
-        """Ids that the budget does not touch: somebody has given them a name."""
         self.limits: dict[str, float] = {}
         """What the kernel counts for each process: fixed for all sessions when the first one begins."""
         self._template: Process | None = None
@@ -123,7 +94,6 @@ class Sessions:
         self._ipc = 0
         self._instance = os.urandom(4).hex()
         self._last = 0
-        self._dying: list[Process] = []
         self._leaving: list[Process] = []
         self._coming: dict[tuple[str, str], socket.socket] = {}
 
@@ -144,11 +114,6 @@ class Sessions:
     def state(self) -> dict[str, str]:
         """What a point says of sessions: name -> id of the checkpoint."""
         return {name: session.tip for name, session in self.live.items() if session.tip}
-
-    def is_kept(self, name: str, checkpoint: str) -> bool:
-        """Whether a session can go back to there."""
-        found = self.checkpoints.get((name, checkpoint))
-        return found is not None and found.process.is_alive
 
     def begin(self, name: str, order: dict[str, Any]) -> Session:
         """The live session of that name; made when it is not there. Raises Lost."""
@@ -182,7 +147,9 @@ class Sessions:
 
     def restrict(self, memory_bytes: int) -> None:
         """An execution may add so much to what sessions and checkpoints have in memory together.
-        Not less: what it writes to is no longer shared with a checkpoint, and counts twice then."""
+
+        Not less: what it writes to is no longer shared with a checkpoint, and counts twice then.
+        """
         group, step = self.machine.groups.sessions, memory_bytes // _STEPS + 1
         used_bytes = -(-group.used_bytes() // step) * step
         group.restrict(used_bytes + memory_bytes, int(self.limits["processes"]) + template.BESIDE)
@@ -199,8 +166,8 @@ class Sessions:
             readable([session.head.handle], ENDING_S)  # it may be on its way out: then that is known from now on
             return
         process.signal(signal.SIGSTOP)  # it waits anyway; but nothing stops a liar from saying that it is one
-        self.checkpoints[session.name, session.tip] = Checkpoint(process, session.mark, session.count, session.may_map)
-        self._keep_to_budget()
+        key = session.name, session.tip
+        self.checkpoints.add(key, Checkpoint(process, session.mark, session.count, session.may_map))
         self._bound(session.head)
 
     def new_tip(self, session: Session) -> None:
@@ -210,52 +177,13 @@ class Sessions:
         session.seen.clear()
         session.tip = f"{self._instance}.{self._last}"
 
-    def _keep_to_budget(self) -> None:
-        spendable = self._spendable()
-        for key in spendable[: max(0, len(spendable) - self.budget.count)]:
-            self.drop(key)
-        self._bury()
-        self.measure_at = max(time.monotonic(), self._measured_at + _MEASURE_S)
+    def _needed(self) -> tuple[set[str], list[Process]]:
+        """The tips of live sessions, and the parents of heads, which know how a head ended."""
+        return {session.tip for session in self.live.values()}, [session.parent for session in self.live.values()]
 
-    def _spendable(self) -> list[tuple[str, str]]:
-        """Oldest first. Not the tips of live sessions, nor parents of heads: those know how a head ended."""
-        needed = {session.tip for session in self.live.values()} | self.kept
-        parents = [session.parent for session in self.live.values()]
-        return [
-            key
-            for key, checkpoint in self.checkpoints.items()
-            if key[1] not in needed and checkpoint.process not in parents
-        ]
-
-    def keep_to_memory(self) -> None:
-        """Call when nobody waits: give up the oldest checkpoint as long as all take too much together."""
-        self._bury()
-        self._measured_at, self.measure_at = time.monotonic(), None
-        others = self._spendable()
-        if others and self._is_over_memory():
-            self.drop(others[0])
-            self.measure_at = self._measured_at + _MEASURE_S / 50
-
-    def _is_over_memory(self) -> bool:
-        """Pages that several have count once; first an estimate that counts them every time."""
-        limit, proc = self.budget.memory_mib << 20, self.machine.proc
-        pids = [checkpoint.process.pid for checkpoint in self.checkpoints.values()]
-        resident = sum(int(fields[21]) * _PAGE for pid in pids if len(fields := stat_fields(proc, pid)) > 21)
-        return resident > limit and sum(proportional_bytes(proc, pid) for pid in pids) > limit
-
-    def drop(self, key: tuple[str, str]) -> None:
-        """Give up a checkpoint. Its end takes a millisecond, which nobody waits for."""
-        process = self.checkpoints.pop(key).process
-        process.signal(signal.SIGKILL)
-        self._dying.append(process)
-
-    def _bury(self) -> None:
-        """Checkpoints that have ended; until then their pids are nobody else's."""
-        assert self.guard is not None
-        for process in [process for process in self._dying if not process.is_alive]:
-            self.guard.protected.discard(process.pid)
-            process.close()
-            self._dying.remove(process)
+    def _has_ended(self, pid: int) -> None:
+        if self.guard is not None:
+            self.guard.protected.discard(pid)
 
     def go_back(self, name: str, tip: str) -> bool:
         """Make the checkpoint the session's head, once more; False when it is not there."""
@@ -265,7 +193,7 @@ class Sessions:
     def send_for(self, wanted: dict[str, str]) -> None:
         """Have the checkpoints of these sessions fork heads; `arrive` waits for them."""
         for name, tip in wanted.items():
-            found = self.checkpoints.get((name, tip))
+            found = self.checkpoints.find((name, tip))
             if found is not None:
                 found.process.signal(signal.SIGCONT)
                 with contextlib.suppress(Lost):
@@ -276,7 +204,8 @@ class Sessions:
         coming, self._coming = self._coming, {}
         names = []
         for (name, tip), control in coming.items():
-            found = self.checkpoints[name, tip]
+            found = self.checkpoints.find((name, tip))
+            assert found is not None  # nothing is given up meanwhile
             with contextlib.suppress(Lost):
                 head = born(control, found.process)
                 self.live[name] = Session(name, found.mark, head, found.process, tip, found.count, found.may_map)
@@ -334,7 +263,10 @@ class Sessions:
         return list(session.seen)
 
     def _others(self, session: Session) -> Spare:
-        """Tells of a process whether it is none of this session's: 0.05 ms where it is new, and others live."""
+        """Tells of a process whether it is none of this session's: 0.05 ms where it is new, and others live.
+
+        Where no other session lives, all that runs in the vm beside ours is this one's.
+        """
         assert self.guard is not None
         if len(self.live) == 1:
             return self.guard.protected.__contains__
@@ -351,8 +283,8 @@ class Sessions:
         """SIGKILL to everything of a session but its checkpoints, stopped before; `end` waits for it. Idempotent."""
         if not session.struck:
             proc = self.machine.proc
-            rested = {c.process.pid for c in self.checkpoints.values()} | {p.pid for p in self._dying}
-            session.struck = stop_all(proc, self._others(session), rested if len(self.live) == 1 else None)
+            rested = self.checkpoints.pids if len(self.live) == 1 else None
+            session.struck = stop_all(proc, self._others(session), rested)
             session.gone = self._company(session, session.struck)
             signal_each(proc, list(session.struck), signal.SIGKILL)
 
@@ -368,8 +300,8 @@ class Sessions:
         """Kill every session and checkpoint."""
         for session in list(self.live.values()):
             self.end(session)
-        for key in list(self.checkpoints):
-            self.drop(key)
+        for key in self.checkpoints:
+            self.checkpoints.drop(key)
 
     def _company(self, session: Session, members: Iterable[int]) -> list[str]:
         return descriptions.of_company(self.machine.proc, session.head.pid, session.threads, members)
@@ -382,7 +314,9 @@ class Sessions:
     @contextlib.contextmanager
     def quiet(self) -> Iterator[set[str]]:
         """Nothing of a session runs meanwhile but idle heads: what they left running could write.
-        Gives the files that are mapped for writing. Reading maps takes 0.1 ms: not where there cannot be any."""
+
+        Gives the files that are mapped for writing. Reading maps takes 0.1 ms: not where there cannot be any.
+        """
         proc, idle = self.machine.proc, {session.head.pid for session in self.live.values()}
         running = [pid for pid in processes(proc) if self._may_run(pid, idle)] if self._has_company(idle) else []
         rest(proc, running)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from rewindbox.backends.namespace import defences, files, kernel, scratch
+from rewindbox.backends.namespace.checkpoints import Budget
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
 from rewindbox.backends.namespace.groups import Groups
@@ -36,7 +37,7 @@ from rewindbox.backends.namespace.replies import (
     told_meanwhile,
     told_to_go,
 )
-from rewindbox.backends.namespace.sessions import Budget, Session, Sessions
+from rewindbox.backends.namespace.sessions import Session, Sessions
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.turn import Turn
 from rewindbox.backends.namespace.watch import Disk, usage
@@ -95,8 +96,8 @@ class Supervisor:
             elif not ready and self.job is None:  # nobody waits
                 self.layers.settle()
                 self._ready_spawner()
-                if self.sessions.measure_at is not None and self.sessions.measure_at <= time.monotonic():
-                    self.sessions.keep_to_memory()
+                if (at := self.sessions.checkpoints.measure_at) is not None and at <= time.monotonic():
+                    self.sessions.checkpoints.keep_to_memory()
             if self._woken in ready:
                 os.read(self._woken, 64)
                 self._job_started()
@@ -113,7 +114,7 @@ class Supervisor:
         if self._resting is not None:
             return max(_REST_MS - (time.monotonic() - self._rests_since) * 1000, 0.0)
         if self.job is None:
-            measure_at = self.sessions.measure_at
+            measure_at = self.sessions.checkpoints.measure_at
             later = None if measure_at is None else max((measure_at - time.monotonic()) * 1000, _IDLE_MS)
             return _IDLE_MS if self._spawner is None or self._spawner.is_stale else later
         if isinstance(self.job, Turn) and (answer := self._job_answer) is not None:
@@ -217,8 +218,9 @@ class Supervisor:
         return {}
 
     def _keep(self, request: Request) -> Reply:
-        self.sessions.kept = set(request["checkpoints"])
-        return {"live": [key[1] for key in self.sessions.checkpoints if self.sessions.is_kept(*key)]}
+        found = self.sessions.checkpoints
+        found.named = set(request["checkpoints"])
+        return {"live": [key[1] for key in found if found.is_kept(key)]}
 
     def _ready_spawner(self) -> Spawner:
         if self._spawner is not None and (self._spawner.is_stale or self._spawner.failure is not None):
