@@ -17,6 +17,7 @@ from rewindbox.server.tokens import Tokens
 
 BODIES = {
     "/v1/vms": {"name": "elses"},
+    "/v1/executions": {"language": "bash", "code": "true"},
     "/v1/vms/{vm}/executions": {"language": "bash", "code": "touch was-here"},
     "/v1/vms/{vm}/sessions": {"name": "theirs"},
     "/v1/vms/{vm}/snapshots": {"name": "theirs"},
@@ -32,6 +33,7 @@ UNTIED = {
     ("POST", "/v1/vms"),
     ("GET", "/v1/vms"),
     ("GET", "/v1/executions"),
+    ("POST", "/v1/executions"),
     ("POST", "/v1/plan"),
     ("GET", "/v1/languages"),
     ("GET", "/v1/settings"),
@@ -256,6 +258,7 @@ def test_input_while_it_runs(client):
     whole = client.post(run, json={"language": "bash", "code": "sleep 1000", "wait": False}).json()
     assert client.post(f"{whole['url']}/stdin", content=b"x").json()["remedy"] == "begin it with `stdin_open`"
     client.post(f"{whole['url']}/cancel")
+    assert list(follow(client, whole["events"]))[-1]["event"] == "ended"
     both = {"language": "bash", "code": "cat", "stdin": "x", "stdin_open": True}
     assert client.post(run, json=both).json()["code"] == "invalid_argument"
 

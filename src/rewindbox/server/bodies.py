@@ -111,10 +111,10 @@ class ExecutionBody(BaseModel):
 
 
 class Accepted(BaseModel):
-    """An execution that has begun and is in the record."""
+    """An execution that goes on. It is in the record, unless it waits for its turn."""
 
     execution_id: str = Field(description="Its id.")
-    vm_id: str = Field(description="The vm in which it runs.")
+    vm_id: str | None = Field(description="The vm in which it runs; null: it waits for one of the pool.")
     status: Literal["running"] = Field(description="It goes on.")
     url: str = Field(description="Where it is when it has ended.")
     events: str = Field(description="Where its events are, from now on and later.")
@@ -124,7 +124,7 @@ class GoingOn(BaseModel):
     """An execution that goes on."""
 
     execution_id: str = Field(description="Its id.")
-    vm_id: str = Field(description="The vm in which it runs.")
+    vm_id: str | None = Field(description="The vm in which it runs.")
     stdout_bytes: int = Field(description="So much it has written so far, in bytes.")
     stderr_bytes: int = Field(description="So much to standard error.")
 

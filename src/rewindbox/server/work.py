@@ -5,6 +5,7 @@ and records them.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -43,18 +44,28 @@ class Work:
         return {name: feed for name, feed in self._feeds.items() if feed.has_begun}
 
     def execute(
-        self, vm: AnyVm, token: Token, language: str, code: str, execution_id: str | None = None, **options: Any
+        self,
+        where: AbstractAsyncContextManager[AnyVm],
+        token: Token,
+        language: str,
+        code: str,
+        *,
+        vm_id: str | None = None,
+        execution_id: str | None = None,
+        **options: Any,
     ) -> Feed:
-        """Begin an execution, and return at once: it can be followed and cancelled by its id. Raises TooMany."""
+        """Begin an execution, and return at once: it can be followed and cancelled by its id. Raises TooMany.
+
+        `where` gives the vm, and has it back before anybody is told of the end; `vm_id`: that vm's, where it is known.
+        """
         given = options.get("stdin")
         feed = Feed(
             execution_id or new_id("ex"),
-            vm.id,
+            vm_id,
             options.get("agent_id") or self._box.settings.agent_id,
             given if isinstance(given, Stdin) else None,
         )
-        execute = partial(vm.execute, language, code, execution_id=feed.execution_id, **options)
-        self.go(token, feed.scope, partial(self._execute, feed, execute))
+        self.go(token, feed.scope, partial(self._execute, feed, where, language, code, options))
         self._feeds[feed.execution_id] = feed
         return feed
 
@@ -70,12 +81,28 @@ class Work:
         feed.end(how)
         self._count(feed, how)
 
-    async def _execute(self, feed: Feed, execute: Callable[..., Awaitable[Execution]]) -> None:
+    async def _execute(
+        self,
+        feed: Feed,
+        where: AbstractAsyncContextManager[AnyVm],
+        language: str,
+        code: str,
+        options: dict[str, Any],
+    ) -> None:
+        told: dict[str, Any] = {
+            "on_begun": lambda _: self.begin(feed),
+            "on_output": feed.write,
+            "execution_id": feed.execution_id,
+        }
         how: Execution | RewindboxError | None = None
         try:
-            how = await execute(on_begun=lambda _: self.begin(feed), on_output=feed.write)
+            async with where as vm:
+                feed.vm_id = vm.id
+                how = await vm.execute(language, code, **options, **told)
         except Exception as error:
-            how = problems.ours(error)
+            if how is not None:
+                journal.unexpected(error)  # it has run; giving the vm back went wrong
+            how = how or problems.ours(error)
         finally:
             self.end(feed, how or await self.outcome_of(feed))
 

@@ -54,19 +54,18 @@ async def ran(who: Caller, asked: Run, on_feed: Callable[[Feed], Awaitable[None]
         who.limits({"wall_s": asked.wall_s})
     agent_id = who.agent(asked.agent_id)
     vm_id = (await who.vm(asked.vm_id)).id if asked.vm_id else None
-    async with who.service.box.pool.vm(agent_id, vm_id=vm_id) as vm:
-        options: dict[str, Any] = {
-            "agent_id": agent_id,
-            "timeout_seconds": asked.wall_s,
-            "working_dir": asked.working_dir,
-        }
-        feed = who.service.work.execute(vm, who.token, asked.language, asked.code, **options)
-        try:
-            if on_feed is not None:
-                await on_feed(feed)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await feed.until_over()
+    feed = who.service.work.execute(
+        who.service.box.pool.vm(agent_id, vm_id=vm_id),
+        who.token,
+        asked.language,
+        asked.code,
+        agent_id=agent_id,
+        timeout_seconds=asked.wall_s,
+        working_dir=asked.working_dir,
+    )
+    if on_feed is not None:
+        await on_feed(feed)
+    await feed.until_over()
     if feed.error is not None:
         raise feed.error
     assert feed.execution is not None
