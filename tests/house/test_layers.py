@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(rewindbox.__file__).parent
 
 LAYERS = (
-    ("errors",),
+    ("errors", "meanwhile"),
     ("limits", "language", "execution", "schema", "stdin"),
     ("languages",),
     ("models",),

@@ -6,13 +6,13 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Annotated
 
-import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from rewindbox import errors, policy
 from rewindbox.backends.base import Stream
 from rewindbox.execution import Execution
+from rewindbox.meanwhile import meanwhile
 from rewindbox.server import feeds
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import (
@@ -27,7 +27,7 @@ from rewindbox.server.bodies import (
 )
 from rewindbox.server.feeds import Event, Feed, Place
 from rewindbox.server.problems import Responses, responses
-from rewindbox.server.streams import MEDIA_TYPE, EventStream
+from rewindbox.server.streams import MEDIA_TYPE, EventStream, until_gone
 from rewindbox.stdin import Stdin
 from rewindbox.vm import AsyncVm
 
@@ -184,18 +184,9 @@ def _accepted(feed: Feed) -> Accepted:
 
 async def _waited(feed: Feed, request: Request | None) -> None:
     """Wait for the end; with `request`, that of its connection is the end of the code."""
-
-    async def watch() -> None:
-        assert request is not None
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        feed.scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        if request is not None:
-            group.start_soon(watch)
+    watching = () if request is None else (partial(until_gone, request.receive, feed.scope),)
+    async with meanwhile(*watching):
         await feed.until_over()
-        group.cancel_scope.cancel()
 
 
 @routes.get("/v1/executions", responses=responses())
