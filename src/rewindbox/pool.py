@@ -10,63 +10,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import anyio
 
 from rewindbox.backends.base import Usage
-from rewindbox.choosing import Choice, Member, choose, choose_named, is_old, upkeep
+from rewindbox.choosing import Choice, Counts, Member, PoolStats, choose, choose_named, is_old, upkeep
 from rewindbox.errors import BadRequest, PoolFull, RewindboxError, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
 from rewindbox.opened import Opened
 from rewindbox.ready import NAME, Ready, is_well, record_new, sweep
 from rewindbox.registry import VmRecord
 from rewindbox.store import new_id
 from rewindbox.vm import AsyncVm, is_busy
-
-
-@dataclass(kw_only=True, slots=True)
-class Counts:
-    """What has happened since the pool was opened."""
-
-    leases: int = 0
-    """Times that an agent got a vm. Each is one of the next four."""
-    own: int = 0
-    """It was its own, and running."""
-    started: int = 0
-    """It was its own, or named, and had been stopped."""
-    ready: int = 0
-    """It was ready."""
-    new: int = 0
-    """It was made while the agent waited."""
-    refused: int = 0
-    """None was to be had in time."""
-    evicted: int = 0
-    """Stopped to make room for another."""
-    recycled: int = 0
-    """Too old or too much used to be given to its agent again."""
-    broken: int = 0
-    """Did not answer, and was started anew or given up."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolStats:
-    """What the pool is now."""
-
-    starting: int
-    ready: int
-    leased: int
-    resting: int
-    leaving: int
-    waiting: int
-    """Requests for a vm."""
-    max: int
-    counts: Counts
-    problem: str | None
-    """Why the last vm that was to be made ready could not be; None: it could."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 @dataclass(eq=False, slots=True)
@@ -372,7 +326,7 @@ class Pool:
         except VmNotAvailable:
             return None
 
-    def stats(self) -> PoolStats:
+    async def stats(self) -> PoolStats:
         """What it is now."""
         states = [member.state for member in self._members.values()]
         return PoolStats(

@@ -21,7 +21,7 @@ from rewindbox.chain import CHECKS, FIRST_HASH, canonical, check_head, entry_has
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
 from rewindbox.schema import LISTING, SESSIONS, TABLES, Fact
 
-Kind = Literal["vm", "ex", "pt", "snap", "run", "ws"]
+Kind = Literal["vm", "ex", "pt", "snap", "run", "lease", "ws"]
 Row = sqlite3.Row
 Value = str | int | float | bytes | None
 

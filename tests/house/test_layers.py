@@ -55,7 +55,7 @@ LAYERS = (
     ("server.bounds", "server.tokens", "server.metrics", "server.journal", "server.bodies"),
     ("server.problems", "server.feeds", "server.readiness"),
     ("server.gate", "server.streams", "server.work"),
-    ("server.runs",),
+    ("server.runs", "server.leases"),
     ("server.access",),
     ("server",),
     ("server.app", "server.listener"),

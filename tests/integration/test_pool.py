@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from conftest import eventually, members, namespace_of
+from conftest import PATIENCE_S, eventually, members, namespace_of
 from rewindbox.config import PoolSettings
 from rewindbox.door import Rewindbox
 from rewindbox.engine import AsyncRewindbox
@@ -29,6 +29,13 @@ def pooled(store, size=2, **changed):
     return made
 
 
+async def until(pool, **numbers):
+    """Wait until a pool has so many."""
+    with anyio.fail_after(PATIENCE_S):
+        while not numbers.items() <= (await pool.stats()).as_dict().items():
+            await anyio.sleep(0.002)
+
+
 async def told(vm, code="x", language="python"):
     return await vm.execute(language, code, session="main" if language == "python" else None)
 
@@ -37,7 +44,10 @@ async def test_an_agent_gets_its_own_back_and_nobody_elses(store):
     """Files and variables of an agent are there again, and no other agent gets its vm."""
     async with pooled(store) as box:
         await box.pool.upkeep()
-        assert (box.pool.stats().ready, await box.vms()) == (2, [])  # unknown to history until somebody has them
+        assert ((await box.pool.stats()).ready, await box.vms()) == (
+            2,
+            [],
+        )  # unknown to history until somebody has them
         async with box.pool.vm("ann") as vm:
             ann = vm.id
             assert (await told(vm, "x = 41; open('mine', 'w').write('1')")).success
@@ -46,7 +56,7 @@ async def test_an_agent_gets_its_own_back_and_nobody_elses(store):
                 assert (await told(other, "import os; os.listdir('.')")).result == "[]"
         async with box.pool.vm("ann") as vm:
             assert (vm.id, (await told(vm, "x + 1, open('mine').read()")).result) == (ann, "(42, '1')")
-        counts = box.pool.stats().counts
+        counts = (await box.pool.stats()).counts
         assert (counts.leases, counts.ready, counts.own, counts.new) == (3, 2, 1, 0)
         assert {record.agent_id for record in await box.vms()} == {"ann", "bob"}
         assert await box.verify() == []
@@ -72,7 +82,7 @@ async def test_a_full_pool_waits_and_then_says_so(store):
         with pytest.raises(PoolFull, match="3 vms") as caught:
             await box.pool.lease("d")
         assert caught.value.remedy
-        assert (box.pool.stats().leased, box.pool.stats().counts.refused) == (3, 1)
+        assert ((await box.pool.stats()).leased, (await box.pool.stats()).counts.refused) == (3, 1)
         order = []
 
         async def wait(agent):
@@ -82,7 +92,7 @@ async def test_a_full_pool_waits_and_then_says_so(store):
         async with anyio.create_task_group() as group:
             for count, agent in enumerate("de", 1):
                 group.start_soon(wait, agent)
-                await eventually(lambda count=count: box.pool.stats().waiting == count, "it waits")
+                await until(box.pool, waiting=count)
             await box.pool.give_back(held[0])
         assert order == ["d", "e"]
         assert len(box.running()) <= 3
@@ -107,7 +117,7 @@ async def test_who_rests_makes_room_and_has_its_files_back(store):
             assert [found.id for found in box.running()] != [ann]
         async with box.pool.vm("ann") as vm:
             assert (vm.id, await vm.read("kept")) == (ann, b"1")
-        counts = box.pool.stats().counts
+        counts = (await box.pool.stats()).counts
         assert (counts.evicted, counts.new, counts.started) == (2, 2, 1)
 
 
@@ -121,7 +131,7 @@ async def test_a_worn_vm_is_not_given_again(store):
         async with box.pool.vm("ann") as new:
             assert new.id != old.id
         assert await (await box.vm(old.id)).read("kept") == b"x\n"
-        assert box.pool.stats().counts.recycled == 1
+        assert (await box.pool.stats()).counts.recycled == 1
 
 
 async def test_what_breaks_is_replaced(store):
@@ -136,15 +146,15 @@ async def test_what_breaks_is_replaced(store):
             supervisor = await supervisor_of(again)
         os.kill(supervisor, signal.SIGKILL)
         await box.pool.check()
-        stats = box.pool.stats()
+        stats = await box.pool.stats()
         assert (stats.resting, stats.counts.broken) == (0, 2)
         await box.pool.upkeep()
         for ready in list(box.pool._ready._held.values()):
             await ready[1].stop()
         await box.pool.check()
-        assert box.pool.stats().ready == 0
+        assert (await box.pool.stats()).ready == 0
         await box.pool.upkeep()
-        assert box.pool.stats().ready == 2
+        assert (await box.pool.stats()).ready == 2
 
 
 async def supervisor_of(vm):
@@ -208,9 +218,9 @@ async def test_it_is_kept_as_configured(store):
     async with pooled(store) as box:
         async with anyio.create_task_group() as group:
             group.start_soon(box.pool.keep)
-            await eventually(lambda: box.pool.stats().ready == 2, "two are ready")
+            await until(box.pool, ready=2)
             async with box.pool.vm("ann"):
-                await eventually(lambda: box.pool.stats().ready == 2, "two are ready again")
+                await until(box.pool, ready=2)
             group.cancel_scope.cancel()
         assert len(box.pool._members) == 3
 
@@ -265,7 +275,7 @@ async def test_many_at_once(store):
         async with anyio.create_task_group() as group:
             for number in range(20):
                 group.start_soon(work, f"agent{number % 7}")
-        stats = box.pool.stats()
+        stats = await box.pool.stats()
         assert (stats.leased, stats.waiting, stats.counts.leases) == (0, 0, 20)
 
 
@@ -317,10 +327,10 @@ async def test_it_is_looked_after_however_much_goes_on(store):
         group.start_soon(lambda: vm.execute("bash", "echo; exec sleep 60", on_output=lambda *_: started.set()))
         await started.wait()
         group.start_soon(box.pool.keep)
-        await eventually(lambda: box.pool.stats().ready == 1, "one is ready")
+        await until(box.pool, ready=1)
         (ready,) = box.pool._ready._held.values()
         await ready[1].stop()
-        while not box.pool.stats().counts.broken:
+        while not (await box.pool.stats()).counts.broken:
             async with box.pool.vm("bob", vm_id=vm.id):
                 await anyio.sleep(0.001)
         assert is_busy(vm)
@@ -344,7 +354,7 @@ async def test_closing_leaves_nobody_waiting(store):
 
         await pool.lease("ann")
         group.start_soon(wait)
-        await eventually(lambda: pool.stats().waiting == 1, "it waits")
+        await until(pool, waiting=1)
         await box.close()
     assert len(told) == 1
     assert pool._members == {}
@@ -361,7 +371,7 @@ async def test_a_removed_vm_is_gone(store):
         async with box.pool.vm("ann") as third:
             assert third.id != other.id
         await box.pool.remove(third.id)
-        assert (box.pool.stats().resting, await box.vms()) == (0, [])
+        assert ((await box.pool.stats()).resting, await box.vms()) == (0, [])
         with pytest.raises(UnknownVm):
             await box.pool.remove(third.id)
 
@@ -374,7 +384,7 @@ async def test_a_busy_vm_is_well(store):
         group.start_soon(lambda: vm.execute("bash", code, on_output=lambda *_: started.set()))
         await started.wait()
         async with box.pool.vm("ann", vm_id=vm.id):
-            assert box.pool.stats().counts.broken == 0
+            assert (await box.pool.stats()).counts.broken == 0
         group.cancel_scope.cancel()
 
 

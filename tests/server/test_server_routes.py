@@ -22,18 +22,20 @@ BODIES = {
     "/v1/vms/{vm}/sessions": {"name": "theirs"},
     "/v1/vms/{vm}/snapshots": {"name": "theirs"},
     "/v1/vms/{vm}/rollback": {"last_success": True},
+    "/v1/pool/leases": {},
     "/v1/plan": {"text": "no code"},
     "/v1/verify": {},
     "/v1/runs": {"text": "```bash\ntouch was-here\n```", "vm": "mine"},
 }
 QUERIES = {"/v1/vms/{vm}/file": {"path": "was-here"}, "/v1/history": {"vm": "mine"}}
-OF_ALL = ("/metrics", "/v1/doctor", "/v1/verify", "/v1/head")
+OF_ALL = ("/metrics", "/v1/pool", "/v1/doctor", "/v1/verify", "/v1/head")
 """What is of all agents together, and so not for the token of one."""
 UNTIED = {
     ("POST", "/v1/vms"),
     ("GET", "/v1/vms"),
     ("GET", "/v1/executions"),
     ("POST", "/v1/executions"),
+    ("POST", "/v1/pool/leases"),
     ("POST", "/v1/plan"),
     ("GET", "/v1/languages"),
     ("GET", "/v1/settings"),
@@ -103,7 +105,8 @@ def test_what_is_anothers_is_not_there(server, client):
     done = client.post("/v1/vms/mine/executions", json={"language": "bash", "code": "echo 1", "agent_id": "me"}).json()
     answer = client.post("/v1/runs", json={"text": "```bash\necho 2\n```", "vm": "mine", "agent_id": "me"})
     run_id = next(events(iter(answer.text.split("\n"))))["data"]["run_id"]
-    ids = {"vm": "mine", "execution": done["id"], "run": run_id, "session": "main", "snapshot": "good"}
+    lease = client.post("/v1/pool/leases", json={"agent_id": "me"}).json()["id"]
+    ids = {"lease": lease, "vm": "mine", "execution": done["id"], "run": run_id, "session": "main", "snapshot": "good"}
     with server.client(other) as outside:
         for method, path in every_route():
             if path in OPEN or (method, path) in UNTIED or path == "/openapi.json":
@@ -138,6 +141,7 @@ def test_what_is_anothers_is_not_there(server, client):
         assert outside.get(f"/v1/executions/{own['id']}").json() == own
     assert client.get("/v1/vms/mine/files").json()["entries"] == []
     assert client.get(f"/v1/vms/{done['vm_id']}").json()["sessions"] == []
+    assert client.delete(f"/v1/pool/leases/{lease}").status_code == 200
 
 
 def test_a_revoked_token_ends_at_once(server):

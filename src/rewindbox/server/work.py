@@ -7,7 +7,7 @@ and records them.
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,6 +22,8 @@ from rewindbox.server.metrics import Metrics
 from rewindbox.server.tokens import Token
 from rewindbox.stdin import Stdin
 from rewindbox.store import new_id
+
+T = TypeVar("T")
 
 
 class Work:
@@ -114,6 +116,31 @@ class Work:
             return await self._box.execution(feed.execution_id)
         except RewindboxError as error:  # history is off, or cannot be read
             return error
+
+    async def result(self, token: Token, scope: anyio.CancelScope, action: Callable[[], Awaitable[T]]) -> T:
+        """What an action gives, which goes on when whoever asked is gone, and ends in order when the server does.
+
+        Raises what it raises; TooMany; ExecutionFailed: its scope was cancelled.
+        """
+        found: list[T] = []
+        failed: list[Exception] = []
+        over = anyio.Event()
+
+        async def act() -> None:
+            try:
+                found.append(await action())
+            except Exception as error:
+                failed.append(error)
+            finally:
+                over.set()
+
+        self.go(token, scope, act)
+        await over.wait()
+        if failed:
+            raise failed[0]
+        if not found:
+            raise ExecutionFailed("the server stopped it", remedy="ask for it again")
+        return found[0]
 
     def go(self, token: Token, scope: anyio.CancelScope, action: Callable[[], Awaitable[None]]) -> None:
         """Carry out something in a task of its own. Raises TooMany: as much of this token goes on as may."""

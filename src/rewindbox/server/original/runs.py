@@ -1,21 +1,20 @@
 """/api/llm of the original's API: run code, find and run that of an answer. Nothing runs past policy and history."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 from fastapi import APIRouter
 from pydantic import Field
 
 from rewindbox import seed
-from rewindbox.errors import ExecutionFailed, InvalidArgument, NotYet, ValidationFailed
+from rewindbox.errors import InvalidArgument, NotYet, ValidationFailed
 from rewindbox.execution import Execution
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.feeds import Feed
 from rewindbox.server.original.route import Lenient, Route, both, check_unicode
 from rewindbox.server.original.vms import shown
 
-T = TypeVar("T")
 routes = APIRouter(route_class=Route, include_in_schema=False)
 
 
@@ -101,30 +100,7 @@ async def parsed(who: Caller, asked: dict[str, Any], vm_name: str | None = None)
         async with box.pool.vm(known["agent_id"], vm_id=vm_id) as vm:
             return (await box.parse_execute(known, vm=vm)).model_dump(mode="json")
 
-    return await carried_out(who, run)
-
-
-async def carried_out(who: Caller, action: Callable[[], Awaitable[T]]) -> T:
-    """Do something that goes on when whoever asked is gone, and ends in order when the server does."""
-    found: list[T] = []
-    failed: list[Exception] = []
-    over = anyio.Event()
-
-    async def run() -> None:
-        try:
-            found.append(await action())
-        except Exception as error:
-            failed.append(error)
-        finally:
-            over.set()
-
-    who.service.work.go(who.token, anyio.CancelScope(), run)
-    await over.wait()
-    if failed:
-        raise failed[0]
-    if not found:
-        raise ExecutionFailed("the server stopped it", remedy="ask for it again")
-    return found[0]
+    return await who.service.work.result(who.token, anyio.CancelScope(), run)
 
 
 @routes.post("/api/llm/provision/{agent}", status_code=201)
