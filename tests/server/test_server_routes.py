@@ -397,3 +397,28 @@ def test_a_run_is_told(client):
     assert found[-1]["data"] == {"executions": 2}
     plan = client.post("/v1/plan", json={"text": text}).json()["decisions"]
     assert [decision["skipped"] is None for decision in plan] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("request_text", "confidence", "runs"),
+    [(None, 0.4, 0), ("Run the script.", 0.7, 1), ("Write it, but do not run it.", 0.1, 0)],
+)
+def test_what_the_user_asked_for_counts(client, request_text, confidence, runs):
+    """A block that is not sure enough alone runs where the user asked for it: in a plan, a run, and the original's."""
+    asked = {"text": "```sh\nls\n```", "threshold": 0.6, "request": request_text}
+    (planned,) = client.post("/v1/plan", json=asked).json()["decisions"]
+    assert (planned["execution_confidence"], planned["skipped"] is None) == (confidence, bool(runs))
+    told = list(events(iter(client.post("/v1/runs", json={**asked, "vm": "mine"}).text.split("\n"))))
+    assert [event["data"] for event in told if event["event"] == "decision"] == [planned]
+    assert told[-1]["data"] == {"executions": runs}
+    parsed = {"agent_id": "me", "llm_response": asked["text"], "auto_execute": True, "auto_execute_threshold": 0.6}
+    answer = client.post("/api/llm/parse-execute", json={**parsed, "request": request_text}).json()
+    assert len(answer["execution_results"]) == runs, answer
+
+
+def test_what_the_user_asked_for_is_bounded(client):
+    """It is text, and no longer than an answer: whatever else it is, nothing runs."""
+    for request in ("x" * 400_001, 1, ["run it"]):
+        for url, more in (("/v1/plan", {}), ("/v1/runs", {"vm": "mine"})):
+            answer = client.post(url, json={"text": "```sh\nls\n```", "request": request, **more})
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
