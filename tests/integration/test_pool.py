@@ -13,7 +13,7 @@ from conftest import PATIENCE_S, eventually, members, namespace_of
 from rewindbox.config import PoolSettings
 from rewindbox.door import Rewindbox
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import BadRequest, PoolFull, UnknownVm
+from rewindbox.errors import BadRequest, PoolFull, TooManyVms, UnknownVm
 from rewindbox.limits import Limits
 from rewindbox.opened import hold, lock_path
 from rewindbox.vm import is_busy
@@ -132,6 +132,36 @@ async def test_a_worn_vm_is_not_given_again(store):
             assert new.id != old.id
         assert await (await box.vm(old.id)).read("kept") == b"x\n"
         assert (await box.pool.stats()).counts.recycled == 1
+
+
+async def test_an_agents_vms_have_a_bound(store):
+    """Of as many as it may have, the oldest that it does not get again is removed; none of those with a name is."""
+    bounded = pooled(store, size=1, executions=1)
+    bounded.settings = replace(bounded.settings, vms_per_agent=3)
+    async with bounded as box:
+        made = [(await box.vm("own", agent_id="ann")).id]
+        for _ in range(3):
+            await box.pool.upkeep()
+            async with box.pool.vm("ann") as vm:
+                made.append(vm.id)
+                await told(vm, "true", "bash")
+        assert [record.id for record in await box.vms()] == [made[0], *made[2:]]
+        assert (await box.history(made[1])).total == 1
+        async with box.pool.vm("bob"):
+            await box.vm("other", agent_id="eve")
+        for name in ("second", "third"):
+            await box.vm(name, agent_id="eve")
+        await box.pool.upkeep()
+        before = (await box.pool.stats()).as_dict()
+        with pytest.raises(TooManyVms, match="remove some"):
+            await box.pool.lease("eve")
+        assert before["ready"] == 1 and (await box.pool.stats()).as_dict() == before
+        async with box.pool.vm("dan"), box.pool.vm("fay"), box.pool.vm("gil"):
+            pass
+        before = (await box.pool.stats()).as_dict()
+        with pytest.raises(TooManyVms):
+            await box.pool.lease("eve")
+        assert before["resting"] == 3 and (await box.pool.stats()).as_dict() == before
 
 
 async def test_what_breaks_is_replaced(store):

@@ -150,7 +150,11 @@ async def execute(who: Who, vm: str, asked: ExecutionRequest, request: Request) 
     return await _answered(who, await begin(who, vm, asked), asked, request)
 
 
-@routes.post("/v1/executions", response_model=ExecutionBody, responses=responses(errors.PoolFull, *_RUNNING, also=_HOW))
+@routes.post(
+    "/v1/executions",
+    response_model=ExecutionBody,
+    responses=responses(errors.PoolFull, errors.TooManyVms, *_RUNNING, also=_HOW),
+)
 async def execute_somewhere(who: Who, asked: ExecutionRequest, request: Request) -> Response:
     """The same in a vm of the pool, which the answer names: the agent's own, with its files and sessions, or another.
 

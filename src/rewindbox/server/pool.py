@@ -95,7 +95,7 @@ async def look(who: Who) -> PoolBody:
     "/leases",
     status_code=201,
     responses=responses(
-        *(errors.PoolFull, errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable),
+        *(errors.PoolFull, errors.TooManyVms, errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable),
         errors.ExecutionFailed,
     ),
 )
