@@ -243,7 +243,7 @@ class Store:
         except sqlite3.Error as exc:  # SQLite reads as it goes: damage may show up late
             raise _history_error(self._where, exc) from exc
 
-    def each(self, sql: str, values: Sequence[Value] = ()) -> Iterator[Row]:
+    def each(self, sql: str, values: Sequence[Value] = ()) -> Generator[Row, None, None]:
         """The rows of a query, one after the other: few are in memory. Raises HistoryError."""
         with closing(self._run(sql, values)) as cursor:
             try:

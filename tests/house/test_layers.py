@@ -52,7 +52,7 @@ LAYERS = (
     ("call",),
     ("running", "commands", "doctor"),
     ("siege",),
-    ("server.bounds", "server.tokens", "server.metrics", "server.journal", "server.bodies"),
+    ("server.bounds", "server.tokens", "server.metrics", "server.journal", "server.bodies", "server.encoding"),
     ("server.problems", "server.feeds", "server.readiness"),
     ("server.gate", "server.streams", "server.work"),
     ("server.runs", "server.leases"),

@@ -13,7 +13,7 @@ from rewindbox import errors, policy
 from rewindbox.backends.base import Stream
 from rewindbox.execution import Execution
 from rewindbox.meanwhile import meanwhile
-from rewindbox.server import feeds
+from rewindbox.server import encoding, feeds
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import (
     Accepted,
@@ -168,7 +168,7 @@ async def _answered(who: Caller, feed: Feed | Execution, asked: ExecutionRequest
         events = feed.events if isinstance(feed, Feed) else partial(feeds.recorded, feed)
         return EventStream(events(Place(), from_the_start=True), who.service.bounds)
     if isinstance(feed, Execution):
-        return JSONResponse(execution_body(feed))
+        return await _told(feed)
     if asked.wait:
         await _waited(feed, request if asked.cancel_on_disconnect else None)
     else:
@@ -176,9 +176,13 @@ async def _answered(who: Caller, feed: Feed | Execution, asked: ExecutionRequest
     if feed.error is not None:
         raise feed.error
     if feed.execution is not None:
-        return JSONResponse(execution_body(feed.execution))
+        return await _told(feed.execution)
     accepted = _accepted(feed)
     return JSONResponse(accepted.model_dump(), 202, {"Location": accepted.url})
+
+
+async def _told(execution: Execution) -> Response:
+    return await encoding.answer(partial(execution_body, execution), execution.size_bytes)
 
 
 def _accepted(feed: Feed) -> Accepted:
@@ -214,7 +218,7 @@ async def look(who: Who, execution: str) -> Response:
     feed = live(who, execution)
     if feed is not None:
         return JSONResponse(_accepted(feed).model_dump(), 202)
-    return JSONResponse(execution_body(await who.execution(execution)))
+    return await _told(await who.execution(execution))
 
 
 @routes.get(

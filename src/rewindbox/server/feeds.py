@@ -142,7 +142,7 @@ def begun(execution_id: str, vm_id: str | None) -> Event:
 def ended(how: Execution | RewindboxError | None) -> Event:
     """The last event of an execution."""
     if isinstance(how, Execution):
-        body = execution_body(how)
+        body = execution_body(replace(how, stdout_bytes=b"", stderr_bytes=b""))  # which have been told
         return Event("ended", {name: value for name, value in body.items() if name not in _TOLD_ALREADY}, END)
     from rewindbox.server.problems import problem  # noqa: PLC0415  which needs the framework, and this file does not
 

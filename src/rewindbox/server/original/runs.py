@@ -1,15 +1,17 @@
 """/api/llm of the original's API: run code, find and run that of an answer. Nothing runs past policy and history."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from rewindbox import seed
 from rewindbox.errors import InvalidArgument, NotYet, ValidationFailed
 from rewindbox.execution import Execution
+from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.feeds import Feed
 from rewindbox.server.original.route import Lenient, Route, both, check_unicode
@@ -36,10 +38,11 @@ class Run(Lenient):
         return self.timeout_seconds or (self.timeout_ms or 0) / 1000 or None
 
 
-@routes.post("/api/llm/execute")
-async def execute(who: Who, asked: Run) -> dict[str, Any]:
+@routes.post("/api/llm/execute", response_model=None)
+async def execute(who: Who, asked: Run) -> Response:
     """Run a piece of code, in the vm that is named or in one of the agent's."""
-    return response(await ran(who, asked))
+    done = await ran(who, asked)
+    return await encoding.answer(partial(response, done), done.size_bytes)
 
 
 async def ran(who: Caller, asked: Run, on_feed: Callable[[Feed], Awaitable[None]] | None = None) -> Execution:
