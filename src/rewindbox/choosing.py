@@ -1,11 +1,12 @@
 """Which vm of the pool an agent gets, and what is to be started and stopped meanwhile: decided, not done.
 
-Pure: no I/O, no clock. `pool.py` carries it out, and notes what was chosen in the step that chooses.
+Pure: no I/O, no clock. `pool.py` carries it out, and notes what was chosen in the step that chooses. `PoolStats` tells
+what came of it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from rewindbox.config import Settings
 
@@ -49,6 +50,51 @@ class Upkeep:
     start: int = 0
     """So many vms to make ready."""
     stop: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What has happened since the pool was opened."""
+
+    leases: int = 0
+    """Times that an agent got a vm. Each is one of the next four."""
+    own: int = 0
+    """It was its own, and running."""
+    started: int = 0
+    """It was its own, or named, and had been stopped."""
+    ready: int = 0
+    """It was ready."""
+    new: int = 0
+    """It was made while the agent waited."""
+    refused: int = 0
+    """None was to be had in time."""
+    evicted: int = 0
+    """Stopped to make room for another."""
+    recycled: int = 0
+    """Too old or too much used to be given to its agent again."""
+    broken: int = 0
+    """Did not answer, and was started anew or given up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolStats:
+    """What the pool is now."""
+
+    starting: int
+    ready: int
+    leased: int
+    resting: int
+    leaving: int
+    waiting: int
+    """Requests for a vm."""
+    max: int
+    counts: Counts
+    problem: str | None
+    """Why the last vm that was to be made ready could not be; None: it could."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
 
 
 def choose(

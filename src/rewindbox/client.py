@@ -9,20 +9,20 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rewindbox import config as configuration
 from rewindbox import shapes
 from rewindbox.config import Settings
 from rewindbox.engine import AnyVm, AsyncRewindbox
-from rewindbox.errors import BadRequest, ConfigError, HostUnsupported, Internal, UnknownExecution, UnknownVm
+from rewindbox.errors import ConfigError, HostUnsupported, Internal, UnknownExecution, UnknownVm
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened
 from rewindbox.policy import allowed
 from rewindbox.registry import SessionsEnded, VmRecord
-from rewindbox.remote import RemoteVm, Terms, history, listed
+from rewindbox.remote import RemotePool, RemoteVm, Terms, history, listed
 from rewindbox.transport import Server, readable, segment
 from rewindbox.vm import AsyncVm
 
@@ -60,6 +60,7 @@ class RemoteBox(AsyncRewindbox):
             raise ConfigError("languages are set here, and vms are at a server", remedy="configure them there")
         self.server = Server(str(store or self.settings.api_base_url), token or os.environ.get(TOKEN))
         self._terms: Terms | None = None
+        self._lent = RemotePool(self._asked)
         self._told_programs: dict[str, str | None] = {}
 
     async def __aenter__(self) -> "RemoteBox":
@@ -110,9 +111,9 @@ class RemoteBox(AsyncRewindbox):
         return RemoteVm(terms, await self.server.post("/v1/vms", asked))
 
     @property
-    def pool(self) -> NoReturn:
-        """A server has its own, see docs/pool.md. Raises BadRequest."""
-        raise BadRequest(f"a pool of vms at {self.server.url}", remedy="the server has its own; configure it there")
+    def pool(self) -> RemotePool:  # type: ignore[override]  # the same names, asked for
+        """See `AsyncRewindbox.pool`. The server keeps it, as it is configured there."""
+        return self._lent
 
     def running(self) -> list[AsyncVm]:
         """Those that this process holds: none."""

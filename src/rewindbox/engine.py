@@ -400,7 +400,7 @@ class AsyncRewindbox:
 
     async def head(self) -> Head:
         """What the history ends with; its text, kept in another place, is what `verify` can be told to expect."""
-        return self._opened().history.head()
+        return await self._opened().aside(lambda history: history.head())
 
     async def verify(self, expect: str | None = None) -> list[str]:
         """What is wrong with the history's file, a sentence each; empty when nothing is. See `History.verify`."""

@@ -11,6 +11,7 @@ RewindboxError
 │   ├── UnknownExecution       no execution has that id                 (is a HistoryError)
 │   ├── UnknownFile            a vm has no such file or folder
 │   ├── UnknownRun             no run has that id
+│   ├── UnknownLease           nobody holds a vm of the pool by that id
 │   ├── UnknownPath            a server has nothing there; WrongMethod: not that way
 │   ├── TooLarge               a request has more bytes than a server takes; TooSlow: it took too long
 │   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
@@ -254,6 +255,12 @@ class UnknownRun(BadRequest):
     """No run has that id, or it is too long ago."""
 
     code = "unknown_run"
+
+
+class UnknownLease(BadRequest):
+    """Nobody holds a vm of the pool by that id: it was given back, or not used for long."""
+
+    code = "unknown_lease"
 
 
 class UnknownPath(BadRequest):

@@ -1,5 +1,6 @@
 """One run of one piece of code in one vm: what went in, how it ended, what it left."""
 
+import codecs
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -16,6 +17,7 @@ Display = dict[str, Any]
 """A MIME bundle as in Jupyter's messages: `kind` ("result" or "display"), `data` (type -> content; binary
 types in base64), `metadata`."""
 
+_PIECE_BYTES = 64 << 10
 EXIT_TIMEOUT = 124
 EXIT_KILLED = 137
 
@@ -66,12 +68,12 @@ class Execution:
     @property
     def stdout(self) -> str:
         """What it wrote, as text; bytes that are not UTF-8 are replaced."""
-        return self.stdout_bytes.decode("utf-8", "replace")
+        return decoded(self.stdout_bytes, "replace")
 
     @property
     def stderr(self) -> str:
         """What it wrote to stderr, as text; bytes that are not UTF-8 are replaced."""
-        return self.stderr_bytes.decode("utf-8", "replace")
+        return decoded(self.stderr_bytes, "replace")
 
     @property
     def result(self) -> str | None:
@@ -88,6 +90,11 @@ class Execution:
     def completed_at(self) -> datetime:
         """When it ended."""
         return self.started_at + timedelta(seconds=self.wall_s)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its code and of what it wrote."""
+        return len(self.code) + len(self.stdout_bytes) + len(self.stderr_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """The documented JSON shape of an execution."""
@@ -116,6 +123,15 @@ class Execution:
             "session": self.session,
             "displays": list(self.displays),
         }
+
+
+def decoded(written: bytes, errors: str = "strict") -> str:
+    """As `bytes.decode`, piece by piece: other threads have their turn between two of them."""
+    if len(written) <= _PIECE_BYTES:
+        return written.decode("utf-8", errors)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    starts = range(0, len(written), _PIECE_BYTES)
+    return "".join(decoder.decode(written[at : at + _PIECE_BYTES]) for at in starts) + decoder.decode(b"", final=True)
 
 
 def rfc3339(when: datetime) -> str:

@@ -7,6 +7,7 @@ runs once or not at all, and every byte of its output comes once and in order.
 
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from rewindbox import shapes
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import ApiError, ConnectionFailed, InputFull, RewindboxError, TooMany, UnknownExecution
 from rewindbox.execution import Execution
+from rewindbox.meanwhile import meanwhile
 from rewindbox.stdin import Stdin
 from rewindbox.transport import WAITS_S, Server, Told, readable
 from rewindbox.wire import error_of_code
@@ -71,20 +73,12 @@ class Following:
 
     async def _end_fed(self, stdin: Stdin) -> Execution | RewindboxError:
         """As `_end`; what is written meanwhile goes there."""
-        bell, failure = stdin.open(), None
+        bell = stdin.open()
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._feed, stdin, bell)
-                try:
-                    how = await self._end()
-                except Exception as error:  # raised when the other task has ended, and by itself
-                    failure = error
-                group.cancel_scope.cancel()
+            async with meanwhile(partial(self._feed, stdin, bell)):
+                return await self._end()
         finally:
             stdin.end()
-        if failure is not None:
-            raise failure
-        return how
 
     async def _feed(self, stdin: Stdin, bell: int) -> None:
         """Send what is written, piece by piece; one that does not come there, or not fit, is sent again."""

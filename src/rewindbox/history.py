@@ -7,6 +7,7 @@ clock put back cannot make the execution of this minute the oldest. Environment 
 import json
 import os
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -20,6 +21,8 @@ from rewindbox.store import PREFIX_MIN, Steps, Store, Transaction, Value, done, 
 from rewindbox.timeline import Timeline
 
 _BIGGEST = 2**63 - 1
+_ENOUGH_BYTES = 4 << 20
+"""Read at once, of executions one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,9 +215,18 @@ class History:
         return [*self._store.verify(None if expect is None else _expected(expect)), *problems(self._store)]
 
     def after(self, seq: int, limit: int) -> list[tuple[int, Execution]]:
-        """The next ended executions in the order of recording, each with its number; 0 begins at the first."""
-        rows = self._store.rows(f"{_EXECUTIONS} where x.start_seq > ? order by x.start_seq limit ?", (seq, limit))
-        return [(row["start_seq"], read_execution(row)) for row in rows]
+        """The next ended executions in the order of recording, each with its number; 0 begins at the first.
+
+        Fewer than `limit` where they have written much.
+        """
+        sql, found, size_bytes = f"{_EXECUTIONS} where x.start_seq > ? order by x.start_seq limit ?", [], 0
+        with closing(self._store.each(sql, (seq, limit))) as rows:
+            for row in rows:
+                found.append((row["start_seq"], read_execution(row)))
+                size_bytes += found[-1][1].size_bytes
+                if size_bytes > _ENOUGH_BYTES:
+                    break
+        return found
 
     def of_session(self, vm_id: str, session: str, point_id: str) -> list[Execution]:
         """What made the variables that a session had at a point: its executions since it began, oldest first.

@@ -24,6 +24,7 @@ from rewindbox import kept, wire
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import BadRequest, Internal, RewindboxError
 from rewindbox.kept import CALLS
+from rewindbox.meanwhile import meanwhile
 from rewindbox.session import AsyncSession
 
 _LINGER_S = 3.0
@@ -103,39 +104,31 @@ class Keeper:
         return await self._execute(call, stream, incoming)
 
     async def _execute(self, call: Callable[..., Any], stream: SocketStream, incoming: Any) -> Any:
-        found: list[Any] = []
-        failed: list[Exception] = []
+        """As `_carried_out`; what it writes is sent as it comes, all of it before the result."""
         send, receive = anyio.create_memory_object_stream[dict[str, Any]](float("inf"))
+        all_sent = anyio.Event()
 
-        async def run() -> None:
-            with send:
-                try:
-                    result = await call(
-                        on_output=lambda name, data: send.send_nowait({"output": name, "data": data}),
-                        on_begun=lambda name: send.send_nowait({"begun": name}),
-                    )
-                    found.append(result)
-                except Exception as error:  # the group would wrap it
-                    failed.append(error)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(_cancel_at_end, incoming, group.cancel_scope)
-            group.start_soon(run)
-            with receive, suppress(anyio.BrokenResourceError):
+        async def tell() -> None:
+            with receive:
                 async for told in receive:
                     await wire.send(stream, told)
-            group.cancel_scope.cancel()
-        if failed:
-            raise failed[0]
-        if not found:
-            raise anyio.EndOfStream
-        return found[0]
+            all_sent.set()
+
+        async with meanwhile(tell, partial(_until_gone, incoming)):
+            try:
+                return await call(
+                    on_output=lambda name, data: send.send_nowait({"output": name, "data": data}),
+                    on_begun=lambda name: send.send_nowait({"begun": name}),
+                )
+            finally:
+                send.close()
+                await all_sent.wait()
 
 
-async def _cancel_at_end(incoming: BufferedByteReceiveStream, scope: anyio.CancelScope) -> None:
-    with suppress(anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
-        await incoming.receive_exactly(1)
-    scope.cancel()
+async def _until_gone(incoming: BufferedByteReceiveStream) -> None:
+    """Raises EndOfStream: who asked is gone. Nothing else is said while something is carried out."""
+    await incoming.receive_exactly(1)
+    raise anyio.EndOfStream
 
 
 def _peer_uid(stream: SocketStream) -> int:

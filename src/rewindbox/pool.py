@@ -7,66 +7,20 @@ What the pool stops keeps files and history, and is found by its name or id as a
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import anyio
 
 from rewindbox.backends.base import Usage
-from rewindbox.choosing import Choice, Member, choose, choose_named, is_old, upkeep
+from rewindbox.choosing import Choice, Counts, Member, PoolStats, State, choose, choose_named, is_old, upkeep
 from rewindbox.errors import BadRequest, PoolFull, RewindboxError, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
 from rewindbox.opened import Opened
-from rewindbox.ready import NAME, Ready, is_well, record_new, sweep
+from rewindbox.ready import NAME, Ready, is_well, name_of, record_new, sweep
 from rewindbox.registry import VmRecord
 from rewindbox.store import new_id
 from rewindbox.vm import AsyncVm, is_busy
-
-
-@dataclass(kw_only=True, slots=True)
-class Counts:
-    """What has happened since the pool was opened."""
-
-    leases: int = 0
-    """Times that an agent got a vm. Each is one of the next four."""
-    own: int = 0
-    """It was its own, and running."""
-    started: int = 0
-    """It was its own, or named, and had been stopped."""
-    ready: int = 0
-    """It was ready."""
-    new: int = 0
-    """It was made while the agent waited."""
-    refused: int = 0
-    """None was to be had in time."""
-    evicted: int = 0
-    """Stopped to make room for another."""
-    recycled: int = 0
-    """Too old or too much used to be given to its agent again."""
-    broken: int = 0
-    """Did not answer, and was started anew or given up."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolStats:
-    """What the pool is now."""
-
-    starting: int
-    ready: int
-    leased: int
-    resting: int
-    leaving: int
-    waiting: int
-    """Requests for a vm."""
-    max: int
-    counts: Counts
-    problem: str | None
-    """Why the last vm that was to be made ready could not be; None: it could."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 @dataclass(eq=False, slots=True)
@@ -136,6 +90,7 @@ class Pool:
 
         Raises:
             PoolFull: none was given back in time.
+            TooManyVms: the agent has `vms_per_agent` of them, and none that the pool has made and that is not in use.
             UnknownVm, VmBusy, VmDamaged: of the one that was named.
             HostUnsupported, VmNotAvailable: it cannot be started.
         """
@@ -181,9 +136,12 @@ class Pool:
         await self._let_go(request.granted.member)
 
     async def _let_go(self, member: Member) -> None:
-        """Of a vm that somebody did not get after all."""
+        """Of a vm that somebody did not get after all; one that is still nobody's is ready for the next."""
         member.uses -= 1
-        if not member.uses:
+        if self._ready.has(member.vm_id):
+            member.state, member.agent_id = "ready", None
+            self._serve()
+        elif not member.uses:
             await self._stop(member)
 
     def _serve(self) -> None:
@@ -231,11 +189,13 @@ class Pool:
     async def _carry_out(self, granted: _Granted) -> AsyncVm:
         """Make room, and have the vm run."""
         member = granted.member
+        try:
+            await self._become_the_agents(granted)
+        except BaseException:  # nothing is stopped for what there cannot be
+            if granted.evicted is not None:
+                granted.evicted.state = _unused(granted.evicted)
+            raise
         await self._make_room(granted)
-        if granted.found == "ready":
-            self._ready.hand_out(member.vm_id, granted.agent_id)
-        elif granted.found == "new":
-            record_new(self._open, member.vm_id, granted.agent_id)
         vm = self._vms[member.vm_id] = self._find(self._open.registry.find(member.vm_id))
         if granted.found == "started":
             member.made_s = time.monotonic() - _age_s(vm.record)
@@ -243,6 +203,29 @@ class Pool:
         self._counts.leases += 1
         setattr(self._counts, granted.found, getattr(self._counts, granted.found) + 1)
         return vm
+
+    async def _become_the_agents(self, granted: _Granted) -> None:
+        """Write down that it is, where it was nobody's. Raises TooManyVms."""
+        if granted.found in ("ready", "new"):
+            await self._forget_oldest(granted.agent_id)
+        if granted.found == "ready":
+            self._ready.hand_out(granted.member.vm_id, granted.agent_id)
+        elif granted.found == "new":
+            record_new(self._open, granted.member.vm_id, granted.agent_id)
+
+    async def _forget_oldest(self, agent_id: str) -> None:
+        """Where an agent has as many vms as it may, the oldest that it does not get again makes room for a new one."""
+        found = self._open.registry.list(agent_id=agent_id)
+        if not 0 < self._settings.vms_per_agent <= len(found):
+            return
+        for record in found:
+            if record.name != name_of(record.id) or record.id in self._members:
+                continue
+            vm = self._find(record)
+            if not vm.is_running:  # or somebody uses it by its name
+                with suppress(VmBusy, UnknownVm):  # another process does
+                    await vm.remove()
+                    return
 
     async def _have_run(self, vm: AsyncVm) -> None:
         """Start it where it does not run; anew, on the files of its last point, where it does not answer."""
@@ -333,7 +316,7 @@ class Pool:
                 self._serve()
         finally:  # where that failed, the rest is as it was
             for member in stopping:
-                member.state = "ready" if member.agent_id is None else "resting"
+                member.state = _unused(member)
             for member in starting:
                 if member.state == "starting":
                     self._drop(member)
@@ -372,7 +355,7 @@ class Pool:
         except VmNotAvailable:
             return None
 
-    def stats(self) -> PoolStats:
+    async def stats(self) -> PoolStats:
         """What it is now."""
         states = [member.state for member in self._members.values()]
         return PoolStats(
@@ -411,6 +394,11 @@ class Pool:
         self._members.pop(member.vm_id, None)
         self._vms.pop(member.vm_id, None)
         self._serve()
+
+
+def _unused(member: Member) -> State:
+    """What a vm is that was to be stopped, and is not."""
+    return "ready" if member.agent_id is None else "resting"
 
 
 def _age_s(record: VmRecord) -> float:

@@ -50,7 +50,7 @@ class Ready:
         return Job(id=vm_id, language=python, code="", limits=self._open.settings.limits, session="main")
 
     def hand_out(self, vm_id: str, agent_id: str) -> VmRecord:
-        """It is the agent's from now on: whoever opens it by its id finds it running."""
+        """It is the agent's from now on: whoever opens it by its id finds it running. Raises TooManyVms: it is not."""
         record = record_new(self._open, vm_id, agent_id)
         claim, _ = self._held.pop(vm_id)
         os.close(claim)
@@ -70,11 +70,17 @@ class Ready:
             os.close(claim)
 
 
+def name_of(vm_id: str) -> str:
+    """What a vm that a pool makes is called."""
+    return f"{NAME}{vm_id.removeprefix('vm_')[:12]}"
+
+
 def record_new(opened: Opened, vm_id: str, agent_id: str) -> VmRecord:
-    """Write down a vm of the pool."""
+    """Write down a vm of the pool. Raises TooManyVms: the agent has as many as it may."""
+    kind = {"vm_type": "host", "backend": opened.settings.backend}
+    most = opened.settings.vms_per_agent
     with opened.store.transaction() as tx:
-        name, backend = f"{NAME}{vm_id.removeprefix('vm_')[:12]}", opened.settings.backend
-        return opened.registry.create(tx, name, vm_type="host", backend=backend, agent_id=agent_id, vm_id=vm_id)
+        return opened.registry.create(tx, name_of(vm_id), **kind, agent_id=agent_id, vm_id=vm_id, at_most=most)
 
 
 async def is_well(opened: Opened, vm_id: str) -> bool:

@@ -69,14 +69,30 @@ class Registry:
         self._store = store
 
     def create(
-        self, tx: Transaction, name: str, *, vm_type: str, backend: str, agent_id: str, vm_id: str | None = None
+        self,
+        tx: Transaction,
+        name: str,
+        *,
+        vm_type: str,
+        backend: str,
+        agent_id: str,
+        vm_id: str | None = None,
+        at_most: int = 0,
     ) -> VmRecord:
-        """Add a vm; `vm_id` None makes an id. Raises InvalidArgument: a bad name, or one that a vm has already."""
+        """Add a vm; `vm_id` None makes an id.
+
+        Raises InvalidArgument: a bad name, or one that a vm has already. TooManyVms: the agent has `at_most` of them
+        (0: any number).
+        """
         check_name(name)
         if taken := self._by_name(name):
             raise InvalidArgument(
                 f"vm name {name!r} is taken by {taken.id}", remedy="choose another, or remove that vm"
             )
+        has = self._count(agent_id) if at_most else 0
+        if at_most and has >= at_most:
+            remedy = "remove some of them, or raise vms_per_agent"
+            raise TooManyVms(f"agent {agent_id!r} has {has} vms, of at most {at_most}", remedy=remedy)
         row: dict[str, Value] = {
             "id": vm_id or new_id("vm"),
             "name": name,
@@ -93,17 +109,12 @@ class Registry:
     ) -> tuple[VmRecord, bool]:
         """The vm of that name, and whether it was made now; an existing one keeps its type and agent.
 
-        Of several processes that ask at once, one makes it: the transaction is what they queue for.
-        Raises TooManyVms: the agent has `at_most` of them (0: any number).
+        Of several processes that ask at once, one makes it: the transaction is what they queue for. Raises as `create`.
         """
         found = self._by_name(name)
         if found is not None:
             return found, False
-        has = self._count(agent_id)
-        if at_most and has >= at_most:
-            remedy = "remove some of them, or raise vms_per_agent"
-            raise TooManyVms(f"agent {agent_id!r} has {has} vms, of at most {at_most}", remedy=remedy)
-        return self.create(tx, name, vm_type=vm_type, backend=backend, agent_id=agent_id), True
+        return self.create(tx, name, vm_type=vm_type, backend=backend, agent_id=agent_id, at_most=at_most), True
 
     def _count(self, agent_id: str) -> int:
         sql = "select count(*) as number from vms where agent_id = ? and removed = 0"

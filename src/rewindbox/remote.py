@@ -1,14 +1,18 @@
-"""A vm at a server: the same names as `AsyncVm`, asked over HTTP."""
+"""A vm and the pool at a server: the same names as `AsyncVm` and `Pool`, asked over HTTP."""
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import anyio
+
 from rewindbox import policy, shapes
 from rewindbox.backends.base import FileInfo, OnOutput
+from rewindbox.choosing import PoolStats
 from rewindbox.config import Settings
-from rewindbox.errors import BadRequest, SnapshotNotFound, UnknownVm
+from rewindbox.errors import BadRequest, SnapshotNotFound, UnknownLease, UnknownVm
 from rewindbox.execution import Execution, rfc3339
 from rewindbox.following import Following
 from rewindbox.history import HistoryPage
@@ -225,6 +229,64 @@ class RemoteVm:
         await self._server.delete(self._path)
         self.record, self.is_running = replace(self.record, removed=True), False
         self.sessions.clear()
+
+
+class RemotePool:
+    """The pool of a server; see `Pool`. The server keeps it."""
+
+    def __init__(self, asked: Callable[[], Awaitable[Terms]]) -> None:
+        """`asked`: the terms of the box."""
+        self._asked = asked
+        self._leases: dict[str, list[str]] = {}
+        """Ids, by the id of the vm."""
+
+    @asynccontextmanager
+    async def vm(
+        self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None
+    ) -> AsyncIterator[RemoteVm]:
+        """See `Pool.vm`."""
+        leased = await self.lease(agent_id, vm_id=vm_id, wait_s=wait_s)
+        try:
+            yield leased
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.give_back(leased)
+
+    async def lease(
+        self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None
+    ) -> RemoteVm:
+        """See `Pool.lease`. The server gives it back when nothing was asked of it for long: docs/http-api.md."""
+        terms = await self._asked()
+        asked = {"agent_id": agent_id or terms.agent_id, "vm": vm_id, "wait_s": wait_s}
+        told = await terms.server.post("/v1/pool/leases", asked)
+        lease_id, vm = readable(lambda told: (str(told["id"]), RemoteVm(terms, told["vm"])), told, "/v1/pool/leases")
+        self._leases.setdefault(vm.id, []).append(lease_id)
+        return vm
+
+    async def give_back(self, vm: RemoteVm) -> None:
+        """See `Pool.give_back`."""
+        for lease_id in self._leases.get(vm.id, [])[-1:]:
+            self._leases[vm.id].remove(lease_id)
+            terms = await self._asked()
+            with suppress(UnknownLease):  # the server has given it back
+                await terms.server.delete(f"/v1/pool/leases/{segment(lease_id, UnknownLease)}")
+
+    async def remove(self, vm_id: str) -> None:
+        """See `Pool.remove`."""
+        terms = await self._asked()
+        await terms.server.delete(f"/v1/vms/{segment(vm_id, UnknownVm)}")
+
+    async def upkeep(self) -> None:
+        """Nothing: the server does so all the time."""
+
+    async def keep(self) -> None:
+        """As `upkeep`, until cancelled."""
+        await anyio.sleep_forever()
+
+    async def stats(self) -> PoolStats:
+        """See `Pool.stats`. Raises Refused: the token is that of an agent."""
+        told = await (await self._asked()).server.get("/v1/pool")
+        return readable(shapes.pool_stats, told, "/v1/pool")
 
 
 async def history(server: Server, *, limit: int | None = 100, offset: int = 0, **query: Any) -> HistoryPage:

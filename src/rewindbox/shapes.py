@@ -5,10 +5,12 @@ A missing field or one that cannot be read is an error (`transport.readable`); n
 
 import base64
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
 from rewindbox.backends.base import FileChange, FileInfo
+from rewindbox.choosing import Counts, PoolStats
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.preview import Preview
@@ -101,6 +103,13 @@ def rollback(value: Mapping[str, Any]) -> Rollback:
 def _rebuilt(value: Mapping[str, Any]) -> Rebuilt:
     names = ("session", "executions")
     return Rebuilt(**{name: value[name] for name in names}, differences=tuple(value["differences"]))
+
+
+def pool_stats(value: Mapping[str, Any]) -> PoolStats:
+    """What a pool is."""
+    names = {field.name for field in fields(PoolStats)} - {"counts"}
+    counts = Counts(**{field.name: value["counts"][field.name] for field in fields(Counts)})
+    return PoolStats(**{name: value[name] for name in names}, counts=counts)
 
 
 def file_info(value: Mapping[str, Any]) -> FileInfo:

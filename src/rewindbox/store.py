@@ -21,7 +21,7 @@ from rewindbox.chain import CHECKS, FIRST_HASH, canonical, check_head, entry_has
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
 from rewindbox.schema import LISTING, SESSIONS, TABLES, Fact
 
-Kind = Literal["vm", "ex", "pt", "snap", "run", "ws"]
+Kind = Literal["vm", "ex", "pt", "snap", "run", "lease", "ws"]
 Row = sqlite3.Row
 Value = str | int | float | bytes | None
 
@@ -243,7 +243,7 @@ class Store:
         except sqlite3.Error as exc:  # SQLite reads as it goes: damage may show up late
             raise _history_error(self._where, exc) from exc
 
-    def each(self, sql: str, values: Sequence[Value] = ()) -> Iterator[Row]:
+    def each(self, sql: str, values: Sequence[Value] = ()) -> Generator[Row, None, None]:
         """The rows of a query, one after the other: few are in memory. Raises HistoryError."""
         with closing(self._run(sql, values)) as cursor:
             try:

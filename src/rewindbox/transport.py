@@ -25,6 +25,7 @@ from rewindbox.errors import (
     RewindboxError,
     Unauthorized,
 )
+from rewindbox.meanwhile import meanwhile
 from rewindbox.wire import error_of_code
 
 if TYPE_CHECKING:
@@ -144,30 +145,19 @@ class Server:
         at_most: int = _ANSWER_MAX_BYTES,
     ) -> bytes:
         request = self._request(method, path, query, body=body, data=data)
-        found: list[bytes | RewindboxError] = []
+        async with meanwhile(self._watch):
+            return await self._read(request, at_most)
 
-        async def ask() -> None:
+    async def _watch(self) -> None:
+        """Ask now and then whether the server is there. Raises ConnectionFailed: it is not."""
+        while True:
+            await anyio.sleep(_ASK_AFTER_S)
             try:
-                found.append(await self._read(request, at_most))
-            except RewindboxError as error:
-                found.append(error)
-
-        async def watch() -> None:
-            while True:
-                await anyio.sleep(_ASK_AFTER_S)
-                try:
-                    await self._read(self._request("GET", "/health", read_s=_WAY_S), at_most)
-                except ConnectionFailed as error:
-                    found.append(error)
-                    group.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(watch)
-            await ask()
-            group.cancel_scope.cancel()
-        if isinstance(found[0], RewindboxError):
-            raise found[0]
-        return found[0]
+                await self._read(self._request("GET", "/health", read_s=_WAY_S), _ANSWER_MAX_BYTES)
+            except ConnectionFailed:
+                raise
+            except RewindboxError:
+                continue  # an answer, whatever it says
 
     def _request(
         self,

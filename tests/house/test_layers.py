@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(rewindbox.__file__).parent
 
 LAYERS = (
-    ("errors",),
+    ("errors", "meanwhile"),
     ("limits", "language", "execution", "schema", "stdin"),
     ("languages",),
     ("models",),
@@ -52,10 +52,10 @@ LAYERS = (
     ("call",),
     ("running", "commands", "doctor"),
     ("siege",),
-    ("server.bounds", "server.tokens", "server.metrics", "server.journal", "server.bodies"),
+    ("server.bounds", "server.tokens", "server.metrics", "server.journal", "server.bodies", "server.encoding"),
     ("server.problems", "server.feeds", "server.readiness"),
     ("server.gate", "server.streams", "server.work"),
-    ("server.runs",),
+    ("server.runs", "server.leases"),
     ("server.access",),
     ("server",),
     ("server.app", "server.listener"),

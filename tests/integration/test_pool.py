@@ -9,11 +9,11 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from conftest import eventually, members, namespace_of
+from conftest import PATIENCE_S, eventually, members, namespace_of
 from rewindbox.config import PoolSettings
 from rewindbox.door import Rewindbox
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import BadRequest, PoolFull, UnknownVm
+from rewindbox.errors import BadRequest, PoolFull, TooManyVms, UnknownVm
 from rewindbox.limits import Limits
 from rewindbox.opened import hold, lock_path
 from rewindbox.vm import is_busy
@@ -29,6 +29,13 @@ def pooled(store, size=2, **changed):
     return made
 
 
+async def until(pool, **numbers):
+    """Wait until a pool has so many."""
+    with anyio.fail_after(PATIENCE_S):
+        while not numbers.items() <= (await pool.stats()).as_dict().items():
+            await anyio.sleep(0.002)
+
+
 async def told(vm, code="x", language="python"):
     return await vm.execute(language, code, session="main" if language == "python" else None)
 
@@ -37,7 +44,10 @@ async def test_an_agent_gets_its_own_back_and_nobody_elses(store):
     """Files and variables of an agent are there again, and no other agent gets its vm."""
     async with pooled(store) as box:
         await box.pool.upkeep()
-        assert (box.pool.stats().ready, await box.vms()) == (2, [])  # unknown to history until somebody has them
+        assert ((await box.pool.stats()).ready, await box.vms()) == (
+            2,
+            [],
+        )  # unknown to history until somebody has them
         async with box.pool.vm("ann") as vm:
             ann = vm.id
             assert (await told(vm, "x = 41; open('mine', 'w').write('1')")).success
@@ -46,7 +56,7 @@ async def test_an_agent_gets_its_own_back_and_nobody_elses(store):
                 assert (await told(other, "import os; os.listdir('.')")).result == "[]"
         async with box.pool.vm("ann") as vm:
             assert (vm.id, (await told(vm, "x + 1, open('mine').read()")).result) == (ann, "(42, '1')")
-        counts = box.pool.stats().counts
+        counts = (await box.pool.stats()).counts
         assert (counts.leases, counts.ready, counts.own, counts.new) == (3, 2, 1, 0)
         assert {record.agent_id for record in await box.vms()} == {"ann", "bob"}
         assert await box.verify() == []
@@ -72,7 +82,7 @@ async def test_a_full_pool_waits_and_then_says_so(store):
         with pytest.raises(PoolFull, match="3 vms") as caught:
             await box.pool.lease("d")
         assert caught.value.remedy
-        assert (box.pool.stats().leased, box.pool.stats().counts.refused) == (3, 1)
+        assert ((await box.pool.stats()).leased, (await box.pool.stats()).counts.refused) == (3, 1)
         order = []
 
         async def wait(agent):
@@ -82,7 +92,7 @@ async def test_a_full_pool_waits_and_then_says_so(store):
         async with anyio.create_task_group() as group:
             for count, agent in enumerate("de", 1):
                 group.start_soon(wait, agent)
-                await eventually(lambda count=count: box.pool.stats().waiting == count, "it waits")
+                await until(box.pool, waiting=count)
             await box.pool.give_back(held[0])
         assert order == ["d", "e"]
         assert len(box.running()) <= 3
@@ -107,7 +117,7 @@ async def test_who_rests_makes_room_and_has_its_files_back(store):
             assert [found.id for found in box.running()] != [ann]
         async with box.pool.vm("ann") as vm:
             assert (vm.id, await vm.read("kept")) == (ann, b"1")
-        counts = box.pool.stats().counts
+        counts = (await box.pool.stats()).counts
         assert (counts.evicted, counts.new, counts.started) == (2, 2, 1)
 
 
@@ -121,7 +131,37 @@ async def test_a_worn_vm_is_not_given_again(store):
         async with box.pool.vm("ann") as new:
             assert new.id != old.id
         assert await (await box.vm(old.id)).read("kept") == b"x\n"
-        assert box.pool.stats().counts.recycled == 1
+        assert (await box.pool.stats()).counts.recycled == 1
+
+
+async def test_an_agents_vms_have_a_bound(store):
+    """Of as many as it may have, the oldest that it does not get again is removed; none of those with a name is."""
+    bounded = pooled(store, size=1, executions=1)
+    bounded.settings = replace(bounded.settings, vms_per_agent=3)
+    async with bounded as box:
+        made = [(await box.vm("own", agent_id="ann")).id]
+        for _ in range(3):
+            await box.pool.upkeep()
+            async with box.pool.vm("ann") as vm:
+                made.append(vm.id)
+                await told(vm, "true", "bash")
+        assert [record.id for record in await box.vms()] == [made[0], *made[2:]]
+        assert (await box.history(made[1])).total == 1
+        async with box.pool.vm("bob"):
+            await box.vm("other", agent_id="eve")
+        for name in ("second", "third"):
+            await box.vm(name, agent_id="eve")
+        await box.pool.upkeep()
+        before = (await box.pool.stats()).as_dict()
+        with pytest.raises(TooManyVms, match="remove some"):
+            await box.pool.lease("eve")
+        assert before["ready"] == 1 and (await box.pool.stats()).as_dict() == before
+        async with box.pool.vm("dan"), box.pool.vm("fay"), box.pool.vm("gil"):
+            pass
+        before = (await box.pool.stats()).as_dict()
+        with pytest.raises(TooManyVms):
+            await box.pool.lease("eve")
+        assert before["resting"] == 3 and (await box.pool.stats()).as_dict() == before
 
 
 async def test_what_breaks_is_replaced(store):
@@ -136,15 +176,15 @@ async def test_what_breaks_is_replaced(store):
             supervisor = await supervisor_of(again)
         os.kill(supervisor, signal.SIGKILL)
         await box.pool.check()
-        stats = box.pool.stats()
+        stats = await box.pool.stats()
         assert (stats.resting, stats.counts.broken) == (0, 2)
         await box.pool.upkeep()
         for ready in list(box.pool._ready._held.values()):
             await ready[1].stop()
         await box.pool.check()
-        assert box.pool.stats().ready == 0
+        assert (await box.pool.stats()).ready == 0
         await box.pool.upkeep()
-        assert box.pool.stats().ready == 2
+        assert (await box.pool.stats()).ready == 2
 
 
 async def supervisor_of(vm):
@@ -208,9 +248,9 @@ async def test_it_is_kept_as_configured(store):
     async with pooled(store) as box:
         async with anyio.create_task_group() as group:
             group.start_soon(box.pool.keep)
-            await eventually(lambda: box.pool.stats().ready == 2, "two are ready")
+            await until(box.pool, ready=2)
             async with box.pool.vm("ann"):
-                await eventually(lambda: box.pool.stats().ready == 2, "two are ready again")
+                await until(box.pool, ready=2)
             group.cancel_scope.cancel()
         assert len(box.pool._members) == 3
 
@@ -265,7 +305,7 @@ async def test_many_at_once(store):
         async with anyio.create_task_group() as group:
             for number in range(20):
                 group.start_soon(work, f"agent{number % 7}")
-        stats = box.pool.stats()
+        stats = await box.pool.stats()
         assert (stats.leased, stats.waiting, stats.counts.leases) == (0, 0, 20)
 
 
@@ -317,10 +357,10 @@ async def test_it_is_looked_after_however_much_goes_on(store):
         group.start_soon(lambda: vm.execute("bash", "echo; exec sleep 60", on_output=lambda *_: started.set()))
         await started.wait()
         group.start_soon(box.pool.keep)
-        await eventually(lambda: box.pool.stats().ready == 1, "one is ready")
+        await until(box.pool, ready=1)
         (ready,) = box.pool._ready._held.values()
         await ready[1].stop()
-        while not box.pool.stats().counts.broken:
+        while not (await box.pool.stats()).counts.broken:
             async with box.pool.vm("bob", vm_id=vm.id):
                 await anyio.sleep(0.001)
         assert is_busy(vm)
@@ -344,7 +384,7 @@ async def test_closing_leaves_nobody_waiting(store):
 
         await pool.lease("ann")
         group.start_soon(wait)
-        await eventually(lambda: pool.stats().waiting == 1, "it waits")
+        await until(pool, waiting=1)
         await box.close()
     assert len(told) == 1
     assert pool._members == {}
@@ -361,7 +401,7 @@ async def test_a_removed_vm_is_gone(store):
         async with box.pool.vm("ann") as third:
             assert third.id != other.id
         await box.pool.remove(third.id)
-        assert (box.pool.stats().resting, await box.vms()) == (0, [])
+        assert ((await box.pool.stats()).resting, await box.vms()) == (0, [])
         with pytest.raises(UnknownVm):
             await box.pool.remove(third.id)
 
@@ -374,7 +414,7 @@ async def test_a_busy_vm_is_well(store):
         group.start_soon(lambda: vm.execute("bash", code, on_output=lambda *_: started.set()))
         await started.wait()
         async with box.pool.vm("ann", vm_id=vm.id):
-            assert box.pool.stats().counts.broken == 0
+            assert (await box.pool.stats()).counts.broken == 0
         group.cancel_scope.cancel()
 
 

@@ -25,6 +25,8 @@ def test_every_command_works(tmp_path):
             if "$RUN" in text:
                 run = client.post("/v1/runs", json={"text": "no code"}).headers["Location"]
                 text = text.replace("$RUN", run.split("/")[3])
+            if "$LEASE" in text:
+                text = text.replace("$LEASE", client.post("/v1/pool/leases", json={}).json()["id"])
             answer = _called(shlex.split(text), str(server.token), tmp_path)
             assert answer.status_code < 300, (command, answer.text)
             if goes_on:

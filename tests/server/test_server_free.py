@@ -1,5 +1,6 @@
 """What takes long takes nobody else's time: while it goes on, the server answers others."""
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from served import inside
 
 from conftest import PATIENCE_S, is_in, remove, until
 from rewindbox import Rewindbox, texts
+from rewindbox.server import encoding, record
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.tokens import Tokens
 from rewindbox.store import Store, done
@@ -82,3 +84,58 @@ def test_a_long_text_is_read_aside(service):
         assert client.get("/health").status_code == 200
         assert is_in("extraction.py") and not answers
     assert len(answers[0].json()["decisions"]) == 17_000
+
+
+def test_a_long_answer_is_made_aside(service, monkeypatch):
+    """While what an execution wrote is made JSON, others are answered; it is all told at last."""
+    _, client = service
+    code = {"language": "bash", "code": "head -c 100000 /dev/urandom"}
+    execution = client.post("/v1/vms/vm/executions", json=code).json()["id"]
+    for method, url in (
+        ("GET", "/v1/history"),
+        ("GET", "/v1/history/export"),
+        ("GET", f"/v1/executions/{execution}"),
+        ("POST", "/v1/vms/vm/executions"),
+        ("GET", "/api/vms/vm/history"),
+        ("POST", "/api/llm/execute"),
+    ):
+        with monkeypatch.context() as patch, held_back(patch) as go:
+            answers: list[httpx.Response] = []
+            asking = threading.Thread(target=asked, args=(client, method, url, code, answers))
+            asking.start()
+            assert go.reached.wait(PATIENCE_S), url
+            assert client.get("/health").status_code == 200 and not answers
+            go.set()
+            asking.join(PATIENCE_S)
+            assert answers[0].status_code == 200 and len(answers[0].content) > 200_000, url
+
+
+class Gate(threading.Event):
+    """What is to go on when it is set; `reached`: somebody waits for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+
+@contextmanager
+def held_back(patch):
+    """JSON that is made in a thread, as what is long has to be, is not made before the gate is open."""
+    gate, encoded = Gate(), encoding.encoded
+
+    def held(*given):
+        if asyncio._get_running_loop() is None:
+            gate.reached.set()
+            assert gate.wait(PATIENCE_S)
+        return encoded(*given)
+
+    for module in (encoding, record):
+        patch.setattr(module, "encoded", held)
+    try:
+        yield gate
+    finally:
+        gate.set()
+
+
+def asked(client, method, url, body, answers):
+    answers.append(client.request(method, url, json=body if method == "POST" else None))

@@ -17,21 +17,25 @@ from rewindbox.server.tokens import Tokens
 
 BODIES = {
     "/v1/vms": {"name": "elses"},
+    "/v1/executions": {"language": "bash", "code": "true"},
     "/v1/vms/{vm}/executions": {"language": "bash", "code": "touch was-here"},
     "/v1/vms/{vm}/sessions": {"name": "theirs"},
     "/v1/vms/{vm}/snapshots": {"name": "theirs"},
     "/v1/vms/{vm}/rollback": {"last_success": True},
+    "/v1/pool/leases": {},
     "/v1/plan": {"text": "no code"},
     "/v1/verify": {},
     "/v1/runs": {"text": "```bash\ntouch was-here\n```", "vm": "mine"},
 }
 QUERIES = {"/v1/vms/{vm}/file": {"path": "was-here"}, "/v1/history": {"vm": "mine"}}
-OF_ALL = ("/metrics", "/v1/doctor", "/v1/verify", "/v1/head")
+OF_ALL = ("/metrics", "/v1/pool", "/v1/doctor", "/v1/verify", "/v1/head")
 """What is of all agents together, and so not for the token of one."""
 UNTIED = {
     ("POST", "/v1/vms"),
     ("GET", "/v1/vms"),
     ("GET", "/v1/executions"),
+    ("POST", "/v1/executions"),
+    ("POST", "/v1/pool/leases"),
     ("POST", "/v1/plan"),
     ("GET", "/v1/languages"),
     ("GET", "/v1/settings"),
@@ -101,7 +105,8 @@ def test_what_is_anothers_is_not_there(server, client):
     done = client.post("/v1/vms/mine/executions", json={"language": "bash", "code": "echo 1", "agent_id": "me"}).json()
     answer = client.post("/v1/runs", json={"text": "```bash\necho 2\n```", "vm": "mine", "agent_id": "me"})
     run_id = next(events(iter(answer.text.split("\n"))))["data"]["run_id"]
-    ids = {"vm": "mine", "execution": done["id"], "run": run_id, "session": "main", "snapshot": "good"}
+    lease = client.post("/v1/pool/leases", json={"agent_id": "me"}).json()["id"]
+    ids = {"lease": lease, "vm": "mine", "execution": done["id"], "run": run_id, "session": "main", "snapshot": "good"}
     with server.client(other) as outside:
         for method, path in every_route():
             if path in OPEN or (method, path) in UNTIED or path == "/openapi.json":
@@ -136,6 +141,7 @@ def test_what_is_anothers_is_not_there(server, client):
         assert outside.get(f"/v1/executions/{own['id']}").json() == own
     assert client.get("/v1/vms/mine/files").json()["entries"] == []
     assert client.get(f"/v1/vms/{done['vm_id']}").json()["sessions"] == []
+    assert client.delete(f"/v1/pool/leases/{lease}").status_code == 200
 
 
 def test_a_revoked_token_ends_at_once(server):
@@ -256,6 +262,7 @@ def test_input_while_it_runs(client):
     whole = client.post(run, json={"language": "bash", "code": "sleep 1000", "wait": False}).json()
     assert client.post(f"{whole['url']}/stdin", content=b"x").json()["remedy"] == "begin it with `stdin_open`"
     client.post(f"{whole['url']}/cancel")
+    assert list(follow(client, whole["events"]))[-1]["event"] == "ended"
     both = {"language": "bash", "code": "cat", "stdin": "x", "stdin_open": True}
     assert client.post(run, json=both).json()["code"] == "invalid_argument"
 
@@ -390,3 +397,28 @@ def test_a_run_is_told(client):
     assert found[-1]["data"] == {"executions": 2}
     plan = client.post("/v1/plan", json={"text": text}).json()["decisions"]
     assert [decision["skipped"] is None for decision in plan] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("request_text", "confidence", "runs"),
+    [(None, 0.4, 0), ("Run the script.", 0.7, 1), ("Write it, but do not run it.", 0.1, 0)],
+)
+def test_what_the_user_asked_for_counts(client, request_text, confidence, runs):
+    """A block that is not sure enough alone runs where the user asked for it: in a plan, a run, and the original's."""
+    asked = {"text": "```sh\nls\n```", "threshold": 0.6, "request": request_text}
+    (planned,) = client.post("/v1/plan", json=asked).json()["decisions"]
+    assert (planned["execution_confidence"], planned["skipped"] is None) == (confidence, bool(runs))
+    told = list(events(iter(client.post("/v1/runs", json={**asked, "vm": "mine"}).text.split("\n"))))
+    assert [event["data"] for event in told if event["event"] == "decision"] == [planned]
+    assert told[-1]["data"] == {"executions": runs}
+    parsed = {"agent_id": "me", "llm_response": asked["text"], "auto_execute": True, "auto_execute_threshold": 0.6}
+    answer = client.post("/api/llm/parse-execute", json={**parsed, "request": request_text}).json()
+    assert len(answer["execution_results"]) == runs, answer
+
+
+def test_what_the_user_asked_for_is_bounded(client):
+    """It is text, and no longer than an answer: whatever else it is, nothing runs."""
+    for request in ("x" * 400_001, 1, ["run it"]):
+        for url, more in (("/v1/plan", {}), ("/v1/runs", {"vm": "mine"})):
+            answer = client.post(url, json={"text": "```sh\nls\n```", "request": request, **more})
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")

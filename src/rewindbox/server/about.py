@@ -108,7 +108,7 @@ async def numbers(who: Who) -> Response:
         "rewindbox_vms": ("Vms that there are.", float(len(await box.vms()))),
         "rewindbox_vms_running": ("Vms that this server holds.", float(len(box.running()))),
     }
-    pool = box.pool.stats()
+    pool = await box.pool.stats()
     gauges |= {
         "rewindbox_pool_ready": ("Vms of the pool that are nobody's yet.", float(pool.ready)),
         "rewindbox_pool_leased": ("Vms of the pool that are in use.", float(pool.leased)),

@@ -12,6 +12,7 @@ from rewindbox.execution import Execution
 from rewindbox.limits import Limits
 from rewindbox.registry import VmRecord
 from rewindbox.server.bounds import Bounds
+from rewindbox.server.leases import Leases
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.readiness import Readiness
 from rewindbox.server.runs import Runs
@@ -30,8 +31,9 @@ class Service:
     bounds: Bounds
     metrics: Metrics
     readiness: Readiness
+    leases: Leases
     allocated: dict[str, AsyncVm] = field(default_factory=dict)
-    """Vms of the pool that clients hold from one request to another, by id."""
+    """Vms of the pool that clients of the original's API hold, by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Caller:
             vm = await self.service.box.vm(name_or_id, create=False)
             if self.sees(vm.record.agent_id):
                 assert isinstance(vm, AsyncVm)  # we hold them ourselves
+                self.service.leases.used(vm.id)
                 return vm
         except UnknownVm:
             if self.token.agent is None:  # who sees all of them may be told more

@@ -1,5 +1,6 @@
 """/v1/runs and /v1/plan: a model's answer, whose code is found, decided on and run."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -12,6 +13,7 @@ from rewindbox.server.executions import LastId
 from rewindbox.server.problems import Responses, responses
 from rewindbox.server.runs import Run, decision_body
 from rewindbox.server.streams import MEDIA_TYPE, EventStream
+from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/v1", tags=["runs"])
 _REQUEST = "What the user had asked for: it counts in `execution_confidence`. Null: unknown."
@@ -23,7 +25,7 @@ class RunRequest(Asked):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "```python\nprint(6 * 7)\n```", "vm": "demo"}]})
     text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most 400,000 characters.")
-    vm: Text | None = Field(None, description="By name or id; made when it is new. Null: a new one.")
+    vm: Text | None = Field(None, description="By name or id; made when it is new. Null: one of the pool.")
     on_failure: Literal["stop", "continue", "rollback"] = Field(
         "stop", description="After a block that fails: run no more; go on; or undo it and go on."
     )
@@ -75,21 +77,23 @@ async def plan(who: Who, asked: PlanRequest) -> Plan:
 @routes.post(
     "/runs",
     response_class=Response,
-    responses=responses(errors.UnknownVm, errors.ValidationFailed, errors.VmBusy, errors.TooManyVms, also=_EVENTS),
+    responses=responses(
+        errors.UnknownVm, errors.ValidationFailed, errors.VmBusy, errors.TooManyVms, errors.PoolFull, also=_EVENTS
+    ),
 )
 async def run(who: Who, asked: RunRequest) -> Response:
     """Run the code blocks of an answer in one vm, in order, and tell what happens as server-sent events.
 
     `run` with its id; for each block a `decision`; for each that is run `begun`, `output` and `ended`; at last
     `done`, or `error` with a problem. It goes on when the connection ends: `GET /v1/runs/{run}/events` with the id
-    of the last event goes on there.
+    of the last event goes on there. Without `vm` the agent has one of the pool until all of it is done; where none is
+    free for `pool.wait_s`, 429 with `Retry-After`, and nothing ran.
     """
-    agent = who.agent(asked.agent_id)
-    vm, _ = await who.new_vm(asked.vm, agent)
-    begun = who.service.runs.begin(
-        vm,
+    agent = who.agent(asked.agent_id) or who.service.box.settings.agent_id
+    begun = await who.service.runs.begin(
+        await _where(who, asked.vm, agent),
         who.token,
-        agent or who.service.box.settings.agent_id,
+        agent,
         asked.text,
         on_failure=asked.on_failure,
         threshold=asked.threshold,
@@ -99,6 +103,14 @@ async def run(who: Who, asked: RunRequest) -> Response:
     )
     found = await who.service.runs.events(begun, None)
     return EventStream(found, who.service.bounds, {"Location": f"/v1/runs/{begun.id}/events"})
+
+
+async def _where(who: Caller, vm: str | None, agent: str) -> AbstractAsyncContextManager[AsyncVm]:
+    """The vm that is named, or one of the pool."""
+    if vm is None:
+        return who.service.box.pool.vm(agent)
+    found, _ = await who.new_vm(vm, agent)
+    return nullcontext(found)
 
 
 @routes.get("/runs/{run}/events", response_class=Response, responses=responses(errors.UnknownRun, also=_EVENTS))

@@ -22,6 +22,7 @@ from rewindbox.server import (
     journal,
     original,
     points,
+    pool,
     problems,
     record,
     sessions,
@@ -32,6 +33,7 @@ from rewindbox.server import (
 from rewindbox.server.access import Service
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.gate import OPEN, Gate
+from rewindbox.server.leases import Leases
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.readiness import Readiness
 from rewindbox.server.runs import Runs
@@ -39,8 +41,8 @@ from rewindbox.server.tokens import Tokens
 from rewindbox.server.work import Work
 
 ROUTES = (
-    *(about.routes, vms.routes, executions.routes, sockets.routes, answers.routes, sessions.routes, points.routes),
-    *(files.routes, history.routes, record.routes, settings.routes),
+    *(about.routes, vms.routes, executions.routes, sockets.routes, answers.routes, pool.routes, sessions.routes),
+    *(points.routes, files.routes, history.routes, record.routes, settings.routes),
 )
 """Every group of routes, in the order in which docs and OpenAPI have them."""
 _TEXT = "Runs what a model wrote in isolated vms, remembers every execution, and can undo any of them."
@@ -97,8 +99,10 @@ def made(box: AsyncRewindbox, choices: Choices) -> tuple[ASGIApp, FastAPI]:
             runs = Runs(opened.settings.folder, opened, work)
             runs.prepare()
             await _settle(opened)
-            app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened))
+            leases = Leases(opened.pool, choices.bounds.lease_s)
+            app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened), leases)
             group.start_soon(opened.pool.keep)
+            group.start_soon(leases.keep)
             try:
                 yield
             finally:

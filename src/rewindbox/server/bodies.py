@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rewindbox.execution import Display, Ended, Execution
+from rewindbox.execution import Display, Ended, Execution, decoded
 from rewindbox.store import id_bounds
 
 _EXAMPLE_ID = "7f3k2mqxwz4tb5ncg6hjlsdarv"
@@ -18,6 +18,8 @@ Text = Annotated[str, Field(max_length=256)]
 ExecutionId = Annotated[str, Field(pattern=r"^ex_[a-z2-7]{26}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+_PIECE_BYTES = 48 << 10
+"""As many thirds as base64 writes without padding between."""
 TEXT_CHARS = 400_000
 """Of an answer: to look for code in it takes time that is nobody else's."""
 Whole = Annotated[int, Field(gt=0, lt=2**53)]
@@ -111,10 +113,10 @@ class ExecutionBody(BaseModel):
 
 
 class Accepted(BaseModel):
-    """An execution that has begun and is in the record."""
+    """An execution that goes on. It is in the record, unless it waits for its turn."""
 
     execution_id: str = Field(description="Its id.")
-    vm_id: str = Field(description="The vm in which it runs.")
+    vm_id: str | None = Field(description="The vm in which it runs; null: it waits for one of the pool.")
     status: Literal["running"] = Field(description="It goes on.")
     url: str = Field(description="Where it is when it has ended.")
     events: str = Field(description="Where its events are, from now on and later.")
@@ -124,7 +126,7 @@ class GoingOn(BaseModel):
     """An execution that goes on."""
 
     execution_id: str = Field(description="Its id.")
-    vm_id: str = Field(description="The vm in which it runs.")
+    vm_id: str | None = Field(description="The vm in which it runs.")
     stdout_bytes: int = Field(description="So much it has written so far, in bytes.")
     stderr_bytes: int = Field(description="So much to standard error.")
 
@@ -146,18 +148,26 @@ def execution_body(execution: Execution) -> dict[str, Any]:
     """An execution as `ExecutionBody`."""
     return {
         **execution.as_dict(),
-        "stdout_base64": told(execution.stdout_bytes)[1],
-        "stderr_base64": told(execution.stderr_bytes)[1],
+        "stdout_base64": _exact(execution.stdout_bytes),
+        "stderr_base64": _exact(execution.stderr_bytes),
         "displays": [_plain(display) for display in execution.displays],
     }
 
 
 def told(written: bytes) -> tuple[str, str | None]:
     """Bytes as text, and in base64 where the text is not exactly they."""
+    exact = _exact(written)
+    return decoded(written, "strict" if exact is None else "replace"), exact
+
+
+def _exact(written: bytes) -> str | None:
+    """In base64, where it is no UTF-8; piece by piece, as `decoded`."""
     try:
-        return written.decode(), None
+        decoded(written)
     except UnicodeDecodeError:
-        return written.decode("utf-8", "replace"), base64.b64encode(written).decode()
+        starts = range(0, len(written), _PIECE_BYTES)
+        return "".join(base64.b64encode(written[at : at + _PIECE_BYTES]).decode() for at in starts)
+    return None
 
 
 def _plain(display: Display) -> Display:

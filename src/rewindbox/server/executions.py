@@ -2,17 +2,18 @@
 
 import base64
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Annotated
 
-import anyio
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from rewindbox import errors
+from rewindbox import errors, policy
 from rewindbox.backends.base import Stream
 from rewindbox.execution import Execution
-from rewindbox.server import feeds
+from rewindbox.meanwhile import meanwhile
+from rewindbox.server import encoding, feeds
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import (
     Accepted,
@@ -25,15 +26,20 @@ from rewindbox.server.bodies import (
     is_whole,
 )
 from rewindbox.server.feeds import Event, Feed, Place
-from rewindbox.server.problems import responses
-from rewindbox.server.streams import MEDIA_TYPE, EventStream
+from rewindbox.server.problems import Responses, responses
+from rewindbox.server.streams import MEDIA_TYPE, EventStream, until_gone
 from rewindbox.stdin import Stdin
+from rewindbox.vm import AsyncVm
 
 routes = APIRouter(tags=["executions"])
 _RUNNING = (
-    *(errors.UnknownVm, errors.UnsupportedLanguage, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable),
+    *(errors.UnsupportedLanguage, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable),
     *(errors.SnapshotFailed, errors.ExecutionFailed),
 )
+_HOW: Responses = {
+    200: {"content": {MEDIA_TYPE: {}}, "description": "How it ended; or its events, if these are accepted."},
+    202: {"model": Accepted, "description": "It has begun."},
+}
 _ID = r"^(|end|\d{1,9}|(\d{1,9}:)?\d{1,18}-\d{1,18})$"
 
 
@@ -57,24 +63,27 @@ LastId = Annotated[str | None, Depends(_last)]
 """The id of the event after which a client goes on; None: it has had none."""
 
 
-async def begin(who: Caller, vm: str, asked: ExecutionRequest) -> Feed | Execution:
+async def begin(who: Caller, vm: str | None, asked: ExecutionRequest) -> Feed | Execution:
     """Begin an execution; what was asked for before, under the same id, is not begun again.
 
-    Raises what `AsyncVm.execute` raises before it begins.
+    `vm` None: it waits for one of the pool. Raises UnknownVm, and what is wrong with the request.
     """
-    found = await who.vm(vm)
+    found = None if vm is None else await who.vm(vm)
     if asked.id is not None and (known := await _known(who, asked.id)) is not None:
-        if known.vm_id != found.id or (isinstance(known, Execution) and known.code != asked.code):
+        is_elsewhere = found is not None and known.vm_id != found.id
+        if is_elsewhere or (isinstance(known, Execution) and known.code != asked.code):
             raise errors.InvalidArgument(f"the id {asked.id} is that of something else", remedy="make another")
         return known
     if asked.timeout_s is not None:
         who.limits({"wall_s": asked.timeout_s})
+    agent_id = who.agent(asked.agent_id)
     feed = who.service.work.execute(
-        found,
+        _lent(who, agent_id, asked) if found is None else nullcontext(found),
         who.token,
         asked.language,
         asked.code,
-        agent_id=who.agent(asked.agent_id),
+        vm_id=None if found is None else found.id,
+        agent_id=agent_id,
         limits=who.limits(asked.limits.model_dump(exclude_none=True) if asked.limits else None),
         timeout_seconds=asked.timeout_s,
         environment=asked.environment,
@@ -86,6 +95,12 @@ async def begin(who: Caller, vm: str, asked: ExecutionRequest) -> Feed | Executi
         block=asked.block,
     )
     return feed
+
+
+def _lent(who: Caller, agent_id: str | None, asked: ExecutionRequest) -> AbstractAsyncContextManager[AsyncVm]:
+    """One of the pool, for what may run there: nobody gets a vm to hear that it may not."""
+    policy.check(asked.language, asked.code, who.service.box.settings)
+    return who.service.box.pool.vm(agent_id)
 
 
 async def _known(who: Caller, execution_id: str) -> Feed | Execution | None:
@@ -124,13 +139,7 @@ def written(text: str | None, exact: str | None) -> bytes | str:
 @routes.post(
     "/v1/vms/{vm}/executions",
     response_model=ExecutionBody,
-    responses=responses(
-        *_RUNNING,
-        also={
-            200: {"content": {MEDIA_TYPE: {}}, "description": "How it ended; or its events, if these are accepted."},
-            202: {"model": Accepted, "description": "It has begun."},
-        },
-    ),
+    responses=responses(errors.UnknownVm, *_RUNNING, also=_HOW),
 )
 async def execute(who: Who, vm: str, asked: ExecutionRequest, request: Request) -> Response:
     """Run a piece of code. Code that fails, is too slow or too big is an answer like any other, not an error.
@@ -138,12 +147,28 @@ async def execute(who: Who, vm: str, asked: ExecutionRequest, request: Request) 
     It goes on when the connection ends, unless `cancel_on_disconnect` says otherwise; what it did is in history. With
     `Accept: text/event-stream` its events are the answer, from now on: see `GET /v1/executions/{execution}/events`.
     """
-    feed = await begin(who, vm, asked)
+    return await _answered(who, await begin(who, vm, asked), asked, request)
+
+
+@routes.post(
+    "/v1/executions",
+    response_model=ExecutionBody,
+    responses=responses(errors.PoolFull, errors.TooManyVms, *_RUNNING, also=_HOW),
+)
+async def execute_somewhere(who: Who, asked: ExecutionRequest, request: Request) -> Response:
+    """The same in a vm of the pool, which the answer names: the agent's own, with its files and sessions, or another.
+
+    It is the agent's while this runs. Where none is free for `pool.wait_s`, 429 with `Retry-After`, and nothing ran.
+    """
+    return await _answered(who, await begin(who, None, asked), asked, request)
+
+
+async def _answered(who: Caller, feed: Feed | Execution, asked: ExecutionRequest, request: Request) -> Response:
     if MEDIA_TYPE in request.headers.get("accept", ""):
         events = feed.events if isinstance(feed, Feed) else partial(feeds.recorded, feed)
         return EventStream(events(Place(), from_the_start=True), who.service.bounds)
     if isinstance(feed, Execution):
-        return JSONResponse(execution_body(feed))
+        return await _told(feed)
     if asked.wait:
         await _waited(feed, request if asked.cancel_on_disconnect else None)
     else:
@@ -151,9 +176,13 @@ async def execute(who: Who, vm: str, asked: ExecutionRequest, request: Request) 
     if feed.error is not None:
         raise feed.error
     if feed.execution is not None:
-        return JSONResponse(execution_body(feed.execution))
+        return await _told(feed.execution)
     accepted = _accepted(feed)
     return JSONResponse(accepted.model_dump(), 202, {"Location": accepted.url})
+
+
+async def _told(execution: Execution) -> Response:
+    return await encoding.answer(partial(execution_body, execution), execution.size_bytes)
 
 
 def _accepted(feed: Feed) -> Accepted:
@@ -163,18 +192,9 @@ def _accepted(feed: Feed) -> Accepted:
 
 async def _waited(feed: Feed, request: Request | None) -> None:
     """Wait for the end; with `request`, that of its connection is the end of the code."""
-
-    async def watch() -> None:
-        assert request is not None
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        feed.scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        if request is not None:
-            group.start_soon(watch)
+    watching = () if request is None else (partial(until_gone, request.receive, feed.scope),)
+    async with meanwhile(*watching):
         await feed.until_over()
-        group.cancel_scope.cancel()
 
 
 @routes.get("/v1/executions", responses=responses())
@@ -198,7 +218,7 @@ async def look(who: Who, execution: str) -> Response:
     feed = live(who, execution)
     if feed is not None:
         return JSONResponse(_accepted(feed).model_dump(), 202)
-    return JSONResponse(execution_body(await who.execution(execution)))
+    return await _told(await who.execution(execution))
 
 
 @routes.get(

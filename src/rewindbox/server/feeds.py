@@ -64,8 +64,8 @@ def no_place() -> InvalidArgument:
 class Feed:
     """One execution that goes on, or waits for its turn: what it has written, and how it ended."""
 
-    def __init__(self, execution_id: str, vm_id: str, agent_id: str, stdin: Stdin | None = None) -> None:
-        """`stdin`: that which is written while it runs, if there is one."""
+    def __init__(self, execution_id: str, vm_id: str | None, agent_id: str, stdin: Stdin | None = None) -> None:
+        """`vm_id` None: it is one of the pool, and known when it begins. `stdin`: that which is written meanwhile."""
         self.execution_id, self.vm_id, self.agent_id, self.stdin = execution_id, vm_id, agent_id, stdin
         self.begun_at: datetime | None = None
         self.written: dict[Stream, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
@@ -134,7 +134,7 @@ class Feed:
                 await news.wait()
 
 
-def begun(execution_id: str, vm_id: str) -> Event:
+def begun(execution_id: str, vm_id: str | None) -> Event:
     """The first event of an execution."""
     return Event("begun", {"execution_id": execution_id, "vm_id": vm_id}, str(Place()))
 
@@ -142,7 +142,7 @@ def begun(execution_id: str, vm_id: str) -> Event:
 def ended(how: Execution | RewindboxError | None) -> Event:
     """The last event of an execution."""
     if isinstance(how, Execution):
-        body = execution_body(how)
+        body = execution_body(replace(how, stdout_bytes=b"", stderr_bytes=b""))  # which have been told
         return Event("ended", {name: value for name, value in body.items() if name not in _TOLD_ALREADY}, END)
     from rewindbox.server.problems import problem  # noqa: PLC0415  which needs the framework, and this file does not
 

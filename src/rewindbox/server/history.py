@@ -1,12 +1,13 @@
 """/v1/history: what ran, how it ended, and where a text stands in it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from rewindbox.errors import UnknownVm
 from rewindbox.execution import Ended
+from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import ExecutionBody, execution_body
 from rewindbox.server.problems import responses
@@ -34,7 +35,7 @@ class History(BaseModel):
     total: int = Field(description="How many match in all, on every page.")
 
 
-@routes.get("/history", responses=responses(UnknownVm))
+@routes.get("/history", response_model=History, responses=responses(UnknownVm))
 async def history(
     who: Who,
     vm: Annotated[Words, Query(description="Of this vm, by name or id; a removed one by its id.")] = None,
@@ -48,7 +49,7 @@ async def history(
     until: When = None,
     limit: Annotated[int, Query(ge=0, le=100, description="At most so many.")] = 20,
     offset: Annotated[int, Query(ge=0, lt=2**53, description="Without the newest so many.")] = 0,
-) -> History:
+) -> Response:
     """Executions that have ended, newest first, with their output."""
     if vm is not None:
         await _check_seen(who, vm)
@@ -65,8 +66,11 @@ async def history(
         limit=limit,
         offset=offset,
     )
-    entries = [ExecutionBody.model_validate(execution_body(entry)) for entry in page.entries]
-    return History(entries=entries, total=page.total)
+
+    def told() -> dict[str, Any]:
+        return {"entries": [execution_body(entry) for entry in page.entries], "total": page.total}
+
+    return await encoding.answer(told, sum(entry.size_bytes for entry in page.entries))
 
 
 async def _check_seen(who: Caller, vm: str) -> None:

@@ -27,6 +27,7 @@ STATUS: Mapping[type[RewindboxError], int] = {
     errors.UnknownExecution: 404,
     errors.UnknownFile: 404,
     errors.UnknownRun: 404,
+    errors.UnknownLease: 404,
     errors.UnknownPath: 404,
     errors.SnapshotNotFound: 404,
     errors.SessionNotFound: 404,

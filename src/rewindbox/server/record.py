@@ -1,16 +1,19 @@
 """/v1/history/export and /v1/verify: the record as a whole."""
 
-import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from functools import partial
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox import errors
+from rewindbox.execution import Execution
+from rewindbox.opened import beside
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Text, execution_body
+from rewindbox.server.encoding import encoded
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1", tags=["history"])
@@ -33,12 +36,17 @@ class Verified(BaseModel):
 async def export(who: Who) -> Response:
     """Every execution that has ended, in the order of recording, a line of JSON each."""
 
-    async def lines() -> AsyncIterator[str]:
+    async def lines() -> AsyncIterator[bytes]:
         async for execution in who.service.box.export():
             if who.sees(execution.agent_id):
-                yield json.dumps(execution_body(execution)) + "\n"
+                for part in await beside(partial(_line, execution), execution.size_bytes):
+                    yield part
 
     return StreamingResponse(lines(), media_type=_LINES)
+
+
+def _line(execution: Execution) -> list[bytes]:
+    return encoded(execution_body(execution), "\n")
 
 
 class VerifyRequest(Asked):

@@ -15,7 +15,10 @@ from rewindbox.server.gate import OPEN
 from rewindbox.server.problems import EVERYWHERE, MEDIA_TYPE, STATUS
 
 BEGIN = "<!-- made from OpenAPI by `make reference`; what stands below is not written by hand -->\n"
-_NAMES = {"vm": "demo", "execution": "$EX", "run": "$RUN", "session": "main", "snapshot": "good", "stream": "stdout"}
+_NAMES = {
+    **{"vm": "demo", "execution": "$EX", "run": "$RUN", "lease": "$LEASE"},
+    **{"session": "main", "snapshot": "good", "stream": "stdout"},
+}
 """What stands for a part of a path in a command."""
 
 _COMMON = {kind.code for kind in EVERYWHERE}

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -44,12 +44,19 @@ class Run:
         self.id, self.agent_id = run_id, agent_id
         self.journal: list[dict[str, Any]] = []
         self.scope = anyio.CancelScope()
+        self.refusal: RewindboxError | None = None
+        """Why it had no vm, and never began."""
         self._path, self._news = path, anyio.Event()
 
     @property
     def is_over(self) -> bool:
         """Nothing more happens."""
-        return bool(self.journal) and self.journal[-1]["kind"] in _LAST
+        return self.refusal is not None or (bool(self.journal) and self.journal[-1]["kind"] in _LAST)
+
+    def refuse(self, why: RewindboxError) -> None:
+        """It never begins."""
+        self.refusal = why
+        self._news.set()
 
     def add(self, kind: str, data: Mapping[str, Any]) -> None:
         """Something happened."""
@@ -112,20 +119,46 @@ class Runs:
             run.journal.append({"kind": "error", "data": problem(lost)})
         return run
 
-    def begin(self, vm: AsyncVm, token: Token, agent_id: str, text: str, **options: Any) -> Run:
-        """Begin a run, and return at once. Raises TooMany."""
+    async def begin(
+        self, where: AbstractAsyncContextManager[AsyncVm], token: Token, agent_id: str, text: str, **options: Any
+    ) -> Run:
+        """Begin a run in the vm that `where` gives, and return when there is one; it goes back before the end is told.
+
+        Raises TooMany, and what `where` raises.
+        """
         run_id = new_id("run")
         run = Run(run_id, agent_id, os.path.join(self._folder, run_id))
-        self._work.go(token, run.scope, partial(self._carried_out, run, vm, text, options))
-        self._live[run_id] = run
+        self._work.go(token, run.scope, partial(self._carried_out, run, where, text, options))
+        await run.until(1)
+        if run.refusal is not None:
+            raise run.refusal
+        return run
+
+    async def _carried_out(
+        self, run: Run, where: AbstractAsyncContextManager[AsyncVm], text: str, options: dict[str, Any]
+    ) -> None:
+        current: list[Feed] = []
+        how: RewindboxError | None = ExecutionFailed("the run was cancelled", remedy="ask for it again")
+        try:
+            async with where as vm:
+                self._has_vm(run, vm)
+                await self._each(run, vm, text, options, current)
+            how = None
+        except Exception as error:
+            how = ours(error)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end(run, current, how)
+
+    def _has_vm(self, run: Run, vm: AsyncVm) -> None:
+        self._live[run.id] = run
         self._begun += 1
         if self._begun % _REMOVE_EVERY == 0:
             self._remove_old()
-        run.add("run", {"run_id": run_id, "vm_id": vm.id, "agent_id": agent_id})
-        return run
+        run.add("run", {"run_id": run.id, "vm_id": vm.id, "agent_id": run.agent_id})
 
-    async def _carried_out(self, run: Run, vm: AsyncVm, text: str, options: dict[str, Any]) -> None:
-        current: list[Feed] = []
+    async def _each(self, run: Run, vm: AsyncVm, text: str, options: Mapping[str, Any], current: list[Feed]) -> None:
+        """Run the blocks one by one; the feed of each goes to `current`."""
 
         def begun(execution_id: str) -> None:
             current.append(Feed(execution_id, vm.id, run.agent_id))
@@ -138,28 +171,16 @@ class Runs:
         def decided(number: int, decision: Decision) -> None:
             run.add("decision", decision_body(number, decision))
 
-        how: RewindboxError | None = ExecutionFailed("the run was cancelled", remedy="ask for it again")
-        try:
-            executions = self._box.run(
-                text,
-                vm,
-                agent_id=run.agent_id,
-                on_decision=decided,
-                on_begun=begun,
-                on_output=wrote,
-                **options,
-            )
-            async with aclosing(executions):
-                async for execution in executions:
-                    self._work.end(current[-1], execution)
-            how = None
-        except Exception as error:
-            how = ours(error)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._end(run, current, how)
+        told: dict[str, Any] = {"on_decision": decided, "on_begun": begun, "on_output": wrote}
+        executions = self._box.run(text, vm, agent_id=run.agent_id, **told, **options)
+        async with aclosing(executions):
+            async for execution in executions:
+                self._work.end(current[-1], execution)
 
     async def _end(self, run: Run, current: list[Feed], how: RewindboxError | None) -> None:
+        if not run.journal and how is not None:
+            run.refuse(how)
+            return
         if current and not current[-1].is_over:
             self._work.end(current[-1], await self._work.outcome_of(current[-1]))
         if how is not None:

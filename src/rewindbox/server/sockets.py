@@ -28,11 +28,11 @@ STREAMS = 32
 
 
 class Execute(Asked):
-    """Begin an execution, and follow it."""
+    """Begin an execution, and follow it; without a vm it has one of the pool."""
 
     do: Literal["execute"]
     ref: Text | None = None
-    vm: Text
+    vm: Text | None = None
     request: ExecutionRequest
 
 

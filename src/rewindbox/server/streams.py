@@ -41,7 +41,7 @@ class EventStream(Response):
         """Tell them."""
         sending, receiving = anyio.create_memory_object_stream[Event](0)
         async with anyio.create_task_group() as group, receiving:
-            group.start_soon(_until_gone, receive, group.cancel_scope)
+            group.start_soon(until_gone, receive, group.cancel_scope)
             group.start_soon(_pumped, self._events, sending)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while (data := await self._next(receiving)) is not None:
@@ -59,7 +59,8 @@ class EventStream(Response):
         return b": alive\n\n"
 
 
-async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+async def until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Wait until the client of a request is gone, and cancel."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

@@ -100,5 +100,5 @@ async def stop(who: Who, vm: str) -> Vm:
 async def remove(who: Who, vm: str) -> Removed:
     """Remove a vm with its files, when what runs in it has ended. Its executions stay in history."""
     found = await who.vm(vm)
-    await found.remove()
+    await who.service.box.pool.remove(found.id)
     return Removed(id=found.id, name=found.name)

@@ -5,8 +5,9 @@ and records them.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,6 +22,8 @@ from rewindbox.server.metrics import Metrics
 from rewindbox.server.tokens import Token
 from rewindbox.stdin import Stdin
 from rewindbox.store import new_id
+
+T = TypeVar("T")
 
 
 class Work:
@@ -43,18 +46,28 @@ class Work:
         return {name: feed for name, feed in self._feeds.items() if feed.has_begun}
 
     def execute(
-        self, vm: AnyVm, token: Token, language: str, code: str, execution_id: str | None = None, **options: Any
+        self,
+        where: AbstractAsyncContextManager[AnyVm],
+        token: Token,
+        language: str,
+        code: str,
+        *,
+        vm_id: str | None = None,
+        execution_id: str | None = None,
+        **options: Any,
     ) -> Feed:
-        """Begin an execution, and return at once: it can be followed and cancelled by its id. Raises TooMany."""
+        """Begin an execution, and return at once: it can be followed and cancelled by its id. Raises TooMany.
+
+        `where` gives the vm, and has it back before anybody is told of the end; `vm_id`: that vm's, where it is known.
+        """
         given = options.get("stdin")
         feed = Feed(
             execution_id or new_id("ex"),
-            vm.id,
+            vm_id,
             options.get("agent_id") or self._box.settings.agent_id,
             given if isinstance(given, Stdin) else None,
         )
-        execute = partial(vm.execute, language, code, execution_id=feed.execution_id, **options)
-        self.go(token, feed.scope, partial(self._execute, feed, execute))
+        self.go(token, feed.scope, partial(self._execute, feed, where, language, code, options))
         self._feeds[feed.execution_id] = feed
         return feed
 
@@ -70,12 +83,28 @@ class Work:
         feed.end(how)
         self._count(feed, how)
 
-    async def _execute(self, feed: Feed, execute: Callable[..., Awaitable[Execution]]) -> None:
+    async def _execute(
+        self,
+        feed: Feed,
+        where: AbstractAsyncContextManager[AnyVm],
+        language: str,
+        code: str,
+        options: dict[str, Any],
+    ) -> None:
+        told: dict[str, Any] = {
+            "on_begun": lambda _: self.begin(feed),
+            "on_output": feed.write,
+            "execution_id": feed.execution_id,
+        }
         how: Execution | RewindboxError | None = None
         try:
-            how = await execute(on_begun=lambda _: self.begin(feed), on_output=feed.write)
+            async with where as vm:
+                feed.vm_id = vm.id
+                how = await vm.execute(language, code, **options, **told)
         except Exception as error:
-            how = problems.ours(error)
+            if how is not None:
+                journal.unexpected(error)  # it has run; giving the vm back went wrong
+            how = how or problems.ours(error)
         finally:
             self.end(feed, how or await self.outcome_of(feed))
 
@@ -87,6 +116,31 @@ class Work:
             return await self._box.execution(feed.execution_id)
         except RewindboxError as error:  # history is off, or cannot be read
             return error
+
+    async def result(self, token: Token, scope: anyio.CancelScope, action: Callable[[], Awaitable[T]]) -> T:
+        """What an action gives, which goes on when whoever asked is gone, and ends in order when the server does.
+
+        Raises what it raises; TooMany; ExecutionFailed: its scope was cancelled.
+        """
+        found: list[T] = []
+        failed: list[Exception] = []
+        over = anyio.Event()
+
+        async def act() -> None:
+            try:
+                found.append(await action())
+            except Exception as error:
+                failed.append(error)
+            finally:
+                over.set()
+
+        self.go(token, scope, act)
+        await over.wait()
+        if failed:
+            raise failed[0]
+        if not found:
+            raise ExecutionFailed("the server stopped it", remedy="ask for it again")
+        return found[0]
 
     def go(self, token: Token, scope: anyio.CancelScope, action: Callable[[], Awaitable[None]]) -> None:
         """Carry out something in a task of its own. Raises TooMany: as much of this token goes on as may."""

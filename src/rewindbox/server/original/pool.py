@@ -46,17 +46,17 @@ async def all_of_them(who: Who) -> dict[str, Any]:
     """The vms that run. They have no address: a vm has no network."""
     running = {vm.id for vm in who.service.box.running()}
     vms = [{"vm_id": record.id, "ip_address": ""} for record in await who.vms() if record.id in running]
-    return {"vms": vms, "stats": _stats(who)}
+    return {"vms": vms, "stats": await _stats(who)}
 
 
 @routes.get("/api/vm-pool/stats")
 async def stats(who: Who) -> dict[str, Any]:
     """How many run. There are no addresses, so that these names count vms."""
-    return _stats(who)
+    return await _stats(who)
 
 
-def _stats(who: Caller) -> dict[str, Any]:
-    found = who.service.box.pool.stats()
+async def _stats(who: Caller) -> dict[str, Any]:
+    found = await who.service.box.pool.stats()
     used = found.starting + found.ready + found.leased + found.resting  # what leaves makes room for these
     return {
         "total_ips": found.max,

@@ -1,21 +1,22 @@
 """/api/llm of the original's API: run code, find and run that of an answer. Nothing runs past policy and history."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from rewindbox import seed
-from rewindbox.errors import ExecutionFailed, InvalidArgument, NotYet, ValidationFailed
+from rewindbox.errors import InvalidArgument, NotYet, ValidationFailed
 from rewindbox.execution import Execution
+from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.feeds import Feed
 from rewindbox.server.original.route import Lenient, Route, both, check_unicode
 from rewindbox.server.original.vms import shown
 
-T = TypeVar("T")
 routes = APIRouter(route_class=Route, include_in_schema=False)
 
 
@@ -37,10 +38,11 @@ class Run(Lenient):
         return self.timeout_seconds or (self.timeout_ms or 0) / 1000 or None
 
 
-@routes.post("/api/llm/execute")
-async def execute(who: Who, asked: Run) -> dict[str, Any]:
+@routes.post("/api/llm/execute", response_model=None)
+async def execute(who: Who, asked: Run) -> Response:
     """Run a piece of code, in the vm that is named or in one of the agent's."""
-    return response(await ran(who, asked))
+    done = await ran(who, asked)
+    return await encoding.answer(partial(response, done), done.size_bytes)
 
 
 async def ran(who: Caller, asked: Run, on_feed: Callable[[Feed], Awaitable[None]] | None = None) -> Execution:
@@ -54,19 +56,18 @@ async def ran(who: Caller, asked: Run, on_feed: Callable[[Feed], Awaitable[None]
         who.limits({"wall_s": asked.wall_s})
     agent_id = who.agent(asked.agent_id)
     vm_id = (await who.vm(asked.vm_id)).id if asked.vm_id else None
-    async with who.service.box.pool.vm(agent_id, vm_id=vm_id) as vm:
-        options: dict[str, Any] = {
-            "agent_id": agent_id,
-            "timeout_seconds": asked.wall_s,
-            "working_dir": asked.working_dir,
-        }
-        feed = who.service.work.execute(vm, who.token, asked.language, asked.code, **options)
-        try:
-            if on_feed is not None:
-                await on_feed(feed)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await feed.until_over()
+    feed = who.service.work.execute(
+        who.service.box.pool.vm(agent_id, vm_id=vm_id),
+        who.token,
+        asked.language,
+        asked.code,
+        agent_id=agent_id,
+        timeout_seconds=asked.wall_s,
+        working_dir=asked.working_dir,
+    )
+    if on_feed is not None:
+        await on_feed(feed)
+    await feed.until_over()
     if feed.error is not None:
         raise feed.error
     assert feed.execution is not None
@@ -102,30 +103,7 @@ async def parsed(who: Caller, asked: dict[str, Any], vm_name: str | None = None)
         async with box.pool.vm(known["agent_id"], vm_id=vm_id) as vm:
             return (await box.parse_execute(known, vm=vm)).model_dump(mode="json")
 
-    return await carried_out(who, run)
-
-
-async def carried_out(who: Caller, action: Callable[[], Awaitable[T]]) -> T:
-    """Do something that goes on when whoever asked is gone, and ends in order when the server does."""
-    found: list[T] = []
-    failed: list[Exception] = []
-    over = anyio.Event()
-
-    async def run() -> None:
-        try:
-            found.append(await action())
-        except Exception as error:
-            failed.append(error)
-        finally:
-            over.set()
-
-    who.service.work.go(who.token, anyio.CancelScope(), run)
-    await over.wait()
-    if failed:
-        raise failed[0]
-    if not found:
-        raise ExecutionFailed("the server stopped it", remedy="ask for it again")
-    return found[0]
+    return await who.service.work.result(who.token, anyio.CancelScope(), run)
 
 
 @routes.post("/api/llm/provision/{agent}", status_code=201)

@@ -22,7 +22,15 @@ from rewindbox.server.access import Caller, Who
 from rewindbox.server.feeds import Feed, Place
 from rewindbox.server.original.route import Lenient, both, failure
 from rewindbox.server.original.runs import NO_AGENTS, Run, parsed, ran, response
-from rewindbox.server.original.vms import NewSnapshot, Page, history_of, labelled, rolled_back, snapshot_body
+from rewindbox.server.original.vms import (
+    NewSnapshot,
+    Page,
+    history_body,
+    history_of,
+    labelled,
+    rolled_back,
+    snapshot_body,
+)
 from rewindbox.store import new_id
 
 routes = APIRouter()
@@ -158,7 +166,7 @@ async def _parse(talk: Talk, data: dict[str, Any]) -> None:
 async def _history(talk: Talk, data: dict[str, Any]) -> None:
     vm = await talk.who.vm(str(talk.vm))
     given = {name: value for name, value in data.items() if value is not None}
-    await talk.say("HistoryResponse", await history_of(vm, Page.model_validate(given)))
+    await talk.say("HistoryResponse", history_body(await history_of(vm, Page.model_validate(given))))
 
 
 async def _snapshot(talk: Talk, data: dict[str, Any]) -> None:

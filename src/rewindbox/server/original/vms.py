@@ -3,6 +3,7 @@
 import re
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -14,7 +15,9 @@ from rewindbox.backends.base import Usage
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import ConfigError, InvalidArgument, VmNotAvailable
 from rewindbox.execution import Execution, rfc3339
+from rewindbox.history import HistoryPage
 from rewindbox.registry import VmRecord, check_name
+from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.files import attachment
 from rewindbox.server.original.route import Lenient, Route, both
@@ -205,14 +208,15 @@ async def tasks(who: Who, vm: str) -> dict[str, Any]:
     return {"tasks": listed, "vm_id": found.id, "total": page.total + len(going_on)}
 
 
-@routes.get("/{vm}/history")
-async def history(who: Who, vm: str, page: Annotated[Page, Query()]) -> dict[str, Any]:
+@routes.get("/{vm}/history", response_model=None)
+async def history(who: Who, vm: str, page: Annotated[Page, Query()]) -> Response:
     """Executions of a vm, newest first; each with every name that a client looks for."""
-    return await history_of(await who.vm(vm), page)
+    found = await history_of(await who.vm(vm), page)
+    return await encoding.answer(partial(history_body, found), sum(entry.size_bytes for entry in found[1].entries))
 
 
-async def history_of(vm: AsyncVm, page: Page) -> dict[str, Any]:
-    """A page of a vm's history; `total` counts all that match."""
+async def history_of(vm: AsyncVm, page: Page) -> tuple[str, HistoryPage]:
+    """A page of a vm's history, and the id of the vm."""
     found = await vm.history(
         agent_id=page.agent_id,
         failures_only=page.failures_only,
@@ -221,8 +225,14 @@ async def history_of(vm: AsyncVm, page: Page) -> dict[str, Any]:
         limit=page.limit,
         offset=page.offset,
     )
-    entries = [entry_body(execution) for execution in found.entries]
-    return {"vm_id": vm.id, "history": entries, "entries": entries, "total": found.total}
+    return vm.id, found
+
+
+def history_body(found: tuple[str, HistoryPage]) -> dict[str, Any]:
+    """The page as clients read it; `total` counts all that match."""
+    vm_id, page = found
+    entries = [entry_body(execution) for execution in page.entries]
+    return {"vm_id": vm_id, "history": entries, "entries": entries, "total": page.total}
 
 
 def entry_body(execution: Execution) -> dict[str, Any]:
