@@ -17,11 +17,11 @@ from rewindbox import intent
 from rewindbox.elements import Element, bare, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
-from rewindbox.guess import guess, is_dockerfile, says
+from rewindbox.guess import guess, is_dockerfile, is_settings, says
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
-from rewindbox.naming import is_path, named
+from rewindbox.naming import has_place, is_path, named
 from rewindbox.transcripts import typed
 
 MAX_CHARS = 20_000_000
@@ -91,8 +91,8 @@ def blocks(
     nothing closes, the end of its last line. Both count characters of `text` as given.
     `metadata` has what is known besides: `info`, all that stands after the opening fence; `guessed`, a language that
     nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
-    it is, and `write` where the text says to write it; `kind`, where it is no fence: `indented`, `tag`, `inline`,
-    `bare` (the program in a text without anything else).
+    it is, in the vm, or `elsewhere`, where no vm has such a path; `write` where the text says to write it; `kind`,
+    where it is no fence: `indented`, `tag`, `inline`, `bare` (the program in a text without anything else).
     None where there is nothing.
     A model's thoughts at the beginning (`<think>`) have no blocks; where they do not end, there is no answer.
     `request`: what the user has asked for, which counts in `execution_confidence`.
@@ -185,6 +185,8 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         name = "text"
     if name == "bash" and is_dockerfile(piece.code):
         name = "dockerfile"
+    if name == "bash" and is_settings(piece.code):
+        name = "dotenv"
     console = typed(name, piece.code)
     name = console.language if console is not None else name
     file = named(piece.info, piece.code, before, name, after) if name != "diff" else None
@@ -193,7 +195,8 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         "info": piece.info if piece.kind == "fence" else None,
         "guessed": guessed,
         "commands": console.code if console is not None else None,
-        "path": file.path if file is not None else None,
+        "path": file.path if file is not None and has_place(file.path) else None,
+        "elsewhere": file.path if file is not None and not has_place(file.path) else None,
         "write": file is not None and file.is_to_be_written,
     }
     # Unvalidated, because pydantic refuses lone surrogates, and they are what undecodable bytes become.

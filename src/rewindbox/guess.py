@@ -157,6 +157,11 @@ _LIKE_AN_ARGUMENT = re.compile(
     r"[-./=$\"'`|>&*~:@]|^(?:install|init|clone|commit|push|pull|add|run|build|test|get|all|mod)$"
 )
 _ASSIGNMENT = re.compile(r"\A[A-Z_][A-Z0-9_]*=\S")
+_SETTING = re.compile(
+    r"[ \t]*[A-Z_][A-Z0-9_]{0,80} ?= ?(?!\()"
+    r"(?:\"[^\"\n]*\"|'[^'\n]*'|<[^<>\n]{0,80}>|[^\s\"'`;|()<>]*(?: [A-Z<][^\s\"'`;|&()]*)*)[ \t]*(?:[ \t]#[^\n]*)?"
+)
+"""In `A=one Two` a capital begins what no command is called."""
 _COMPOUND = re.compile(r"^[ \t]*(?:for \w+ in |while |until |if )[^\n]{1,300};[ \t]*(?:do|then)\b", re.MULTILINE)
 _COMPOUND_ENDS = re.compile(r"(?:^|;)[ \t]*(?:done|fi)\b", re.MULTILINE)
 """Only a shell begins and ends a loop so."""
@@ -194,6 +199,14 @@ def has_any(text: str, words: tuple[str, ...]) -> bool:
 def is_dockerfile(code: str) -> bool:
     """It begins as nothing else does, whatever it is called."""
     return "FROM " in code and _DOCKERFILE.match(code) is not None
+
+
+def is_settings(code: str) -> bool:
+    """Lines of `NAME=value` and comments, and no command: as a program they do nothing, whatever they are called."""
+    if "=" not in code or "$(" in code or "`" in code:
+        return False
+    lines = [line for line in code.split("\n") if line.strip() and line.lstrip()[0] != "#"]
+    return bool(lines) and all(map(_SETTING.fullmatch, lines))
 
 
 def _is_shell(code: str) -> bool:

@@ -1,6 +1,7 @@
 """The file that a block is the content of, where the text says so.
 
-Pure. A name is only ever a relative path of plain characters; whoever writes it resolves it inside the vm.
+Pure. A name is a path of plain characters, as the text has it; whoever writes it resolves it inside the vm. Not every
+one has a place there: see `has_place`.
 """
 
 import re
@@ -11,22 +12,25 @@ _EXTENSION = (
     r"|vue|svelte|json|jsonl|ya?ml|toml|ini|cfg|conf|env|txt|csv|tsv|xml|md|rst|tex|svg|lock|proto|graphql)"
 )
 _PATH = (
-    rf"(?:[A-Za-z0-9_.-]{{1,80}}/){{0,8}}(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,80}}\.{_EXTENSION}|Dockerfile|Makefile"
-    r"|\.gitignore|\.env|go\.mod)"
+    r"(?:(?:~|[A-Za-z]:)?[\\/])?(?:[A-Za-z0-9_.-]{1,80}[\\/]){0,8}"
+    rf"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,80}}\.{_EXTENSION}|(?:Docker|Make|Gem|Rake|Proc|Jenkins|Vagrant|Pip|Caddy)file"
+    r"|\.(?:gitignore|dockerignore|env(?:\.[a-z]{1,20})?|bashrc|bash_profile|profile|zshrc|npmrc|editorconfig)|go\.(?:mod|sum))"
 )
+_NOT_WITHIN = r"(?<![\w./\\~$@%>})\]-])"
+"""A name in a sentence is not the end of a longer one, as that of an address is."""
 _WHOLE = re.compile(_PATH)
 _HEADING = re.compile(
-    rf"(?:\d{{1,3}}[.)]\s+|[^\w\s]{{1,6}}\s+)*(?:(?:file(?:\s*name)?|path)\s*:?\s*)?[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
+    rf"(?:\d{{1,3}}[.)]\s+|[^\w\s]{{1,6}}\s+)*(?:(?:file(?:\s*name)?|path)(?:\s*:\s*|\s+))?[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
     re.IGNORECASE,
 )
 _SAYS_WRITE = re.compile(
     r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])){0,120}?[`\"'*]{0,3}"
-    rf"({_PATH})(?![\w/])",
+    rf"{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
 _SAYS_SAVED = re.compile(
     r"\b(?:save|copy|paste|put|store)\b(?=[^.!?\n]{0,60}\b(?:code|script|program|this|it|above)\b)"
-    rf"[^.!?\n]{{0,120}}?[`\"'*]{{0,3}}({_PATH})(?![\w/])",
+    rf"[^.!?\n]{{0,120}}?[`\"'*]{{0,3}}{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
 """Said behind a block: `Save the code as app.py`."""
@@ -89,24 +93,24 @@ def _named(info: str, code: str, before: str) -> Named | None:
     line = _line_before(before)
     if _may_name(line):
         if (found := _HEADING.fullmatch(line)) is not None:
-            return _safe(found[1], is_to_be_written=False)
+            return _file(found[1], is_to_be_written=False)
         if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
-            return None if _ABOVE.search(line) else _safe(said[-1], is_to_be_written=_RUNS.search(line) is None)
+            return None if _ABOVE.search(line) else _file(said[-1], is_to_be_written=_RUNS.search(line) is None)
     if "." in info and (found := _INFO.search(info)) is not None:
-        return _safe(found[1], is_to_be_written=False)
+        return _file(found[1], is_to_be_written=False)
     if code.lstrip("\n")[:4].startswith(_COMMENTS):
         first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
         if (found := _COMMENT.fullmatch(first)) is not None:
-            return _safe(found[1], is_to_be_written=False)
+            return _file(found[1], is_to_be_written=False)
     shown = _QUOTED.findall(line) if line.endswith(":") and ("`" in line or "*" in line) else []
-    return _safe(shown[0], is_to_be_written=False) if len(shown) == 1 and _SHOWS.search(line) else None
+    return _file(shown[0], is_to_be_written=False) if len(shown) == 1 and _SHOWS.search(line) else None
 
 
 def _saved(after: str) -> Named | None:
     for found in _SAYS_SAVED.finditer(after) if _may_name(after) else ():
         line = after[after.rfind("\n", 0, found.start()) + 1 : found.end()] + after[found.end() :].partition("\n")[0]
         if _ABOVE.search(line) or _OF_THE_NEXT.search(line.rstrip()) is None:
-            return _safe(found[1], is_to_be_written=False)
+            return _file(found[1], is_to_be_written=False)
     return None
 
 
@@ -116,15 +120,17 @@ def _may_name(text: str) -> bool:
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is nothing but the name of a file, and safe."""
-    return _WHOLE.fullmatch(text) is not None and _safe(text, is_to_be_written=False) is not None
+    """Whether a text is nothing but the name of a file that a vm can have."""
+    return _WHOLE.fullmatch(text) is not None and has_place(text)
 
 
-def _safe(path: str, *, is_to_be_written: bool) -> Named | None:
-    path = path.removeprefix("./")
-    if ".." in path.split("/") or path.startswith("/"):
-        return None
-    return Named(path, is_to_be_written)
+def has_place(path: str) -> bool:
+    """Whether a vm can have a file of that name: relative or from `/` on, but no `C:\\x`, and without `..`."""
+    return "\\" not in path and path[1:2] != ":" and ".." not in path.split("/")
+
+
+def _file(path: str, *, is_to_be_written: bool) -> Named:
+    return Named(path.removeprefix("./").removeprefix("~/"), is_to_be_written)
 
 
 def _line_before(before: str) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 OnFailure = Literal["stop", "continue", "rollback"]
 """What becomes of the blocks behind one that fails, and of what it did; see `AsyncRewindbox.run`."""
 _ALLOW = "add it to allowed_languages"
+_PLACE = "name it by a path with / and without .."
 _FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
+_ABSOLUTE = re.compile(r"(?<![\w./-])/[\w./-]{1,200}")
 _IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
 
 _TOOL = re.compile(r"^[ \t]*(?:python3? -m )?(cargo|pytest)\b", re.MULTILINE)
@@ -96,28 +98,35 @@ def _with_files(decisions: list[Decision]) -> list[Decision]:
     mentioned: set[str] = set()
     found: list[Decision] = []
     for decision in reversed(decisions):
-        path = (decision.block.metadata or {}).get("path")
+        known = decision.block.metadata or {}
+        path, elsewhere = known.get("path"), known.get("elsewhere")
         if path is not None and _is_written(decision, path, mentioned):
             decision = Decision(decision.block, f"written to {path}", path)
+        elif elsewhere is not None and _is_written(decision, elsewhere, mentioned):
+            decision = Decision(decision.block, f"not written, because no vm has {elsewhere}; {_PLACE}")
         mentioned |= _names(decision.code)
         found.append(decision)
     return _without_idle_commands(found[::-1])
 
 
 def _is_written(decision: Decision, path: str, mentioned: set[str]) -> bool:
-    name = path.rpartition("/")[2]
+    folder, _, name = path.replace("\\", "/").rpartition("/")
     asked = bool((decision.block.metadata or {}).get("write"))
     stem = name.partition(".")[0]
     needed = {name, f"import {stem}", *(f"run {tool}" for tool, reads in _READING.items() if reads.fullmatch(name))}
-    return asked or decision.skipped is not None or not needed.isdisjoint(mentioned)
+    is_needed = not needed.isdisjoint(mentioned) and (not path.startswith("/") or folder in mentioned)
+    return asked or decision.skipped is not None or is_needed
 
 
 def _names(code: str) -> set[str]:
-    """The names of files in code, `import x` for what it imports, and `run x` for a tool that finds its files."""
+    """The names of files in code, `import x` for what it imports, and `run x` for a tool that finds its files; of what
+    is named from `/` on also the whole and its folder."""
     files = {match[0].rpartition("/")[2] for match in _FILE.finditer(code)}
+    whole = [match[0].rstrip("/") for match in _ABSOLUTE.finditer(code)]
     modules = (match[1].split(".") for match in _IMPORTED.finditer(code))
     tools = (f"run {match[1]}" for match in _TOOL.finditer(code))
-    return files | {f"import {part}" for parts in modules for part in parts} | set(tools)
+    folders = {*whole, *(path.rpartition("/")[0] for path in whole)}
+    return files | folders | {f"import {part}" for parts in modules for part in parts} | set(tools)
 
 
 def _without_idle_commands(decisions: list[Decision]) -> list[Decision]:

@@ -64,6 +64,43 @@ def test_a_file_that_is_only_mentioned_is_not_the_block(before):
     assert becomes(f"{before}{CALC}\n{RUN}")[0] == "R python print(1)"
 
 
+@pytest.mark.parametrize("path", ["/tmp/calc.py", "/home/ann/calc.py", "/app/src/calc.py"])
+def test_a_path_from_the_root_is_meant_as_it_is(path):
+    """The vm has its own root. A later block needs such a file where it names it, or its folder."""
+    folder = path.rpartition("/")[0]
+    for command in (f"python3 {path}", f"cd {folder} && python3 calc.py"):
+        assert becomes(f"**{path}**\n{CALC}\n{fence('bash', command)}") == [f"W {path}", f"R bash {command}"]
+    assert becomes(f"**{path}**\n{CALC}\n{RUN}") == ["R python print(1)", "R bash python3 calc.py"]
+
+
+@pytest.mark.parametrize("path", ["C:\\work\\calc.py", "C:/work/calc.py", "..\\calc.py", "../calc.py"])
+def test_what_no_vm_has_is_not_written(path):
+    """Nor is it written elsewhere, nor run instead: the reason has the name."""
+    text = f"Save this as `{path}`:\n{CALC}\n{RUN}"
+    assert becomes(text) == ["R bash python3 calc.py"]
+    assert path in str(decide(blocks(text), SETTINGS, PROGRAMS, 0.0)[0].skipped)
+    assert becomes(f"`{path}`\n{CALC}") == ["R python print(1)"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("KEY=abc", "# for the app\nKEY=abc\n\nURL=postgres://a:b@c/d?e=1&f=${G}", "APP_NAME=My App # shown", "KEY="),
+        "KEY=<your key>\nNAME=\"a b\"\nSALT='$x'",
+    ],
+)
+def test_settings_are_no_program(code):
+    """Also where they are labelled as a shell's: they are a file if the text names one."""
+    assert becomes(fence("bash", code)) == []
+    assert becomes(f"Create `.env`:\n{fence('bash', code)}\n{fence('bash', 'ls')}") == ["W .env", "R bash ls"]
+
+
+@pytest.mark.parametrize("code", ["A=1 make all", "A=$(date)", "A=(1 2)", "A=1\necho $A", "a=1", "A=1; ls", "A=`ls`"])
+def test_assignments_of_a_shell_run(code):
+    """A command among them, a name in small letters, or what only a shell can read."""
+    assert becomes(fence("bash", code)) == [f"R bash {code}"]
+
+
 @pytest.mark.parametrize(
     ("path", "info", "command"),
     [
