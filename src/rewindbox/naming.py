@@ -5,11 +5,14 @@ one has a place there: see `has_place`.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from rewindbox.guess import says
 
 _EXTENSION = (
     r"(?:py|pyi|ipynb|js|mjs|cjs|jsx|ts|tsx|sh|bash|rs|go|c|h|cc|cpp|hpp|java|kt|rb|php|pl|lua|r|R|sql|html?|css|scss"
-    r"|vue|svelte|json|jsonl|ya?ml|toml|ini|cfg|conf|env|txt|csv|tsv|xml|md|rst|tex|svg|lock|proto|graphql)"
+    r"|vue|svelte|json|jsonl|ya?ml|toml|ini|cfg|conf|env|txt|csv|tsv|xml|md|rst|tex|svg|lock|proto|graphql"
+    r"|ps1|bat|cs|swift|dart|scala|jl|hs|sass|less|tf|gradle|properties|service|ejs|j2|prisma|sol|astro|log)"
 )
 _PATH = (
     r"(?:(?:~|[A-Za-z]:)?[\\/])?(?:[A-Za-z0-9_.-]{1,80}[\\/]){0,8}"
@@ -19,17 +22,40 @@ _PATH = (
 _NOT_WITHIN = r"(?<![\w./\\~$@%>})\]-])"
 """A name in a sentence is not the end of a longer one, as that of an address is."""
 _WHOLE = re.compile(_PATH)
+_BULLETS = r"(?:\d{1,3}(?:\.\d{1,3}){0,3}[.)]?\s+|[^\w\s]{1,6}\s+)*"
+_DOES = (
+    r"(?![^\n]*\b(?:run|running|execut\w+|import\w*|us(?:e|ing)|call\w*|test\w*|output|after|before|see"
+    r"|add|append|include|insert|update|modify)\b)"
+)
+"""Not in a line that does something with a file."""
 _HEADING = re.compile(
-    rf"(?:\d{{1,3}}[.)]\s+|[^\w\s]{{1,6}}\s+)*(?:(?:file(?:\s*name)?|path)(?:\s*:\s*|\s+))?[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
+    rf"{_BULLETS}(?:(?:file(?:\s*name)?|path|文件名?|ファイル名?|datei|fichier|archivo|arquivo|файл)(?:\s*:\s*|\s+))?"
+    rf"[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
     re.IGNORECASE,
 )
+_BEGINS = re.compile(
+    rf"{_DOES}(?:{_BULLETS}[*`]{{1,4}}|#{{1,6}}\s+)({_PATH})[*`]{{0,4}}(?:\s+[(–—-]|\s*:)[^\n]*", re.IGNORECASE
+)
+"""A heading with what the file is for: `**app.py** - the server`."""
+_ENDS = re.compile(
+    rf"{_DOES}(?:{_BULLETS}\*\*|#{{1,6}}\s+)[^\n]{{1,80}}?(?:[(:]|\s[–—-])[*\s`\"]{{0,4}}{_NOT_WITHIN}({_PATH})"
+    r"[`\"*]{0,4}\)?[*:]{0,4}",
+    re.IGNORECASE,
+)
+"""A heading that comes to the name after what it is for: `**Filename:** app.py`, `### Server (app.py)`."""
+_WRITES_ELSEWHERE = re.compile(
+    r"保存|创建|新建|写入|作成|저장|생성|احفظ|أنشئ|\b(?:speicher|erstell|enregistr|cré|sauvegard|сохран|созда)\w*"
+    r"|\b(?:guard[ae]|salv[ae]|cri[ae])r?\b|\b(?:crea|cree|crear)\b",
+    re.IGNORECASE,
+)
+"""Save or create, in other languages of people; wherever in the line the file stands."""
 _SAYS_WRITE = re.compile(
-    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])){0,120}?[`\"'*]{0,3}"
+    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])|(?<=e\.g)\.){0,120}?[`\"'*]{0,3}"
     rf"{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
 _SAYS_SAVED = re.compile(
-    r"\b(?:save|copy|paste|put|store)\b(?=[^.!?\n]{0,60}\b(?:code|script|program|this|it|above)\b)"
+    r"\b(?:save|copy|paste|put|store)\b(?=[^.!?\n]{0,60}\b(?:code|script|program|this|it|above|as)\b)"
     rf"[^.!?\n]{{0,120}}?[`\"'*]{{0,3}}{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
@@ -37,8 +63,7 @@ _SAYS_SAVED = re.compile(
 _OF_THE_NEXT = re.compile(r":[ \t*_]*$|\b(?:following|below|next)\b", re.IGNORECASE)
 _ABOVE = re.compile(r"\babove\b", re.IGNORECASE)
 _SHOWS = re.compile(
-    r"^(?![^\n]*\b(?:run|running|execut\w+|import\w*|us(?:e|ing)|call\w*|test\w*|output|after|before|see"
-    r"|add|append|include|insert|update|modify)\b)[^\n]*?"
+    rf"^{_DOES}[^\n]*?"
     r"(?:\b(?:here(?:'s|’s| is| are)|this is|in|inside|contents?|contains|file|for)\b|\()",
     re.IGNORECASE,
 )
@@ -56,12 +81,23 @@ _THINGS = re.compile(
 )
 """They are called like files."""
 _EXTENSIONS = {
-    "bash": ("sh", "bash"),
+    "bash": ("sh", "bash", "bashrc", "bash_profile", "profile", "zshrc"),
     "python": ("py", "pyi", "ipynb"),
     "javascript": ("js", "mjs", "cjs", "jsx", "vue", "svelte", "ts", "tsx"),
     "typescript": ("ts", "tsx", "js", "jsx", "vue"),
     "rust": ("rs",),
 }
+_MAKES = re.compile(
+    rf"(?:>|\b(?:touch|nano|vim?|tee(?: -a)?|chmod \S{{1,9}}|code|bash|sh))[ \t]*[\"']?(?:\./|~/)?({_PATH})(?![\w/\\])"
+)
+"""What a shell does to a file is not in that file."""
+_LEFT_OUT = re.compile(
+    r"^[ \t]*(?:#|//|/\*|<!--|--|\{/\*)(?=[^\n]*(?:\.\.\.|…))[^\n]*\b(?:existing|unchanged"
+    r"|(?:rest of (?:the|your)|previous|remaining|other) (?:code|methods?|functions?|imports?|routes?|file|class|content))\b",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""A comment for what is there already: `# ... existing code ...`."""
+_TAGS = re.compile(r"</?(?:summary|strong|b|code|em|h[1-6])>")
 _EXTENSION_BEGINS = re.compile(r"\.[A-Za-z]")
 _RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
 _LOOK_BACK = 300
@@ -73,6 +109,8 @@ class Named:
 
     path: str
     is_to_be_written: bool
+    is_part: bool = False
+    """The block leaves out what the file has already."""
 
 
 def named(info: str, code: str, before: str, language: str = "text", after: str = "") -> Named | None:
@@ -86,7 +124,11 @@ def named(info: str, code: str, before: str, language: str = "text", after: str 
     if file is None or _THINGS.fullmatch(file.path) is not None:
         return None
     fitting = _EXTENSIONS.get(language)
-    return file if fitting is None or file.path.rpartition(".")[2] in fitting else None
+    if fitting is not None and file.path.rpartition(".")[2] not in fitting:
+        return None
+    if language == "bash" and any(match[1] == file.path for match in _MAKES.finditer(code)):
+        return None
+    return replace(file, is_part=says(code, ("...", "…"), _LEFT_OUT))
 
 
 def _named(info: str, code: str, before: str) -> Named | None:
@@ -96,6 +138,8 @@ def _named(info: str, code: str, before: str) -> Named | None:
             return _file(found[1], is_to_be_written=False)
         if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
             return None if _ABOVE.search(line) else _file(said[-1], is_to_be_written=_RUNS.search(line) is None)
+        if (found := _BEGINS.fullmatch(line) or _ENDS.fullmatch(line)) is not None:
+            return _file(found[1], is_to_be_written=False)
     if "." in info and (found := _INFO.search(info)) is not None:
         return _file(found[1], is_to_be_written=False)
     if code.lstrip("\n")[:4].startswith(_COMMENTS):
@@ -103,7 +147,8 @@ def _named(info: str, code: str, before: str) -> Named | None:
         if (found := _COMMENT.fullmatch(first)) is not None:
             return _file(found[1], is_to_be_written=False)
     shown = _QUOTED.findall(line) if line.endswith(":") and ("`" in line or "*" in line) else []
-    return _file(shown[0], is_to_be_written=False) if len(shown) == 1 and _SHOWS.search(line) else None
+    says_so = len(shown) == 1 and (_SHOWS.search(line) or _WRITES_ELSEWHERE.search(line))
+    return _file(shown[0], is_to_be_written=False) if says_so else None
 
 
 def _saved(after: str) -> Named | None:
@@ -134,5 +179,8 @@ def _file(path: str, *, is_to_be_written: bool) -> Named:
 
 
 def _line_before(before: str) -> str:
-    """The last line that is not blank."""
-    return before[-_LOOK_BACK:].rstrip(" \t\r\n>").rpartition("\n")[2].strip(" \t>\r")
+    """The last line that is not blank, without tags."""
+    line = before[-_LOOK_BACK:].rstrip(" \t\r\n>").rpartition("\n")[2]
+    if "<" in line:
+        line = _TAGS.sub("", f"{line}>")
+    return line.strip(" \t>\r").replace("：", ":")

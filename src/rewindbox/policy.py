@@ -99,19 +99,27 @@ def _with_files(decisions: list[Decision]) -> list[Decision]:
     found: list[Decision] = []
     for decision in reversed(decisions):
         known = decision.block.metadata or {}
-        path, elsewhere = known.get("path"), known.get("elsewhere")
+        path = known.get("path") or known.get("elsewhere")
         if path is not None and _is_written(decision, path, mentioned):
-            decision = Decision(decision.block, f"written to {path}", path)
-        elif elsewhere is not None and _is_written(decision, elsewhere, mentioned):
-            decision = Decision(decision.block, f"not written, because no vm has {elsewhere}; {_PLACE}")
+            decision = _writing(decision.block, path, known)
         mentioned |= _names(decision.code)
         found.append(decision)
     return _without_idle_commands(found[::-1])
 
 
+def _writing(block: "CodeBlock", path: str, known: Mapping[str, Any]) -> Decision:
+    """That a block is written, or why it cannot be; it is not run then either."""
+    if "elsewhere" in known:
+        return Decision(block, f"not written, because no vm has {path}; {_PLACE}")
+    if "part" in known:
+        return Decision(block, f"not written to {path}, because it is a part of it; give the whole file")
+    return Decision(block, f"written to {path}", path)
+
+
 def _is_written(decision: Decision, path: str, mentioned: set[str]) -> bool:
     folder, _, name = path.replace("\\", "/").rpartition("/")
-    asked = bool((decision.block.metadata or {}).get("write"))
+    known = decision.block.metadata or {}
+    asked = bool(known.get("write") or known.get("part"))
     stem = name.partition(".")[0]
     needed = {name, f"import {stem}", *(f"run {tool}" for tool, reads in _READING.items() if reads.fullmatch(name))}
     is_needed = not needed.isdisjoint(mentioned) and (not path.startswith("/") or folder in mentioned)

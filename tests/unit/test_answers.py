@@ -38,6 +38,26 @@ WRITTEN = ["W calc.py", "R bash python3 calc.py"]
         *("Here is `calc.py`:\n\n", "In `calc.py`:\n\n", "The file `calc.py` contains:\n", "**calc.py**\n\n"),
         *("First the helper (`calc.py`):\n\n", "📄 **calc.py**\n\n", "3. ✅ `calc.py`\n\n", "### File: `calc.py`\n"),
         *("Create a script (e.g., `calc.py`) with the following code:\n\n", "Save this as `calc.py`:\n\n"),
+        *(
+            "Create a script, e.g. `calc.py`:\n",
+            "**File:** `calc.py`\n",
+            "**File: `calc.py`**\n",
+            "**Filename:** calc.py\n",
+        ),
+        *(
+            "**calc.py** - the sums\n",
+            "#### `calc.py` (the sums)\n",
+            "### 2.1 `calc.py` — sums\n",
+            "## Sums: calc.py\n",
+        ),
+        *("**Sums (calc.py):**\n", "**calc.py**：\n", "<summary>calc.py</summary>\n\n", "- **`calc.py`**: the sums\n"),
+        *(
+            "文件：`calc.py`\n",
+            "将以下代码保存为 `calc.py`：\n",
+            "次のコードを `calc.py` として保存します：\n",
+            "Создайте файл `calc.py`:\n",
+        ),
+        *("Speichere dies als `calc.py`:\n", "Guarda el código como `calc.py`:\n", "Créez un fichier `calc.py` :\n"),
     ],
 )
 def test_a_line_before_says_which_file_it_is(before):
@@ -45,9 +65,10 @@ def test_a_line_before_says_which_file_it_is(before):
     assert becomes(f"{before}{CALC}\nThen:\n\n{RUN}") == WRITTEN
 
 
-def test_a_line_behind_says_which_file_it_is():
+@pytest.mark.parametrize("after", ["Save the code above as `calc.py` and run:\n\n", "Save as `calc.py`.\n\nThen:\n"])
+def test_a_line_behind_says_which_file_it_is(after):
     """Also where that line leads on to the command."""
-    assert becomes(f"{CALC}\nSave the code above as `calc.py` and run:\n\n{RUN}") == WRITTEN
+    assert becomes(f"{CALC}\n{after}{RUN}") == WRITTEN
 
 
 @pytest.mark.parametrize(
@@ -57,11 +78,43 @@ def test_a_line_behind_says_which_file_it_is():
         "After running `calc.py`:\n",
         "In `calc.py` and `main.py`:\n",
         "See `calc.py`\n",
+        "## Running `calc.py`\n",
+        "## What `calc.py` is for\n",
+        "**Use it (calc.py):**\n",
     ],
 )
 def test_a_file_that_is_only_mentioned_is_not_the_block(before):
     """A line that does something with a file, or names two, shows the content of none."""
     assert becomes(f"{before}{CALC}\n{RUN}")[0] == "R python print(1)"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "cat > run.sh <<'E'\necho 1\nE",
+        "touch run.sh",
+        "nano run.sh",
+        "echo 1 | tee run.sh",
+        "chmod +x run.sh",
+        "./x > run.sh",
+    ],
+)
+def test_what_makes_a_file_is_not_in_it(code):
+    """A shell's block that writes, opens or starts the file runs, whatever the line before it says."""
+    text = f"Create `run.sh`:\n{fence('bash', code)}\n{fence('bash', './run.sh')}"
+    assert becomes(text) == [f"R bash {code}", "R bash ./run.sh"]
+    assert becomes(text.replace(code, "echo 1")) == ["W run.sh", "R bash ./run.sh"]
+
+
+@pytest.mark.parametrize(
+    "part", ["# ... existing code ...", "    # ... rest of the code", "// … (other methods unchanged)"]
+)
+def test_a_part_of_a_file_is_not_all_of_it(part):
+    """What leaves out what is there already neither replaces the file nor runs."""
+    whole, change = fence("python", "def f(): pass\nf()"), fence("python", f"{part}\ndef g(): pass")
+    assert becomes(f"`calc.py`:\n{whole}\nUpdate `calc.py`:\n{change}\n{RUN}") == WRITTEN
+    assert becomes(f"In `calc.py`:\n{change}") == []
+    assert becomes(f"In `calc.py`:\n{change.replace('...', '').replace('…', '')}\n{RUN}") == WRITTEN
 
 
 @pytest.mark.parametrize("path", ["/tmp/calc.py", "/home/ann/calc.py", "/app/src/calc.py"])
@@ -183,7 +236,19 @@ def test_thoughts_have_no_code(opening, closing):
 
 
 @pytest.mark.parametrize(
-    "part", ["<<<<<<< a\n", "\n=======\n", "+\n-\n", "for i in ;", "`a.py` (", "; do\n", "while x;"]
+    "part",
+    [
+        "<<<<<<< a\n",
+        "\n=======\n",
+        "+\n-\n",
+        "for i in ;",
+        "`a.py` (",
+        "; do\n",
+        "while x;",
+        "# ...",
+        "> a.sh",
+        "KEY=a ",
+    ],
 )
 def test_looking_takes_no_longer_than_the_text(part):
     """Four times the text takes at most about four times as long."""
