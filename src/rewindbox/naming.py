@@ -55,8 +55,8 @@ _SAYS_WRITE = re.compile(
     re.IGNORECASE,
 )
 _SAYS_SAVED = re.compile(
-    r"\b(?:save|copy|paste|put|store)\b(?=[^.!?\n]{0,60}\b(?:code|script|program|this|it|above|as)\b)"
-    rf"[^.!?\n]{{0,120}}?[`\"'*]{{0,3}}{_NOT_WITHIN}({_PATH})(?![\w/\\])",
+    r"\b(?:save|copy|paste|put|store)\b(?=(?:[^.!?\n]|\.(?=g\.)){0,60}?\b(?:code|script|program|this|it|above|as)\b)"
+    rf"(?:[^.!?\n]|(?<=\be)\.(?=g)|(?<=e\.g)\.){{0,120}}?[`\"'*]{{0,3}}{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
 """Said behind a block: `Save the code as app.py`."""
@@ -93,7 +93,8 @@ _MAKES = re.compile(
 """What a shell does to a file is not in that file."""
 _LEFT_OUT = re.compile(
     r"^[ \t]*(?:#|//|/\*|<!--|--|\{/\*)(?=[^\n]*(?:\.\.\.|…))[^\n]*\b(?:existing|unchanged"
-    r"|(?:rest of (?:the|your)|previous|remaining|other) (?:code|methods?|functions?|imports?|routes?|file|class|content))\b",
+    r"|(?:rest of (?:the|your)|previous|remaining|other)"
+    r" (?:code|methods?|functions?|imports?|routes?|file|class|content))\b",
     re.MULTILINE | re.IGNORECASE,
 )
 """A comment for what is there already: `# ... existing code ...`."""

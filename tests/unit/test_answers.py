@@ -85,7 +85,7 @@ def test_a_line_behind_says_which_file_it_is(after):
 )
 def test_a_file_that_is_only_mentioned_is_not_the_block(before):
     """A line that does something with a file, or names two, shows the content of none."""
-    assert becomes(f"{before}{CALC}\n{RUN}")[0] == "R python print(1)"
+    assert becomes(f"{before}{CALC}\n{fence('bash', 'ls; python3 calc.py')}")[0] == "R python print(1)"
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,69 @@ def test_assignments_of_a_shell_run(code):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "python3 calc.py",
+            "python calc.py 1 2",
+            "./calc.py",
+            "chmod +x calc.py\n./calc.py",
+            "python calc.py > out.txt",
+        ),
+        "# first\npip install numpy\npython -u src/calc.py",
+    ],
+)
+def test_a_file_that_only_a_command_names(command):
+    """A shell's block that does nothing but start it is enough, where one block alone can be it."""
+    path = "src/calc.py" if "src" in command else "calc.py"
+    after = f"Run it:\n{fence('bash', command)}"
+    assert becomes(f"{CALC}\n{after}") == [f"W {path}", f"R bash {command}"]
+    assert becomes(f"{CALC}\n**a.py**\n{fence('python', 'x = 1')}\n{after}")[0] == f"W {path}"
+    for others in (f"{CALC}\n{CALC}\n{after}", f"{after}\n{CALC}"):
+        assert not any(each.startswith("W") for each in becomes(others))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cd x && python calc.py",
+        "git clone x\npython calc.py",
+        "python calc.py <file>",
+        "python calc.js",
+        "python ../calc.py",
+    ],
+)
+def test_a_command_that_does_more_names_no_file(command):
+    """The file may be from elsewhere, or is not to be started so."""
+    assert becomes(f"{CALC}\n{fence('bash', command)}") == ["R python print(1)", f"R bash {command}"]
+
+
+def test_a_script_of_a_shell_that_only_a_command_names():
+    """It has a shebang; other commands are no script."""
+    script, start = "#!/bin/bash\necho 1", "chmod +x a.sh\n./a.sh"
+    assert becomes(f"{fence('bash', script)}\n{fence('bash', start)}") == ["W a.sh", f"R bash {start}"]
+    assert becomes(f"{fence('bash', 'ls')}\n{fence('bash', start)}") == ["R bash ls", f"R bash {start}"]
+
+
+def test_a_script_of_a_page_is_a_file():
+    """Wherever the page stands, and whether it runs elsewhere or not."""
+    page, script = f"`index.html`\n{fence('html', '<script src=app.js>')}", f"`app.js`\n{fence('js', 'document.x()')}"
+    assert becomes(page + script) == ["W index.html", "W app.js"]
+    assert becomes(script + page) == ["W app.js", "W index.html"]
+
+
+@pytest.mark.parametrize("code", ["require('./calc')", "import {a} from './calc'", 'import "../src/calc"'])
+def test_what_a_script_requires_is_a_file(code):
+    """Without its extension, as is usual."""
+    assert becomes(f"`calc.js`\n{fence('js', 'a = 1')}\n{fence('js', code)}") == ["W calc.js", f"R javascript {code}"]
+
+
+@pytest.mark.parametrize(
     ("path", "info", "command"),
     [
         ("src/main.rs", "rust", "cargo run"),
+        *(("a.test.js", "js", "npx jest"), ("server.js", "js", "npm start"), ("app.py", "python", "uvicorn app:app")),
+        *(("a.py", "python", "python3 -m a"), ("test_a.py", "python", "python -m unittest")),
         ("test_a.py", "python", "pytest -q"),
         ("a_test.py", "py", "python3 -m pytest"),
     ],
