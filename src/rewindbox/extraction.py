@@ -198,7 +198,7 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         "commands": console.code if console is not None else None,
         "path": file.path if file is not None and has_place(file.path) else None,
         "elsewhere": file.path if file is not None and not has_place(file.path) else None,
-        "write": file is not None and file.is_to_be_written,
+        "write": file is not None and (file.is_to_be_written or _is_file(piece)),
         "part": file is not None and file.is_part,
     }
     # Unvalidated, because pydantic refuses lone surrogates, and they are what undecodable bytes become.
@@ -210,6 +210,11 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         end_pos=piece.end,
         metadata={key: value for key, value in known.items() if value} or None,
     )
+
+
+def _is_file(piece: Element) -> bool:
+    """A tag has said so: it has its name."""
+    return piece.kind == "tag" and is_path(piece.info)
 
 
 def _is_diff(code: str) -> bool:

@@ -98,6 +98,10 @@ _LEFT_OUT = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 """A comment for what is there already: `# ... existing code ...`."""
+_ATTRIBUTE = re.compile(
+    rf"<[\w-]{{1,40}} [^<>]{{0,200}}?\b(?:file_?path|path|file|filename)=[\"']({_PATH})[\"']", re.IGNORECASE
+)
+"""A tag right before a fence: `<file path="app.py">`."""
 _TAGS = re.compile(r"</?(?:summary|strong|b|code|em|h[1-6])>")
 _EXTENSION_BEGINS = re.compile(r"\.[A-Za-z]")
 _RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
@@ -134,29 +138,40 @@ def named(info: str, code: str, before: str, language: str = "text", after: str 
 
 def _named(info: str, code: str, before: str) -> Named | None:
     line = _line_before(before)
-    if _may_name(line):
-        if (found := _HEADING.fullmatch(line)) is not None:
-            return _file(found[1], is_to_be_written=False)
-        if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
-            return None if _ABOVE.search(line) else _file(said[-1], is_to_be_written=_RUNS.search(line) is None)
-        if (found := _BEGINS.fullmatch(line) or _ENDS.fullmatch(line)) is not None:
-            return _file(found[1], is_to_be_written=False)
-    if "." in info and (found := _INFO.search(info)) is not None:
-        return _file(found[1], is_to_be_written=False)
+    if _may_name(line) and (found := _headed(line) or _said(line)) is not None:
+        return None if _ABOVE.search(line) else found
+    if "." in info and (match := _INFO.search(info)) is not None:
+        return _file(match[1])
     if code.lstrip("\n")[:4].startswith(_COMMENTS):
         first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
-        if (found := _COMMENT.fullmatch(first)) is not None:
-            return _file(found[1], is_to_be_written=False)
+        if (match := _COMMENT.fullmatch(first)) is not None:
+            return _file(match[1])
     shown = _QUOTED.findall(line) if line.endswith(":") and ("`" in line or "*" in line) else []
     says_so = len(shown) == 1 and (_SHOWS.search(line) or _WRITES_ELSEWHERE.search(line))
-    return _file(shown[0], is_to_be_written=False) if says_so else None
+    return _file(shown[0]) if says_so else None
+
+
+def _headed(line: str) -> Named | None:
+    """By a heading, or a tag."""
+    if "<" in line and (found := _ATTRIBUTE.search(line)) is not None:
+        return _file(found[1], is_to_be_written=True)
+    found = _HEADING.fullmatch(line)
+    return _file(found[1]) if found is not None else None
+
+
+def _said(line: str) -> Named | None:
+    """By a sentence, or a heading that says more."""
+    if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
+        return _file(said[-1], is_to_be_written=_RUNS.search(line) is None)
+    found = _BEGINS.fullmatch(line) or _ENDS.fullmatch(line)
+    return _file(found[1]) if found is not None else None
 
 
 def _saved(after: str) -> Named | None:
     for found in _SAYS_SAVED.finditer(after) if _may_name(after) else ():
         line = after[after.rfind("\n", 0, found.start()) + 1 : found.end()] + after[found.end() :].partition("\n")[0]
         if _ABOVE.search(line) or _OF_THE_NEXT.search(line.rstrip()) is None:
-            return _file(found[1], is_to_be_written=False)
+            return _file(found[1])
     return None
 
 
@@ -175,7 +190,7 @@ def has_place(path: str) -> bool:
     return "\\" not in path and path[1:2] != ":" and ".." not in path.split("/")
 
 
-def _file(path: str, *, is_to_be_written: bool) -> Named:
+def _file(path: str, *, is_to_be_written: bool = False) -> Named:
     return Named(path.removeprefix("./").removeprefix("~/"), is_to_be_written)
 
 

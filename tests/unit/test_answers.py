@@ -276,6 +276,58 @@ def test_a_call_in_json(given):
     assert becomes(f'<tool_call>\n{{"name": "bash", "{given}": {{"command": "ls"}}}}\n</tool_call>') == ["R bash ls"]
 
 
+SPACE = "antml" + ":"
+INVOKED = "<Xinvoke name='bash'>#<Xparameter name='command'>ls</Xparameter>#</Xinvoke>".replace("#", "\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_calls>#[{"name": "bash", "arguments": {"command": "ls"}}]#</tool_calls>',
+        '<function_call>{"function": {"name": "bash", "arguments": "{\\"command\\": \\"ls\\"}"}}</function_call>',
+        "<tool_call>#<function=bash>#<parameter=command>#ls#</parameter>#</function>#</tool_call>",
+        "<execute_command>#<command>ls</command>#<requires_approval>false</requires_approval>#</execute_command>",
+        *(INVOKED.replace("X", ""), INVOKED.replace("X", SPACE)),
+        *('<execute language="bash">#ls#</execute>', '<action type="shell">#ls#</action>'),
+        '<artifact id="a" title="b">#<action type="shell">#ls#</action>#</artifact>',
+        *("Thought: x#Action: bash#Action Input: ls#Observation: a", "Action: bash#Action Input: `ls`"),
+        'Action: search#Action Input: x#Observation: y#Action: bash#Action Input: {"command": "ls"}#Thought: z',
+    ],
+)
+def test_more_calls_of_agents(text):
+    """Each gives one command to a shell."""
+    assert becomes(text.replace("#", "\n")) == ["R bash ls"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('<file path="src/a.py">#print(1)#</file>', "<action type='file' filePath='src/a.py'>#print(1)#</action>"),
+        "<write_to_file>#<path>src/a.py</path>#<content>#print(1)#</content>#</write_to_file>",
+        '<file path="src/a.py">#```python#print(1)#```#</file>',
+    ],
+)
+def test_a_tag_that_names_a_file(text):
+    """It is written, whatever comes after it."""
+    assert becomes(text.replace("#", "\n")) == ["W src/a.py"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script language="javascript">#alert(1)#</script>',
+        '<form>#<input name="a.py" type="text">#</form>',
+        "Action: search#Action Input: ls",
+        '<tool_call>{"name": "search", "arguments": {"code": "x"}}</tool_call>',
+        '<file path="">#x#</file>',
+        "<tool_calls>[1, 2]</tool_calls>",
+    ],
+)
+def test_other_tags_have_no_code(text):
+    """Those of a page, and calls of tools that are none of ours."""
+    assert becomes(text.replace("#", "\n")) == []
+
+
 def test_a_fence_within_the_tag_of_an_answer():
     """Where tags stand on the lines of the fence."""
     assert becomes("<answer>```python\nprint(1)\n```</answer>\n") == ["R python print(1)"]
