@@ -17,7 +17,7 @@ from rewindbox import intent
 from rewindbox.elements import Element, bare, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
-from rewindbox.guess import guess, is_dockerfile, is_settings, says
+from rewindbox.guess import guess, is_dockerfile, is_jsx, is_no_shell, is_settings, parsed, says
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
@@ -54,6 +54,14 @@ _CHANGES = re.compile(r"(?:[ +-].*\n|\n)+")
 _TRACEBACK = "Traceback (most recent call last):"
 _TREE = re.compile(r"\s*[^\n]{1,80}\n(?:[│|]?[ \t]*\n)?[│|]?[ \t]{0,8}[├└]─")
 """The files of a project, drawn."""
+
+_JSON = re.compile(r"\s*\{\s*\"[^\"\n]{0,200}\"\s*:")
+_OUTPUT = re.compile(
+    r"\W*(?:(?:the|expected|example|sample|console|program|your|this|will|should|would) ){0,3}output"
+    r"(?: (?:is|will be|should be|would be|looks? like(?: this)?))?\W*",
+    re.IGNORECASE,
+)
+"""A line before what a program has shown."""
 
 _NAME = re.compile(r"\.?(?:lang(?:uage)?-)?([^\s{}()\[\]<>:,;='\"`]+)(=?)", re.IGNORECASE)
 
@@ -181,13 +189,7 @@ def _is_code(text: str, position: int) -> bool:
 def _block(piece: Element, before: str, after: str, languages: Table, asked: intent.Words | None) -> CodeBlock:
     nearby = f"{before}\n{after[:_NEARBY_CHARS]}"
     guessed = piece.guessed if piece.info or piece.guessed else guess(piece.code)
-    name = "diff" if _is_diff(piece.code) else guessed or language(piece.info, languages)
-    if _is_shown(name, piece.code):
-        name = "text"
-    if name == "bash" and is_dockerfile(piece.code):
-        name = "dockerfile"
-    if name == "bash" and is_settings(piece.code):
-        name = "dotenv"
+    name = _language(piece.code, guessed or language(piece.info, languages), before)
     console = typed(name, piece.code)
     name = console.language if console is not None else name
     file = named(piece.info, piece.code, before, name, after) if name != "diff" else None
@@ -212,6 +214,21 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
     )
 
 
+def _language(code: str, said: str, before: str) -> str:
+    """What a block is, whatever it is called."""
+    if _is_diff(code):
+        return "diff"
+    if _is_shown(said, code, before):
+        return "text"
+    if said == "javascript" and is_jsx(code):
+        return "jsx"
+    if said == "bash" and is_dockerfile(code):
+        return "dockerfile"
+    if said == "bash" and is_settings(code):
+        return "dotenv"
+    return said
+
+
 def _is_file(piece: Element) -> bool:
     """A tag has said so: it has its name."""
     return piece.kind == "tag" and is_path(piece.info)
@@ -232,11 +249,15 @@ def _has_conflict(code: str) -> bool:
     return all((place := code.find(mark, place)) >= 0 for mark in _CONFLICT)
 
 
-def _is_shown(language: str, code: str) -> bool:
-    """What a program has shown, or the files of a project: nobody's program, whatever it is called."""
-    if code.startswith(_TRACEBACK):
+def _is_shown(language: str, code: str, before: str) -> bool:
+    """What a program has shown, the files of a project, or data: nobody's program, whatever it is called."""
+    if code.startswith(_TRACEBACK) or (language == "javascript" and _JSON.match(code) is not None):
         return True
-    return language == "bash" and "─" in code and _TREE.match(code) is not None
+    if language in ("bash", "python") and _OUTPUT.fullmatch(before.rstrip().rpartition("\n")[2]) is not None:
+        return guess(code) != "bash" if language == "bash" else parsed(code) is None
+    if language != "bash":
+        return False
+    return is_no_shell(code) or ("─" in code and _TREE.match(code) is not None)
 
 
 def _with_others(text: str, pieces: list[Element]) -> list[Element]:

@@ -162,6 +162,13 @@ _SETTING = re.compile(
     r"(?:\"[^\"\n]*\"|'[^'\n]*'|<[^<>\n]{0,80}>|[^\s\"'`;|()<>]*(?: [A-Z<][^\s\"'`;|&()]*)*)[ \t]*(?:[ \t]#[^\n]*)?"
 )
 """In `A=one Two` a capital begins what no command is called."""
+_JSX = re.compile(r"(?:\breturn\s*(?:\(\s*)?|=>\s*(?:\(\s*)?)<[A-Za-z>]")
+_NO_COMMAND = re.compile(
+    r"[^\s:=$\"'(){}\\]+:(?:\s|$)|[^\s=$~/.][^\s=$]*/$|\*|- |<[A-Za-z!?][^>]*>$|\{\s*(?:\"|$)|\[[A-Za-z][\w.:-]*\]$"
+    r"|[\d*][\d*/,-]*(?: [\d*][\d*/,-]*){4} \S|(?!function\b)[\w@.#/~ :-]{1,80} \{$"
+    r"|(?:PS )?[A-Za-z]:\\|(?:\w{3,20}|[\d.]{7,15}:\d{2,5}|\w{2,8}\(\d+\))> |\w{1,30}=[#>] |\((?:gdb|lldb|i?[pP]db)\) "
+)
+"""Data (a key, a folder, a pattern, a list, a tag, a section, a time, a brace), or the prompt of something else."""
 _COMPOUND = re.compile(r"^[ \t]*(?:for \w+ in |while |until |if )[^\n]{1,300};[ \t]*(?:do|then)\b", re.MULTILINE)
 _COMPOUND_ENDS = re.compile(r"(?:^|;)[ \t]*(?:done|fi)\b", re.MULTILINE)
 """Only a shell begins and ends a loop so."""
@@ -199,6 +206,18 @@ def has_any(text: str, words: tuple[str, ...]) -> bool:
 def is_dockerfile(code: str) -> bool:
     """It begins as nothing else does, whatever it is called."""
     return "FROM " in code and _DOCKERFILE.match(code) is not None
+
+
+def is_no_shell(code: str) -> bool:
+    """It begins as no command can: its first line is data, or at the prompt of something else than a shell."""
+    lines = (line.strip() for line in code[:_MAX_CHARS].split("\n"))
+    first = next((line for line in lines if line and not line.startswith("#")), "")
+    return _NO_COMMAND.match(first) is not None
+
+
+def is_jsx(code: str) -> bool:
+    """No expression of JavaScript begins with `<`."""
+    return says(code, ("return", "=>"), _JSX)
 
 
 def is_settings(code: str) -> bool:
