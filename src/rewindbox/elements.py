@@ -58,10 +58,10 @@ _SAYING = (
 )
 """What an attribute of a tag says about the code in it."""
 _OPENING = re.compile(
-    rf"{_LINE_BEGINS}[ \t]{{0,3}}(?P<whole><(?P<tag>{'|'.join(_TAGS)})>|\[(?P<bracket>PYTHON|BASH)\]"
+    rf"{_LINE_BEGINS}[ \t]{{0,3}}(?P<whole><(?P<tag>{'|'.join(_TAGS)})>|\[(?P<bracket>PYTHON|BASH|CODE|BEGIN)\]"
     rf"|<(?P<json>{'|'.join(_CALLS)})>(?=\s*[\[{{])|<(?P<writer>{'|'.join(_WRITERS)})>"
     r"|<(?P<call>(?:antml:)?(?:invoke|function))(?: name=|=)[\"']?(?P<name>[\w.-]{1,60})[\"']?>"
-    r"|<pre><code class=[\"'](?:hljs )?(?:language-|lang-)?(?P<pre>[\w+#-]{1,30})[^>\n]{0,80}>"
+    r"|(?P<pre><pre>\s?<code(?: class=[\"'](?:hljs )?(?:language-|lang-)?(?P<class>[\w+#-]{1,30})[^>\n]{0,80})?>)"
     r"|<(?!(?:script|style|html|pre)\b)(?P<with>[A-Za-z][\w-]{0,40})"
     rf"(?=[^<>\n]{{0,300}}?{_SAYING})(?: [\w:-]{{1,30}}=(?:\"[^\"<>\n]{{0,200}}\"|'[^'<>\n]{{0,200}}')){{1,8}}>"
     r"|Action:[ ]*(?P<action>[\w-]{1,60})[ \t]*\r?\nAction Input:)",
@@ -76,11 +76,12 @@ _PROGRAM_BEGINS = re.compile(
     re.MULTILINE,
 )
 _PROGRAM_LINES, _PROGRAM_CHARS = 3, 50_000
-_GAP = re.compile(r"(?:\r\n?|\n)[ \t]*(?:\r\n?|\n)")
+_GAP = re.compile(r"(?:\r\n?|\n)[ \t]*(?:\r\n?|\n)|(?:\r\n?|\n)(?=[ \t]*</[A-Za-z][\w-]{0,40}>[ \t]*(?:[\r\n]|\Z))")
+"""Between two paragraphs, or before a closing tag."""
 _CUTS = 12
 """So many paragraphs at the end may be prose."""
 _LINE_END = re.compile(r"\r\n?")
-_CLOSINGS = (*(f"</{name}>" for name in _TAGS), "[/PYTHON]", "[/BASH]", "parameter>", "</code></pre>")
+_CLOSINGS = (*(f"</{name}>" for name in _TAGS), "[/PYTHON]", "[/BASH]", "[/CODE]", "parameter>", "</code></pre>")
 _CLOSINGS += tuple(f"</{name}>" for name in (*_CALLS, *_WRITERS))
 _ATTRIBUTES = ("path=", "Path=", "file=", "filename=", "language=", "type=")
 _RUNNERS = ("python ", "python3 ", "node ", "bash ", "sh ")
@@ -116,7 +117,7 @@ def may_have(text: str) -> bool:
     """Whether looking between fences is worth the while."""
     if ("</" in text or "[/" in text) and (has_any(text, _CLOSINGS) or has_any(text, _ATTRIBUTES)):
         return True
-    if "\nAction Input:" in text:
+    if "\nAction Input:" in text or ("[BEGIN]" in text and "[DONE]" in text):
         return True
     return _may_have_commands(text) and (_COMMAND.search(text) or _SAID.search(text)) is not None
 
@@ -151,7 +152,7 @@ def _found(text: str, position: int, end: int, tag: str) -> int:
 
 def _closing(opening: re.Match[str]) -> str:
     if opening["bracket"]:
-        return f"[/{opening['bracket']}]"
+        return "[DONE]" if opening["bracket"] == "BEGIN" else f"[/{opening['bracket']}]"
     if opening["action"]:
         return ""
     names = (opening[each] for each in ("tag", "json", "call", "writer", "with"))
@@ -207,7 +208,9 @@ def _inside(opening: re.Match[str], code: str) -> tuple[str, str]:
     if opening["action"]:
         return _acted(opening["action"].lower(), code.strip(" \t\n`\"'"))
     if opening["pre"]:
-        return opening["pre"].lower(), html.unescape(code).strip("\n") + "\n"
+        code = html.unescape(code).strip("\n") + "\n"
+        language = opening["class"].lower() if opening["class"] else guess(code)
+        return (language, code) if language else ("", "")
     return _tagged(opening, code)
 
 
@@ -227,7 +230,7 @@ def _tagged(opening: re.Match[str], code: str) -> tuple[str, str]:
     if opening["with"]:
         return opening["file"] or opening["language"] or opening["type"], f"{code}\n"
     name = opening["tag"] or opening["bracket"].lower()
-    return info or _TAGS[name] or guess(code) or "python", f"{code}\n"
+    return info or _TAGS.get(name) or guess(code) or "python", f"{code}\n"
 
 
 def _acted(tool: str, given: str) -> tuple[str, str]:

@@ -183,7 +183,7 @@ def guess(code: str) -> str | None:
     for name, needed, mark in _MARKS:
         if says(code, needed, mark):
             return name
-    if _is_shell(code):
+    if is_shell(code):
         return "bash"
     if says(code, _JAVASCRIPT_WORDS, _JAVASCRIPT) and not _NOT_JAVASCRIPT.search(code):
         return "javascript"
@@ -215,6 +215,11 @@ def is_no_shell(code: str) -> bool:
     return _NO_COMMAND.match(first) is not None
 
 
+def is_python(code: str) -> bool:
+    """It defines or imports as only python does, and python can read all of it."""
+    return _SURELY_PYTHON.search(code) is not None and parsed(code) is not None
+
+
 def is_jsx(code: str) -> bool:
     """No expression of JavaScript begins with `<`."""
     return says(code, ("return", "=>"), _JSX)
@@ -228,7 +233,7 @@ def is_settings(code: str) -> bool:
     return bool(lines) and all(map(_SETTING.fullmatch, lines))
 
 
-def _is_shell(code: str) -> bool:
+def is_shell(code: str) -> bool:
     """It loops or decides as only a shell does; or each line begins with a command, and none reads like English."""
     if "; " in code and _COMPOUND.search(code) and _COMPOUND_ENDS.search(code):
         return True
