@@ -23,6 +23,7 @@ _TAGS = {
     "execute_bash": "bash",
     "execute_sh": "bash",
     "execute_shell": "bash",
+    "execute_command": "bash",
     "execute_javascript": "javascript",
     "python": "python",
     "ipython": "python",
@@ -35,33 +36,54 @@ _TAGS = {
 _LINE_BEGINS = r"(?:^|(?<=\r))"
 _CALLED = {
     **dict.fromkeys(("bash", "execute_bash", "run_bash", "shell", "run_shell", "terminal", "run_command"), "bash"),
-    **dict.fromkeys(("execute_command", "run_terminal_cmd", "cmd_run"), "bash"),
+    **dict.fromkeys(("execute_command", "run_terminal_cmd", "cmd_run", "run_terminal_command", "bash_tool"), "bash"),
+    **dict.fromkeys(("execute_shell", "run_shell_command", "exec_command", "run_in_terminal", "shell_exec"), "bash"),
     **dict.fromkeys(("python", "execute_python", "run_python", "python_repl", "code_interpreter"), "python"),
     **dict.fromkeys(("ipython", "execute_ipython_cell", "execute_code", "run_code", "python_interpreter"), "python"),
+    **dict.fromkeys(("python_repl_ast", "execute_python_code", "run_python_code", "code_execution"), "python"),
     **dict.fromkeys(("javascript", "execute_javascript", "run_javascript"), "javascript"),
 }
 """Name of a tool that is called -> language of what it is given."""
 _GIVEN = ("code", "command", "cmd", "script", "source")
 """The argument that is the code."""
-_ARGUMENTS = ("arguments", "parameters", "input")
-"""Under which of these names a call in JSON has what it gives."""
+_NAMES = ("name", "tool", "action")
+_ARGUMENTS = ("arguments", "parameters", "input", "args", "tool_input", "action_input")
+"""Under which of these names a call in JSON has the tool, and what it gives."""
+_CALLS = ("tool_call", "tool_calls", "function_call")
+_WRITERS = ("write_to_file", "write_file", "create_file")
+"""Tags with `<path>` and `<content>` in them."""
+_SAYING = (
+    r" (?:(?:file_?[pP]ath|path|file|filename)=[\"'](?P<file>[\w./\\:~@-]{1,200})"
+    r"|language=[\"'](?P<language>[\w+#.-]{1,30})|type=[\"'](?P<type>shell|bash|python))[\"']"
+)
+"""What an attribute of a tag says about the code in it."""
 _OPENING = re.compile(
-    rf"{_LINE_BEGINS}[ \t]{{0,3}}(?P<whole><(?P<tag>{'|'.join(_TAGS)})>|\[(?P<bracket>PYTHON|BASH)\]"
-    r"|<(?P<json>tool_call)>|<(?P<call>invoke|function)(?: name=|=)[\"']?(?P<name>[\w.-]{1,60})[\"']?>"
-    r"|<pre><code class=[\"'](?:hljs )?(?:language-|lang-)?(?P<pre>[\w+#-]{1,30})[^>\n]{0,80}>)",
+    rf"{_LINE_BEGINS}[ \t]{{0,3}}(?P<whole><(?P<tag>{'|'.join(_TAGS)})>|\[(?P<bracket>PYTHON|BASH|CODE|BEGIN)\]"
+    rf"|<(?P<json>{'|'.join(_CALLS)})>(?=\s*[\[{{])|<(?P<writer>{'|'.join(_WRITERS)})>"
+    r"|<(?P<call>(?:antml:)?(?:invoke|function))(?: name=|=)[\"']?(?P<name>[\w.-]{1,60})[\"']?>"
+    r"|(?P<pre><pre>\s?<code(?: class=[\"'](?:hljs )?(?:language-|lang-)?(?P<class>[\w+#-]{1,30})[^>\n]{0,80})?>)"
+    r"|<(?!(?:script|style|html|pre)\b)(?P<with>[A-Za-z][\w-]{0,40})"
+    rf"(?=[^<>\n]{{0,300}}?{_SAYING})(?: [\w:-]{{1,30}}=(?:\"[^\"<>\n]{{0,200}}\"|'[^'<>\n]{{0,200}}')){{1,8}}>"
+    r"|Action:[ ]*(?P<action>[\w-]{1,60})[ \t]*\r?\nAction Input:)",
     re.MULTILINE,
 )
-_PARAMETER = re.compile(rf"<parameter(?: name=|=)[\"']?(?:{'|'.join(_GIVEN)})[\"']?>")
+_PARAMETER = re.compile(rf"<(?P<end>(?:antml:)?parameter)(?: name=|=)[\"']?(?:{'|'.join(_GIVEN)})[\"']?>")
+_CHILD = re.compile(r"\s*<(command|code|script)>(.*?)</\1>", re.DOTALL)
+_CONTENT = re.compile(r"\s*<path>\s*([^<>\s]{1,200})\s*</path>\s*<content>(.*)</content>", re.DOTALL)
+_ACTION_ENDS = re.compile(r"^(?:Observation|Thought|Action|Final Answer):", re.MULTILINE)
 _PROGRAM_BEGINS = re.compile(
     rf"{_LINE_BEGINS}(?:import \w|from [\w.]{{1,80}} import [\w(*]|(?:async )?def \w+\(|class \w+[(:]|#!/)",
     re.MULTILINE,
 )
 _PROGRAM_LINES, _PROGRAM_CHARS = 3, 50_000
-_GAP = re.compile(r"(?:\r\n?|\n)[ \t]*(?:\r\n?|\n)")
+_GAP = re.compile(r"(?:\r\n?|\n)[ \t]*(?:\r\n?|\n)|(?:\r\n?|\n)(?=[ \t]*</[A-Za-z][\w-]{0,40}>[ \t]*(?:[\r\n]|\Z))")
+"""Between two paragraphs, or before a closing tag."""
 _CUTS = 12
 """So many paragraphs at the end may be prose."""
 _LINE_END = re.compile(r"\r\n?")
-_CLOSINGS = (*(f"</{name}>" for name in _TAGS), "[/PYTHON]", "[/BASH]", "</tool_call>", "</parameter>", "</code></pre>")
+_CLOSINGS = (*(f"</{name}>" for name in _TAGS), "[/PYTHON]", "[/BASH]", "[/CODE]", "parameter>", "</code></pre>")
+_CLOSINGS += tuple(f"</{name}>" for name in (*_CALLS, *_WRITERS))
+_ATTRIBUTES = ("path=", "Path=", "file=", "filename=", "language=", "type=")
 _RUNNERS = ("python ", "python3 ", "node ", "bash ", "sh ")
 _SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".sh")
 _PROGRAM = (
@@ -93,7 +115,9 @@ class Element:
 
 def may_have(text: str) -> bool:
     """Whether looking between fences is worth the while."""
-    if ("</" in text or "[/" in text) and has_any(text, _CLOSINGS):
+    if ("</" in text or "[/" in text) and (has_any(text, _CLOSINGS) or has_any(text, _ATTRIBUTES)):
+        return True
+    if "\nAction Input:" in text or ("[BEGIN]" in text and "[DONE]" in text):
         return True
     return _may_have_commands(text) and (_COMMAND.search(text) or _SAID.search(text)) is not None
 
@@ -108,7 +132,7 @@ def tags(text: str, start: int, end: int) -> Iterator[Element]:
     position, missing = start, set[str]()
     while (opening := _OPENING.search(text, position, end)) is not None:
         position, tag = opening.end(), _closing(opening)
-        closing = -1 if tag in missing else text.find(tag, position, end)
+        closing = _found(text, position, end, tag) if tag not in missing else -1
         if closing < 0:
             missing.add(tag)  # nor will there be one for the next
             continue
@@ -118,10 +142,21 @@ def tags(text: str, start: int, end: int) -> Iterator[Element]:
             yield Element("tag", language, code, opening.start("whole"), position)
 
 
+def _found(text: str, position: int, end: int, tag: str) -> int:
+    """Where the closing tag is; what an action is given ends at the next word of such an agent, or with the text."""
+    if tag:
+        return text.find(tag, position, end)
+    ends = _ACTION_ENDS.search(text, position, end)
+    return ends.start() if ends is not None else end
+
+
 def _closing(opening: re.Match[str]) -> str:
     if opening["bracket"]:
-        return f"[/{opening['bracket']}]"
-    return "</code></pre>" if opening["pre"] else f"</{opening['tag'] or opening['json'] or opening['call']}>"
+        return "[DONE]" if opening["bracket"] == "BEGIN" else f"[/{opening['bracket']}]"
+    if opening["action"]:
+        return ""
+    names = (opening[each] for each in ("tag", "json", "call", "writer", "with"))
+    return "</code></pre>" if opening["pre"] else f"</{next(name for name in names if name)}>"
 
 
 def bare(text: str) -> Element | None:
@@ -164,30 +199,56 @@ def commands(text: str, start: int, end: int) -> Iterator[Element]:
 
 
 def _inside(opening: re.Match[str], code: str) -> tuple[str, str]:
-    """Language and code; a fence right inside a tag is part of the wrapping."""
+    """Language, or the file, and code; a fence or a tag right inside a tag is part of the wrapping."""
     code = _LINE_END.sub("\n", code)
     if opening["json"]:
         return _called(code)
     if opening["call"]:
-        given = _PARAMETER.search(code)
-        language = _CALLED.get(opening["name"].lower())
-        if given is None or language is None:
-            return "", ""
-        return language, code[given.end() :].partition("</parameter>")[0].strip("\n") + "\n"
+        return _invoked(opening["name"].lower(), code)
+    if opening["action"]:
+        return _acted(opening["action"].lower(), code.strip(" \t\n`\"'"))
     if opening["pre"]:
-        return opening["pre"].lower(), html.unescape(code).strip("\n") + "\n"
+        code = html.unescape(code).strip("\n") + "\n"
+        language = opening["class"].lower() if opening["class"] else guess(code)
+        return (language, code) if language else ("", "")
+    return _tagged(opening, code)
+
+
+def _invoked(tool: str, code: str) -> tuple[str, str]:
+    given = _PARAMETER.search(code)
+    if given is None or tool not in _CALLED:
+        return "", ""
+    return _CALLED[tool], code[given.end() :].partition(f"</{given['end']}>")[0].strip("\n") + "\n"
+
+
+def _tagged(opening: re.Match[str], code: str) -> tuple[str, str]:
+    if opening["writer"]:
+        content = _CONTENT.match(code)
+        return (content[1], content[2].strip("\n") + "\n") if content is not None else ("", "")
+    child = _CHILD.match(code)
+    info, code = _unwrapped((child[2] if child is not None else code).strip("\n"))
+    if opening["with"]:
+        return opening["file"] or opening["language"] or opening["type"], f"{code}\n"
     name = opening["tag"] or opening["bracket"].lower()
-    language, (info, code) = _TAGS[name], _unwrapped(code.strip("\n"))
-    return info or language or guess(code) or "python", f"{code}\n"
+    return info or _TAGS.get(name) or guess(code) or "python", f"{code}\n"
+
+
+def _acted(tool: str, given: str) -> tuple[str, str]:
+    """Language and code of an action: what it is given is the code, or JSON that has it."""
+    if given.startswith("{"):
+        return _called(json.dumps({"name": tool, "arguments": given}))
+    return _CALLED.get(tool, ""), f"{given}\n" if tool in _CALLED else ""
 
 
 def _called(text: str) -> tuple[str, str]:
     """Language and code of a call in JSON: `{"name": "python", "arguments": {"code": "..."}}`; or nothing."""
     try:
         call = json.loads(text)
+        call = call[0] if isinstance(call, list) and len(call) == 1 else call
+        call = call.get("function", call)
         given = next(call[name] for name in _ARGUMENTS if name in call)
         given = json.loads(given) if isinstance(given, str) else given
-        language = _CALLED[call["name"].lower()]
+        language = _CALLED[next(call[name] for name in _NAMES if name in call).lower()]
         code: Any = next((given[name] for name in _GIVEN if name in given), None)
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError, StopIteration):
         return "", ""

@@ -17,11 +17,21 @@ from rewindbox import intent
 from rewindbox.elements import Element, bare, commands, may_have, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
-from rewindbox.guess import guess, is_dockerfile, says
+from rewindbox.guess import (
+    guess,
+    is_dockerfile,
+    is_jsx,
+    is_no_shell,
+    is_python,
+    is_settings,
+    is_shell,
+    parsed,
+    says,
+)
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
 from rewindbox.models import CodeBlock
-from rewindbox.naming import is_path, named
+from rewindbox.naming import has_place, is_path, named
 from rewindbox.transcripts import typed
 
 MAX_CHARS = 20_000_000
@@ -37,6 +47,7 @@ _THOUGHTS = (
 """How models mark what they think before they answer."""
 _THOUGHT_ENDS = re.compile(r"(?:\A|[\r\n])[ \t]*</think>[ \t]*(?=[\r\n]|\Z)")
 """Where only the end is marked: the beginning was part of the prompt."""
+_LATER = re.compile(r"(?<=\n)[ \t]{0,3}<(think|thinking)>[ \t]*(?=[\r\n])")
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 _UNSEEN = dict.fromkeys(map(ord, _INVISIBLE))
 _VERSION = re.compile(r"(?<=[a-z+])(?<!perl)-?[0-9][0-9.]*\Z")
@@ -54,6 +65,16 @@ _CHANGES = re.compile(r"(?:[ +-].*\n|\n)+")
 _TRACEBACK = "Traceback (most recent call last):"
 _TREE = re.compile(r"\s*[^\n]{1,80}\n(?:[│|]?[ \t]*\n)?[│|]?[ \t]{0,8}[├└]─")
 """The files of a project, drawn."""
+
+_NAMELESS = ("", "console", "terminal", "command", "commands", "command-line", "cli", "code", "jupyter", "notebook")
+"""Words behind a fence that leave open which language it is."""
+_JSON = re.compile(r"\s*\{\s*\"[^\"\n]{0,200}\"\s*:")
+_OUTPUT = re.compile(
+    r"\W*(?:(?:the|expected|example|sample|console|program|your|this|will|should|would) ){0,3}output"
+    r"(?: (?:is|will be|should be|would be|looks? like(?: this)?))?\W*",
+    re.IGNORECASE,
+)
+"""A line before what a program has shown."""
 
 _NAME = re.compile(r"\.?(?:lang(?:uage)?-)?([^\s{}()\[\]<>:,;='\"`]+)(=?)", re.IGNORECASE)
 
@@ -91,10 +112,12 @@ def blocks(
     nothing closes, the end of its last line. Both count characters of `text` as given.
     `metadata` has what is known besides: `info`, all that stands after the opening fence; `guessed`, a language that
     nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
-    it is, and `write` where the text says to write it; `kind`, where it is no fence: `indented`, `tag`, `inline`,
-    `bare` (the program in a text without anything else).
+    it is, in the vm, or `elsewhere`, where no vm has such a path; `write` where the text says to write it; `part`,
+    where it leaves out what the file has already; `kind`, where it is no fence: `indented`, `tag`, `inline`, `bare`
+    (the program in a text without anything else).
     None where there is nothing.
-    A model's thoughts at the beginning (`<think>`) have no blocks; where they do not end, there is no answer.
+    A model's thoughts (`<think>`, at the beginning or on a line of its own) have no blocks; where they do not end,
+    nothing behind them is an answer.
     `request`: what the user has asked for, which counts in `execution_confidence`.
     Time is linear in the length of `text`. Any `str` is acceptable, malformed Unicode included.
 
@@ -162,15 +185,39 @@ def _wish(nearby: str, asked: intent.Words | None) -> float:
 
 
 def _answer(text: str) -> str:
-    """The text as long as it was, with blank lines for thoughts at its beginning and for what nobody sees there."""
+    """The text as long as it was, with blank lines for thoughts and for what nobody sees at its beginning."""
     start = len(text) - len(text.lstrip(_INVISIBLE))
+    while (end := _thought(text, start)) is not None:
+        start = end
+    if start == 0 and "</think>" in text and "<think>" not in text:
+        start = ends.end() if (ends := _THOUGHT_ENDS.search(text)) and not _is_code(text, ends.start()) else 0
+    text = "\n" * start + text[start:] if start else text
+    return _without_later(text) if "\n<think" in text[start:] else text
+
+
+def _thought(text: str, start: int) -> int | None:
+    """Where the thought that begins here ends: with the text, where nothing ends it."""
     said = text[start : start + 200].lstrip()
     for opening, closing in _THOUGHTS:
         if said.startswith(opening):
-            start = end + len(closing) if (end := text.find(closing)) >= 0 else len(text)
-    if start == 0 and "</think>" in text and "<think>" not in text:
-        start = ends.end() if (ends := _THOUGHT_ENDS.search(text)) and not _is_code(text, ends.start()) else 0
-    return "\n" * start + text[start:] if start else text
+            return end + len(closing) if (end := text.find(closing, start)) >= 0 else len(text)
+    return None
+
+
+def _without_later(text: str) -> str:
+    """Without what was thought between two parts of the answer, on lines of its own; in a block it is code."""
+    pieces = [(piece.start, piece.end) for piece in fences(text)]
+    parts: list[str] = []
+    position = 0
+    for opening in _LATER.finditer(text):
+        inside = bisect_left(pieces, (opening.start(), 0)) - 1
+        if opening.start() < position or (inside >= 0 and pieces[inside][1] > opening.start()):
+            continue
+        closing = text.find(f"</{opening[1]}>", opening.end())
+        end = closing + len(opening[1]) + 3 if closing >= 0 else len(text)
+        parts += (text[position : opening.start()], "\n" * (end - opening.start()))
+        position = end
+    return "".join((*parts, text[position:]))
 
 
 def _is_code(text: str, position: int) -> bool:
@@ -179,12 +226,8 @@ def _is_code(text: str, position: int) -> bool:
 
 def _block(piece: Element, before: str, after: str, languages: Table, asked: intent.Words | None) -> CodeBlock:
     nearby = f"{before}\n{after[:_NEARBY_CHARS]}"
-    guessed = piece.guessed if piece.info or piece.guessed else guess(piece.code)
-    name = "diff" if _is_diff(piece.code) else guessed or language(piece.info, languages)
-    if _is_shown(name, piece.code):
-        name = "text"
-    if name == "bash" and is_dockerfile(piece.code):
-        name = "dockerfile"
+    guessed = piece.guessed if piece.guessed or piece.info.lower() not in _NAMELESS else guess(piece.code)
+    name = _language(piece.code, guessed or language(piece.info, languages), before)
     console = typed(name, piece.code)
     name = console.language if console is not None else name
     file = named(piece.info, piece.code, before, name, after) if name != "diff" else None
@@ -193,8 +236,10 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         "info": piece.info if piece.kind == "fence" else None,
         "guessed": guessed,
         "commands": console.code if console is not None else None,
-        "path": file.path if file is not None else None,
-        "write": file is not None and file.is_to_be_written,
+        "path": file.path if file is not None and has_place(file.path) else None,
+        "elsewhere": file.path if file is not None and not has_place(file.path) else None,
+        "write": file is not None and (file.is_to_be_written or _is_file(piece)),
+        "part": file is not None and file.is_part,
     }
     # Unvalidated, because pydantic refuses lone surrogates, and they are what undecodable bytes become.
     return CodeBlock.model_construct(
@@ -205,6 +250,32 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         end_pos=piece.end,
         metadata={key: value for key, value in known.items() if value} or None,
     )
+
+
+def _language(code: str, said: str, before: str) -> str:
+    """What a block is, whatever it is called."""
+    if _is_diff(code):
+        return "diff"
+    if _is_shown(said, code, before):
+        return "text"
+    if said == "javascript" and is_jsx(code):
+        return "jsx"
+    if said == "python":
+        return "bash" if is_shell(code) and parsed(code) is None else said
+    return _of_shell(code) if said == "bash" else said
+
+
+def _of_shell(code: str) -> str:
+    if is_dockerfile(code):
+        return "dockerfile"
+    if is_settings(code):
+        return "dotenv"
+    return "python" if is_python(code) else "bash"
+
+
+def _is_file(piece: Element) -> bool:
+    """A tag has said so: it has its name."""
+    return piece.kind == "tag" and is_path(piece.info)
 
 
 def _is_diff(code: str) -> bool:
@@ -222,11 +293,15 @@ def _has_conflict(code: str) -> bool:
     return all((place := code.find(mark, place)) >= 0 for mark in _CONFLICT)
 
 
-def _is_shown(language: str, code: str) -> bool:
-    """What a program has shown, or the files of a project: nobody's program, whatever it is called."""
-    if code.startswith(_TRACEBACK):
+def _is_shown(language: str, code: str, before: str) -> bool:
+    """What a program has shown, the files of a project, or data: nobody's program, whatever it is called."""
+    if code.startswith(_TRACEBACK) or (language == "javascript" and _JSON.match(code) is not None):
         return True
-    return language == "bash" and "─" in code and _TREE.match(code) is not None
+    if language in ("bash", "python") and _OUTPUT.fullmatch(before.rstrip().rpartition("\n")[2]) is not None:
+        return guess(code) != "bash" if language == "bash" else parsed(code) is None
+    if language != "bash":
+        return False
+    return is_no_shell(code) or ("─" in code and _TREE.match(code) is not None)
 
 
 def _with_others(text: str, pieces: list[Element]) -> list[Element]:

@@ -157,6 +157,18 @@ _LIKE_AN_ARGUMENT = re.compile(
     r"[-./=$\"'`|>&*~:@]|^(?:install|init|clone|commit|push|pull|add|run|build|test|get|all|mod)$"
 )
 _ASSIGNMENT = re.compile(r"\A[A-Z_][A-Z0-9_]*=\S")
+_SETTING = re.compile(
+    r"[ \t]*[A-Z_][A-Z0-9_]{0,80} ?= ?(?!\()"
+    r"(?:\"[^\"\n]*\"|'[^'\n]*'|<[^<>\n]{0,80}>|[^\s\"'`;|()<>]*(?: [A-Z<][^\s\"'`;|&()]*)*)[ \t]*(?:[ \t]#[^\n]*)?"
+)
+"""In `A=one Two` a capital begins what no command is called."""
+_JSX = re.compile(r"(?:\breturn\s*(?:\(\s*)?|=>\s*(?:\(\s*)?)<[A-Za-z>]")
+_NO_COMMAND = re.compile(
+    r"[^\s:=$\"'(){}\\]+:(?:\s|$)|[^\s=$~/.][^\s=$]*/$|\*|- |<[A-Za-z!?][^>]*>$|\{\s*(?:\"|$)|\[[A-Za-z][\w.:-]*\]$"
+    r"|[\d*][\d*/,-]*(?: [\d*][\d*/,-]*){4} \S|(?!function\b)[\w@.#/~ :-]{1,80} \{$"
+    r"|(?:PS )?[A-Za-z]:\\|(?:\w{3,20}|[\d.]{7,15}:\d{2,5}|\w{2,8}\(\d+\))> |\w{1,30}=[#>] |\((?:gdb|lldb|i?[pP]db)\) "
+)
+"""Data (a key, a folder, a pattern, a list, a tag, a section, a time, a brace), or the prompt of something else."""
 _COMPOUND = re.compile(r"^[ \t]*(?:for \w+ in |while |until |if )[^\n]{1,300};[ \t]*(?:do|then)\b", re.MULTILINE)
 _COMPOUND_ENDS = re.compile(r"(?:^|;)[ \t]*(?:done|fi)\b", re.MULTILINE)
 """Only a shell begins and ends a loop so."""
@@ -171,7 +183,7 @@ def guess(code: str) -> str | None:
     for name, needed, mark in _MARKS:
         if says(code, needed, mark):
             return name
-    if _is_shell(code):
+    if is_shell(code):
         return "bash"
     if says(code, _JAVASCRIPT_WORDS, _JAVASCRIPT) and not _NOT_JAVASCRIPT.search(code):
         return "javascript"
@@ -196,7 +208,32 @@ def is_dockerfile(code: str) -> bool:
     return "FROM " in code and _DOCKERFILE.match(code) is not None
 
 
-def _is_shell(code: str) -> bool:
+def is_no_shell(code: str) -> bool:
+    """It begins as no command can: its first line is data, or at the prompt of something else than a shell."""
+    lines = (line.strip() for line in code[:_MAX_CHARS].split("\n"))
+    first = next((line for line in lines if line and not line.startswith("#")), "")
+    return _NO_COMMAND.match(first) is not None
+
+
+def is_python(code: str) -> bool:
+    """It defines or imports as only python does, and python can read all of it."""
+    return _SURELY_PYTHON.search(code) is not None and parsed(code) is not None
+
+
+def is_jsx(code: str) -> bool:
+    """No expression of JavaScript begins with `<`."""
+    return says(code, ("return", "=>"), _JSX)
+
+
+def is_settings(code: str) -> bool:
+    """Lines of `NAME=value` and comments, and no command: as a program they do nothing, whatever they are called."""
+    if "=" not in code or "$(" in code or "`" in code:
+        return False
+    lines = [line for line in code.split("\n") if line.strip() and line.lstrip()[0] != "#"]
+    return bool(lines) and all(map(_SETTING.fullmatch, lines))
+
+
+def is_shell(code: str) -> bool:
     """It loops or decides as only a shell does; or each line begins with a command, and none reads like English."""
     if "; " in code and _COMPOUND.search(code) and _COMPOUND_ENDS.search(code):
         return True

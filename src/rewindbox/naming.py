@@ -1,40 +1,69 @@
 """The file that a block is the content of, where the text says so.
 
-Pure. A name is only ever a relative path of plain characters; whoever writes it resolves it inside the vm.
+Pure. A name is a path of plain characters, as the text has it; whoever writes it resolves it inside the vm. Not every
+one has a place there: see `has_place`.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from rewindbox.guess import says
 
 _EXTENSION = (
     r"(?:py|pyi|ipynb|js|mjs|cjs|jsx|ts|tsx|sh|bash|rs|go|c|h|cc|cpp|hpp|java|kt|rb|php|pl|lua|r|R|sql|html?|css|scss"
-    r"|vue|svelte|json|jsonl|ya?ml|toml|ini|cfg|conf|env|txt|csv|tsv|xml|md|rst|tex|svg|lock|proto|graphql)"
+    r"|vue|svelte|json|jsonl|ya?ml|toml|ini|cfg|conf|env|txt|csv|tsv|xml|md|rst|tex|svg|lock|proto|graphql"
+    r"|ps1|bat|cs|swift|dart|scala|jl|hs|sass|less|tf|gradle|properties|service|ejs|j2|prisma|sol|astro|log)"
 )
 _PATH = (
-    rf"(?:[A-Za-z0-9_.-]{{1,80}}/){{0,8}}(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,80}}\.{_EXTENSION}|Dockerfile|Makefile"
-    r"|\.gitignore|\.env|go\.mod)"
+    r"(?:(?:~|[A-Za-z]:)?[\\/])?(?:[A-Za-z0-9_.-]{1,80}[\\/]){0,8}"
+    rf"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,80}}\.{_EXTENSION}|(?:Docker|Make|Gem|Rake|Proc|Jenkins|Vagrant|Pip|Caddy)file"
+    r"|\.(?:gitignore|dockerignore|env(?:\.[a-z]{1,20})?|bashrc|bash_profile|profile|zshrc|npmrc|editorconfig)|go\.(?:mod|sum))"
 )
+_NOT_WITHIN = r"(?<![\w./\\~$@%>})\]-])"
+"""A name in a sentence is not the end of a longer one, as that of an address is."""
 _WHOLE = re.compile(_PATH)
+_BULLETS = r"(?:\d{1,3}(?:\.\d{1,3}){0,3}[.)]?\s+|[^\w\s]{1,6}\s+)*"
+_DOES = (
+    r"(?![^\n]*\b(?:run|running|execut\w+|import\w*|us(?:e|ing)|call\w*|test\w*|output|after|before|see"
+    r"|add|append|include|insert|update|modify)\b)"
+)
+"""Not in a line that does something with a file."""
 _HEADING = re.compile(
-    rf"(?:\d{{1,3}}[.)]\s+|[^\w\s]{{1,6}}\s+)*(?:(?:file(?:\s*name)?|path)\s*:?\s*)?[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
+    rf"{_BULLETS}(?:(?:file(?:\s*name)?|path|文件名?|ファイル名?|datei|fichier|archivo|arquivo|файл)(?:\s*:\s*|\s+))?"
+    rf"[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
     re.IGNORECASE,
 )
+_BEGINS = re.compile(
+    rf"{_DOES}(?:{_BULLETS}[*`]{{1,4}}|#{{1,6}}\s+)({_PATH})[*`]{{0,4}}(?:\s+[(–—-]|\s*:)[^\n]*", re.IGNORECASE
+)
+"""A heading with what the file is for: `**app.py** - the server`."""
+_ENDS = re.compile(
+    rf"{_DOES}(?:{_BULLETS}\*\*|#{{1,6}}\s+)[^\n]{{1,80}}?(?:[(:]|\s[–—-])[*\s`\"]{{0,4}}{_NOT_WITHIN}({_PATH})"
+    r"[`\"*]{0,4}\)?[*:]{0,4}",
+    re.IGNORECASE,
+)
+"""A heading that comes to the name after what it is for: `**Filename:** app.py`, `### Server (app.py)`."""
+_WRITES_ELSEWHERE = re.compile(
+    r"保存|创建|新建|写入|作成|저장|생성|احفظ|أنشئ|\b(?:speicher|erstell|enregistr|cré|sauvegard|сохран|созда)\w*"
+    r"|\b(?:guard[ae]|salv[ae]|cri[ae])r?\b|\b(?:crea|cree|crear)\b",
+    re.IGNORECASE,
+)
+"""Save or create, in other languages of people; wherever in the line the file stands."""
 _SAYS_WRITE = re.compile(
-    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])){0,120}?[`\"'*]{0,3}"
-    rf"({_PATH})(?![\w/])",
+    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])|(?<=e\.g)\.){0,120}?[`\"'*]{0,3}"
+    rf"{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
 _SAYS_SAVED = re.compile(
-    r"\b(?:save|copy|paste|put|store)\b(?=[^.!?\n]{0,60}\b(?:code|script|program|this|it|above)\b)"
-    rf"[^.!?\n]{{0,120}}?[`\"'*]{{0,3}}({_PATH})(?![\w/])",
+    r"\b(?:save|copy|paste|put|store)\b(?=(?:[^.!?\n]|\.(?=g\.)){0,60}?\b(?:code|script|program|this|it|above|as)\b)"
+    rf"(?:[^.!?\n]|(?<=\be)\.(?=g)|(?<=e\.g)\.){{0,120}}?[`\"'*]{{0,3}}{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
 """Said behind a block: `Save the code as app.py`."""
 _OF_THE_NEXT = re.compile(r":[ \t*_]*$|\b(?:following|below|next)\b", re.IGNORECASE)
 _ABOVE = re.compile(r"\babove\b", re.IGNORECASE)
 _SHOWS = re.compile(
-    r"^(?![^\n]*\b(?:run|running|execut\w+|import\w*|us(?:e|ing)|call\w*|test\w*|output|after|before|see"
-    r"|add|append|include|insert|update|modify)\b)[^\n]*?"
+    rf"^{_DOES}[^\n]*?"
     r"(?:\b(?:here(?:'s|’s| is| are)|this is|in|inside|contents?|contains|file|for)\b|\()",
     re.IGNORECASE,
 )
@@ -52,12 +81,28 @@ _THINGS = re.compile(
 )
 """They are called like files."""
 _EXTENSIONS = {
-    "bash": ("sh", "bash"),
+    "bash": ("sh", "bash", "bashrc", "bash_profile", "profile", "zshrc"),
     "python": ("py", "pyi", "ipynb"),
     "javascript": ("js", "mjs", "cjs", "jsx", "vue", "svelte", "ts", "tsx"),
     "typescript": ("ts", "tsx", "js", "jsx", "vue"),
     "rust": ("rs",),
 }
+_MAKES = re.compile(
+    rf"(?:>|\b(?:touch|nano|vim?|tee(?: -a)?|chmod \S{{1,9}}|code|bash|sh))[ \t]*[\"']?(?:\./|~/)?({_PATH})(?![\w/\\])"
+)
+"""What a shell does to a file is not in that file."""
+_LEFT_OUT = re.compile(
+    r"^[ \t]*(?:#|//|/\*|<!--|--|\{/\*)(?=[^\n]*(?:\.\.\.|…))[^\n]*\b(?:existing|unchanged"
+    r"|(?:rest of (?:the|your)|previous|remaining|other)"
+    r" (?:code|methods?|functions?|imports?|routes?|file|class|content))\b",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""A comment for what is there already: `# ... existing code ...`."""
+_ATTRIBUTE = re.compile(
+    rf"<[\w-]{{1,40}} [^<>]{{0,200}}?\b(?:file_?path|path|file|filename)=[\"']({_PATH})[\"']", re.IGNORECASE
+)
+"""A tag right before a fence: `<file path="app.py">`."""
+_TAGS = re.compile(r"</?(?:summary|strong|b|code|em|h[1-6])>")
 _EXTENSION_BEGINS = re.compile(r"\.[A-Za-z]")
 _RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
 _LOOK_BACK = 300
@@ -69,6 +114,8 @@ class Named:
 
     path: str
     is_to_be_written: bool
+    is_part: bool = False
+    """The block leaves out what the file has already."""
 
 
 def named(info: str, code: str, before: str, language: str = "text", after: str = "") -> Named | None:
@@ -82,31 +129,49 @@ def named(info: str, code: str, before: str, language: str = "text", after: str 
     if file is None or _THINGS.fullmatch(file.path) is not None:
         return None
     fitting = _EXTENSIONS.get(language)
-    return file if fitting is None or file.path.rpartition(".")[2] in fitting else None
+    if fitting is not None and file.path.rpartition(".")[2] not in fitting:
+        return None
+    if language == "bash" and any(match[1] == file.path for match in _MAKES.finditer(code)):
+        return None
+    return replace(file, is_part=says(code, ("...", "…"), _LEFT_OUT))
 
 
 def _named(info: str, code: str, before: str) -> Named | None:
     line = _line_before(before)
-    if _may_name(line):
-        if (found := _HEADING.fullmatch(line)) is not None:
-            return _safe(found[1], is_to_be_written=False)
-        if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
-            return None if _ABOVE.search(line) else _safe(said[-1], is_to_be_written=_RUNS.search(line) is None)
-    if "." in info and (found := _INFO.search(info)) is not None:
-        return _safe(found[1], is_to_be_written=False)
+    if _may_name(line) and (found := _headed(line) or _said(line)) is not None:
+        return None if _ABOVE.search(line) else found
+    if "." in info and (match := _INFO.search(info)) is not None:
+        return _file(match[1])
     if code.lstrip("\n")[:4].startswith(_COMMENTS):
         first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
-        if (found := _COMMENT.fullmatch(first)) is not None:
-            return _safe(found[1], is_to_be_written=False)
+        if (match := _COMMENT.fullmatch(first)) is not None:
+            return _file(match[1])
     shown = _QUOTED.findall(line) if line.endswith(":") and ("`" in line or "*" in line) else []
-    return _safe(shown[0], is_to_be_written=False) if len(shown) == 1 and _SHOWS.search(line) else None
+    says_so = len(shown) == 1 and (_SHOWS.search(line) or _WRITES_ELSEWHERE.search(line))
+    return _file(shown[0]) if says_so else None
+
+
+def _headed(line: str) -> Named | None:
+    """By a heading, or a tag."""
+    if "<" in line and (found := _ATTRIBUTE.search(line)) is not None:
+        return _file(found[1], is_to_be_written=True)
+    found = _HEADING.fullmatch(line)
+    return _file(found[1]) if found is not None else None
+
+
+def _said(line: str) -> Named | None:
+    """By a sentence, or a heading that says more."""
+    if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
+        return _file(said[-1], is_to_be_written=_RUNS.search(line) is None)
+    found = _BEGINS.fullmatch(line) or _ENDS.fullmatch(line)
+    return _file(found[1]) if found is not None else None
 
 
 def _saved(after: str) -> Named | None:
     for found in _SAYS_SAVED.finditer(after) if _may_name(after) else ():
         line = after[after.rfind("\n", 0, found.start()) + 1 : found.end()] + after[found.end() :].partition("\n")[0]
         if _ABOVE.search(line) or _OF_THE_NEXT.search(line.rstrip()) is None:
-            return _safe(found[1], is_to_be_written=False)
+            return _file(found[1])
     return None
 
 
@@ -116,17 +181,22 @@ def _may_name(text: str) -> bool:
 
 
 def is_path(text: str) -> bool:
-    """Whether a text is nothing but the name of a file, and safe."""
-    return _WHOLE.fullmatch(text) is not None and _safe(text, is_to_be_written=False) is not None
+    """Whether a text is nothing but the name of a file that a vm can have."""
+    return _WHOLE.fullmatch(text) is not None and has_place(text)
 
 
-def _safe(path: str, *, is_to_be_written: bool) -> Named | None:
-    path = path.removeprefix("./")
-    if ".." in path.split("/") or path.startswith("/"):
-        return None
-    return Named(path, is_to_be_written)
+def has_place(path: str) -> bool:
+    """Whether a vm can have a file of that name: relative or from `/` on, but no `C:\\x`, and without `..`."""
+    return "\\" not in path and path[1:2] != ":" and ".." not in path.split("/")
+
+
+def _file(path: str, *, is_to_be_written: bool = False) -> Named:
+    return Named(path.removeprefix("./").removeprefix("~/"), is_to_be_written)
 
 
 def _line_before(before: str) -> str:
-    """The last line that is not blank."""
-    return before[-_LOOK_BACK:].rstrip(" \t\r\n>").rpartition("\n")[2].strip(" \t>\r")
+    """The last line that is not blank, without tags."""
+    line = before[-_LOOK_BACK:].rstrip(" \t\r\n>").rpartition("\n")[2]
+    if "<" in line:
+        line = _TAGS.sub("", f"{line}>")
+    return line.strip(" \t>\r").replace("：", ":")

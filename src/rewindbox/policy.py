@@ -18,12 +18,39 @@ if TYPE_CHECKING:
 OnFailure = Literal["stop", "continue", "rollback"]
 """What becomes of the blocks behind one that fails, and of what it did; see `AsyncRewindbox.run`."""
 _ALLOW = "add it to allowed_languages"
+_PLACE = "name it by a path with / and without .."
 _FILE = re.compile(r"(?<![\w./-])[\w./-]{1,200}\.[A-Za-z]{1,8}\b")
+_ABSOLUTE = re.compile(r"(?<![\w./-])/[\w./-]{1,200}")
 _IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})", re.MULTILINE)
 
-_TOOL = re.compile(r"^[ \t]*(?:python3? -m )?(cargo|pytest)\b", re.MULTILINE)
-_READING = {"cargo": re.compile(r".+\.rs"), "pytest": re.compile(r"(?:test_.+|.+_test|conftest)\.py")}
+_REQUIRED = re.compile(
+    r"(?:\brequire\(|\bfrom\s|\bimport[\s(])\s*['\"]\.{1,2}/(?:[\w.-]{1,80}/){0,8}([\w.-]{1,80})['\"]"
+)
+_STARTED = re.compile(
+    r"^[ \t]*(?:python3? -m|uvicorn|gunicorn|hypercorn)(?: -\S{1,40})* ([A-Za-z_][\w.]{0,200})", re.MULTILINE
+)
+_TOOL = re.compile(
+    r"^[ \t]*(?:python3? -m |npx )?(cargo|pytest|unittest|jest|vitest|mocha|make|go(?= (?:run|build|test)\b)"
+    r"|npm(?= (?:start|test|run)\b)|yarn(?= (?:start|test|dev|build)\b))\b",
+    re.MULTILINE,
+)
+_READING = {
+    "cargo": re.compile(r".+\.rs"),
+    "go": re.compile(r".+\.go"),
+    "make": re.compile(r".+\.(?:c|h|cc|cpp|hpp)"),
+    **dict.fromkeys(("pytest", "unittest"), re.compile(r"(?:test_.+|.+_test|conftest|tests?)\.py")),
+    **dict.fromkeys(("jest", "vitest", "mocha"), re.compile(r".+[._](?:test|spec)\.(?:[cm]?[jt]s|[jt]sx)|test\.js")),
+    **dict.fromkeys(("npm", "yarn"), re.compile(r".+\.(?:[cm]?[jt]s|[jt]sx)")),
+}
 """Tools that read files which nobody names to them."""
+_STARTING = re.compile(
+    r"[ \t]*(?:time )?(?:"
+    r"(?:(?:python3?|py|node|bash|sh|zsh|ruby|perl|php|Rscript|lua|rustc|javac|gcc|g\+\+|clang|go run)\b"
+    r"|chmod \S{1,9}(?= ))[^\n|;&<>]{0,100}?[ ]|\./)(?:\./)?((?:[\w-]{1,80}/){0,8}[\w-]{1,80}\.[A-Za-z]{1,4})\b[^\n<]*"
+)
+_STARTING_LINES = 20
+_BESIDES = re.compile(r"[ \t]*(?:#|pip3? install|\./[\w./-]{1,80}\s*$|$)[^\n]*")
+"""A line that starts a file; and what may be beside it in a shell's block that does nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +111,7 @@ def decide(
         raise InvalidArgument(f"threshold {threshold}", remedy="give a number from 0 to 1")
     blocks = list(blocks)
     decisions = [Decision(block, _reason(block, settings, programs, threshold)) for block in blocks]
-    decisions = _with_files(decisions)
+    decisions = _with_files(_with_found(decisions, settings))
     for number, decision in enumerate(decisions, 1):
         if decision.skipped is None:
             check(decision.block.language, decision.code, settings, what=f"block {number}")
@@ -92,32 +119,91 @@ def decide(
 
 
 def _with_files(decisions: list[Decision]) -> list[Decision]:
-    """The same, with what is written instead. From the last one, so that each is known by what comes after it."""
-    mentioned: set[str] = set()
+    """The same, with what is written instead. From the last one, so that each is known by what comes after it; what a
+    page loads is a file, wherever the page stands."""
+    mentioned = {name for each in decisions if each.block.language == "html" for name in _names(each.code)}
     found: list[Decision] = []
     for decision in reversed(decisions):
-        path = (decision.block.metadata or {}).get("path")
-        if path is not None and _is_written(decision, path, mentioned):
-            decision = Decision(decision.block, f"written to {path}", path)
+        known = decision.block.metadata or {}
+        path = known.get("path") or known.get("elsewhere")
+        if path is not None and decision.path is None and _is_written(decision, path, mentioned):
+            decision = _writing(decision.block, path, known)
         mentioned |= _names(decision.code)
         found.append(decision)
     return _without_idle_commands(found[::-1])
 
 
+def _with_found(decisions: list[Decision], settings: Settings) -> list[Decision]:
+    """The same, with the file that nobody has named but a command that does nothing else than to start it: where of the
+    blocks before it one alone is in the language of such files and without a name, it is that one."""
+    extensions = {language.extension: name for name, language in settings.languages.items()}
+    starting = [_started(each) for each in decisions]
+    named = {name for each, starts in zip(decisions, starting, strict=True) if not starts for name in _known(each)}
+    nameless: dict[str, list[int]] = {}
+    found = list(decisions)
+    for number, (decision, starts) in enumerate(zip(decisions, starting, strict=True)):
+        for path in starts:
+            numbers = nameless.get(extensions.get(path.rpartition(".")[2], ""), [])
+            if len(numbers) == 1 and path.rpartition("/")[2] not in named:
+                block = decisions[numbers[0]].block
+                found[numbers.pop()] = Decision(block, f"written to {path}", path)
+        if not starts and _may_be_a_file(decision):
+            nameless.setdefault(decision.block.language, []).append(number)
+    return found
+
+
+def _started(decision: Decision) -> list[str]:
+    """The files that a shell's block starts, if that is all it does."""
+    if decision.block.language != "bash" or _is_inline(decision):
+        return []
+    lines = decision.code.split("\n", _STARTING_LINES)
+    matches = [_STARTING.fullmatch(line) for line in lines]
+    if not all(match or _BESIDES.fullmatch(line) for match, line in zip(matches, lines, strict=True)):
+        return []
+    return [match[1] for match in matches if match]
+
+
+def _known(decision: Decision) -> set[str]:
+    """The files whose content a block is, or that it does something with."""
+    path = (decision.block.metadata or {}).get("path", "")
+    return {path.rpartition("/")[2], *(_names(decision.code) if decision.block.language == "bash" else ())}
+
+
+def _may_be_a_file(decision: Decision) -> bool:
+    block, known = decision.block, decision.block.metadata or {}
+    is_script = block.language != "bash" or block.code.startswith("#!")
+    return is_script and bool(block.code.strip()) and not {"path", "elsewhere", "commands"} & set(known)
+
+
+def _writing(block: "CodeBlock", path: str, known: Mapping[str, Any]) -> Decision:
+    """That a block is written, or why it cannot be; it is not run then either."""
+    if "elsewhere" in known:
+        return Decision(block, f"not written, because no vm has {path}; {_PLACE}")
+    if "part" in known:
+        return Decision(block, f"not written to {path}, because it is a part of it; give the whole file")
+    return Decision(block, f"written to {path}", path)
+
+
 def _is_written(decision: Decision, path: str, mentioned: set[str]) -> bool:
-    name = path.rpartition("/")[2]
-    asked = bool((decision.block.metadata or {}).get("write"))
-    stem = name.partition(".")[0]
+    folder, _, name = path.replace("\\", "/").rpartition("/")
+    known = decision.block.metadata or {}
+    asked = bool(known.get("write") or known.get("part"))
+    stem = name.rpartition(".")[0]
     needed = {name, f"import {stem}", *(f"run {tool}" for tool, reads in _READING.items() if reads.fullmatch(name))}
-    return asked or decision.skipped is not None or not needed.isdisjoint(mentioned)
+    is_needed = not needed.isdisjoint(mentioned) and (not path.startswith("/") or folder in mentioned)
+    return asked or decision.skipped is not None or is_needed
 
 
 def _names(code: str) -> set[str]:
-    """The names of files in code, `import x` for what it imports, and `run x` for a tool that finds its files."""
+    """The names of files in code, `import x` for what it imports, and `run x` for a tool that finds its files; of what
+    is named from `/` on also the whole and its folder."""
     files = {match[0].rpartition("/")[2] for match in _FILE.finditer(code)}
-    modules = (match[1].split(".") for match in _IMPORTED.finditer(code))
+    whole = [match[0].rstrip("/") for match in _ABSOLUTE.finditer(code)]
+    modules = (match[1].split(".") for which in (_IMPORTED, _STARTED) for match in which.finditer(code))
+    required = (f"import {match[1]}" for match in _REQUIRED.finditer(code))
     tools = (f"run {match[1]}" for match in _TOOL.finditer(code))
-    return files | {f"import {part}" for parts in modules for part in parts} | set(tools)
+    folders = {*whole, *(path.rpartition("/")[0] for path in whole)}
+    return files | folders | {f"import {part}" for parts in modules for part in parts}.union(tools, required)
 
 
 def _without_idle_commands(decisions: list[Decision]) -> list[Decision]:
@@ -126,11 +212,14 @@ def _without_idle_commands(decisions: list[Decision]) -> list[Decision]:
     for decision in decisions:
         if decision.path is not None:
             written.add(decision.path.rpartition("/")[2])
-        is_inline = (decision.block.metadata or {}).get("kind") == "inline"
-        if is_inline and decision.skipped is None and not written & _names(decision.code):
+        if _is_inline(decision) and decision.skipped is None and not written & _names(decision.code):
             decision = Decision(decision.block, "a command in prose, on no file of this text")
         found.append(decision)
     return found
+
+
+def _is_inline(decision: Decision) -> bool:
+    return (decision.block.metadata or {}).get("kind") == "inline"
 
 
 def _reason(block: "CodeBlock", settings: Settings, programs: Mapping[str, str | None], threshold: float) -> str | None:

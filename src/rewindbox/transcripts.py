@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from rewindbox.guess import parsed, says
 
-_SHELL = re.compile(r"(?:\([\w.-]{1,40}\) ?)?(?:[\w.-]{1,40}@[\w.-]{1,60}[: ][^\s$#]{0,200}[$#]|[\w~/.-]{0,60}\$) (.*)")
+_SHELL = re.compile(
+    r"(?:(?:\([\w.-]{1,40}\) ?)?(?:[\w.-]{1,40}@[\w.-]{1,60}[: ][^\s$#]{0,200}[$#]|[\w~/.-]{0,60}\$)"
+    r"|\[[\w.-]{1,40}@[\w.-]{1,60} [^\]\n]{1,200}\][$#]|[\w.-]{1,40}@[\w.-]{1,60} [^\s%]{1,200} %"
+    r"|➜ {1,3}[^\s]{1,80}(?: git:\([^)\n]{1,80}\))?(?: ✗)? ?) (.*)"
+)
+"""Prompts of shells: `$`, `ann@host:~$`, `[ann@host dir]$`, `ann@host dir %`, `➜  dir`."""
+_ABOVE_PROMPT = re.compile(r"\s*[\w.-]{1,40}@[\w.-]{1,60} MINGW\d{2} [^\n]{0,200}\n")
 _SHELL_MORE = re.compile(r"> ?(.*)")
 _MARKS = ("'", '"')
 _QUOTES = re.compile(r"\\.|['\"]|(?<!\S)#")
@@ -20,6 +26,8 @@ _PYTHON = re.compile(r">>> ?(.*)")
 _PYTHON_MORE = re.compile(r"\.\.\. ?(.*)")
 _IPYTHON = re.compile(r"In \[\d{1,6}\]: ?(.*)")
 _IPYTHON_MORE = re.compile(r" {1,9}\.{3,9}: ?(.*)")
+_PYTHON_STARTS = re.compile(r"\s*(?:\$ )?i?python[\d.]{0,5}\s*\n(?:(?!>>>)[^\n]*\n){0,9}?(?=>>> )")
+"""The command that starts what shows the prompts, and what it says first."""
 _CELL = re.compile(r"^[ \t]*(?:!|%{1,2})[ \t]*[A-Za-z./]", re.MULTILINE)
 _CELL_BEGINS = tuple(f"{before}{mark}" for before in ("\n", "\t", "\n ", "\t ", "  ") for mark in "!%")
 """One of these stands where `_CELL` does, but for the first line, which is looked at by itself."""
@@ -27,10 +35,21 @@ _CELL_LINE = re.compile(r"(?P<before>[ \t]*)(?P<mark>[!%])[ \t]*(?P<said>[A-Za-z
 _CELL_SHELL = re.compile(r"\s*%%(?:bash|sh|shell)\b[^\n]*\n")
 _CELL_TIMED = re.compile(r"\A\s*%%(?:time|timeit|capture)\b[^\n]*\n")
 _CLASSIC = ("bash", "text", "console", "shell-session", "shellsession", "sh-session", "terminal", "command", "cmd")
-_READS = {
-    "bash": _CLASSIC,
-    "python": ("python", "text", "console", "pycon", "python-repl", "ipython"),
-}
+_PLAIN = ("text", "console")
+_CONSOLES = (
+    ("python", ("python", "bash", "pycon", "python-repl", "ipython", *_PLAIN), _PYTHON, _PYTHON_MORE),
+    ("python", ("python", "ipython", *_PLAIN), _IPYTHON, _IPYTHON_MORE),
+    ("javascript", ("javascript",), re.compile(r"> ?(.*)"), re.compile(r"\.{3} ?(.*)")),
+    ("r", ("r",), re.compile(r"> ?(.*)"), re.compile(r"\+ ?(.*)")),
+    (
+        "ruby",
+        ("ruby", *_PLAIN),
+        re.compile(r"irb\([^)\n]{1,40}\)[:\d]{1,12}> ?(.*)"),
+        re.compile(r"irb\([^)\n]{1,40}\)[:\d]{1,12}[*'\"] ?(.*)"),
+    ),
+    ("ruby", ("ruby",), re.compile(r">> ?(.*)"), re.compile(r"\?> ?(.*)")),
+)
+"""What is typed at a prompt, how blocks with it are called, the prompt, and that of the lines that go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +62,15 @@ class Typed:
 
 def typed(language: str, code: str) -> Typed | None:
     """The commands of a transcript in a block of that language; None: it is no transcript."""
+    if language in _CLASSIC and (before := _PYTHON_STARTS.match(code) or _ABOVE_PROMPT.match(code)) is not None:
+        code = code[before.end() :]
     first = next((line.strip() for line in code.split("\n", 50) if line.strip()), "")
-    if language in _READS["python"]:
-        for prompt, more in ((_PYTHON, _PYTHON_MORE), (_IPYTHON, _IPYTHON_MORE)):
-            if prompt.match(first):
-                return Typed("python", _python(code, prompt, more))
-        if language == "python" and (first[:1] in ("!", "%") or _is_indented(code) or says(code, _CELL_BEGINS, _CELL)):
-            return _cell(code)
-    if language in _READS["bash"] and _SHELL.match(first):
+    for spoken, reads, prompt, more in _CONSOLES:
+        if language in reads and prompt.match(first):
+            return Typed(spoken, _at_prompts(code, prompt, more))
+    if language == "python" and (first[:1] in ("!", "%") or _is_indented(code) or says(code, _CELL_BEGINS, _CELL)):
+        return _cell(code)
+    if language in _CLASSIC and _SHELL.match(first):
         return Typed("bash", _shell(code))
     return None
 
@@ -80,7 +100,7 @@ def _cell_line(line: str) -> str:
     return f"{before}pass"
 
 
-def _python(code: str, prompt: re.Pattern[str], more: re.Pattern[str]) -> str:
+def _at_prompts(code: str, prompt: re.Pattern[str], more: re.Pattern[str]) -> str:
     """A prompt begins a statement; where the last one had more lines a blank line ends it, as at the console."""
     lines: list[str] = []
     for line in code.split("\n"):
@@ -88,7 +108,7 @@ def _python(code: str, prompt: re.Pattern[str], more: re.Pattern[str]) -> str:
             if lines and lines[-1][:1] in (" ", "\t"):
                 lines.append("")
             lines.append(found[1])
-        elif lines and (found := more.match(line.lstrip() if prompt is _PYTHON else line)) is not None:
+        elif lines and (found := more.match(line if prompt is _IPYTHON else line.lstrip())) is not None:
             lines.append(found[1])
     return _joined(lines)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_cli import Cli
+from commanded import Cli
 
 from conftest import PATIENCE_S, until
 from rewindbox import holders

@@ -618,14 +618,16 @@ async def test_files_of_an_answer_are_written_and_its_commands_run(box):
 
 
 async def test_a_file_that_cannot_be_written_is_skipped(box):
-    """The run goes on, and says why."""
+    """The run goes on, and says why; a path from the root on is the vm's, where it can be written to."""
     vm = await box.vm("one")
     await vm.execute("bash", "mkdir data.json; touch file")
-    text = "data.json:\n```json\n1\n```\nfile/data.txt:\n```json\n1\n```\n```bash\necho on\n```"
+    paths = ("data.json", "file/data.txt", "/usr/data.txt", "/proc/1/data.txt", "C:\\data.txt", "/srv/app/data.txt")
+    text = "".join(f"{path}\n```json\n1\n```\n" for path in paths) + "```bash\ncat /srv/app/data.txt\n```"
     told = []
     ran = [ex async for ex in box.run(text, vm, on_decision=lambda number, decision: told.append(decision))]
-    assert [ex.stdout for ex in ran] == ["on\n"]
-    assert [(decision.path, decision.skipped[:14]) for decision in told[:2]] == [(None, "not written to")] * 2
+    assert [ex.stdout for ex in ran] == ["1\n"]
+    assert [(decision.path, decision.skipped[:11]) for decision in told[:5]] == [(None, "not written")] * 5
+    assert told[5].path == "/srv/app/data.txt"
 
 
 async def test_all_of_history_is_exported(box):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewindbox.extraction import blocks
-from rewindbox.naming import is_path, named
+from rewindbox.naming import has_place, is_path, named
 
 
 def found(text):
@@ -135,19 +135,26 @@ def test_a_transcript_keeps_its_code_and_tells_its_commands():
         ("js", "// src/server.js\nx\n", "", "src/server.js", False),
         ("html", "<!-- index.html -->\n", "", "index.html", False),
         ("python", "", "Save this as `./app.py`:\n", "app.py", True),
-        ("python", "", "Save this as `../app.py`:\n", None, None),
-        ("python", "", "Save this as `/etc/app.py`:\n", None, None),
+        ("python", "", "Save this as `~/src/app.py`:\n", "src/app.py", True),
+        ("python", "", "Save this as `/tmp/app.py`:\n", "/tmp/app.py", True),
+        ("nginx", "", "**/etc/nginx/nginx.conf**\n", "/etc/nginx/nginx.conf", False),
+        ("python:/app/main.py", "", "", "/app/main.py", False),
+        ("python", "", "Save this as `../app.py`:\n", "../app.py", True),
+        ("python", "", "Save this as C:\\proj\\app.py:\n", "C:\\proj\\app.py", True),
+        ("ruby", "", "`Gemfile`\n", "Gemfile", False),
+        ("", "", "Create `.env.local`:\n", ".env.local", True),
+        ("python", "", "Save what https://example.org/a/app.py has:\n", None, None),
+        ("python", "", "Create `<project>/app.py`:\n", None, None),
         ("python", "# this is app.py of old\n", "We look at app.py first.\n", None, None),
         ("python", "", "Run the following:\n", None, None),
         ("python", "", "", None, None),
     ],
 )
 def test_names_of_files(info, code, before, path, is_to_be_written):
-    """A heading, an info string, a first comment or a sentence names the file; a path that leads out is none."""
+    """A heading, an info string, a first comment or a sentence names the file; an address is none."""
     file = named(info, code, before)
     if path is None:
-        assert file is None or (".." not in file.path.split("/") and not file.path.startswith("/"))
-        assert file is None or file.path != "app.py" or before.startswith("Save")
+        assert file is None
     else:
         assert file is not None
         assert (file.path, file.is_to_be_written) == (path, is_to_be_written)
@@ -171,9 +178,10 @@ def test_a_sentence_about_another_file(language, before):
 
 @given(st.text(), st.text(), st.text() | st.text("save as `app.py/*#: \n"))
 def test_a_name_is_always_safe(info, code, before):
-    """Whatever a text says, a path stays below where it is written."""
+    """Whatever a text says, a path is one of plain characters, and where a vm can have it, it does not lead up."""
     file = named(info, code, before)
-    assert file is None or is_path(file.path)
+    assert file is None or (is_path(file.path) == has_place(file.path) and file.path.isprintable())
+    assert file is None or not has_place(file.path) or not {"..", "C:"} & set(file.path.split("/"))
 
 
 @given(
@@ -222,7 +230,7 @@ def test_any_text_has_elements(text):
         ("\nNow save the following code as `b.py`:\n\n", None),
         ("\nSave this as `b.py`:\n", None),
         ("\nIt saves the code of app.py.", None),
-        ("\nSave this as `../app.py`.", None),
+        ("\nSave this as `../app.py`.", "../app.py"),
     ],
 )
 def test_a_block_is_saved_as_the_text_behind_it_says(after, path):

@@ -14,7 +14,7 @@ TRANSCRIPTS = [
     ("text", "$ ls -l\ntotal 0\n", "bash", "ls -l\n"),
     ("console", "ann@host:~/src$ make\ncc x.c\nann@host:~/src$ ./x\n$5\n", "bash", "make\n./x\n"),
     ("console", "(env) $ pip list\nPackage\n", "bash", "pip list\n"),
-    ("console", "[root@host ~]# id\n", None, None),
+    ("console", "[root@host ~]# id\nuid=0\n", "bash", "id\n"),
     ("console", "root@host:~# id\nuid=0\n", "bash", "id\n"),
     ("bash", "$ docker run \\\n>   -it \\\n>   debian\nhello\n", "bash", "docker run \\\n  -it \\\n  debian\n"),
     ("bash", "$ curl \\\n    -s x\nbody\n", "bash", "curl \\\n    -s x\n"),
