@@ -77,7 +77,7 @@ def furnish_with_root():
     furnish()
     kernel.mount("/mnt", machine._ROOT + "/mnt", None, kernel.MS_BIND | kernel.MS_REC)
 machine._make_scratch, machine._furnish = scratch, furnish_with_root
-machine._SHARED += ("mnt",)
+machine.SHARED += ("mnt",)
 """,
     "made-up /etc": """
 furnish_etc = machine._furnish
@@ -85,7 +85,7 @@ def furnish_with_etc():
     furnish_etc()
     kernel.mount("/etc", machine._ROOT + "/etc", None, kernel.MS_BIND | kernel.MS_REC)
 machine._furnish = furnish_with_etc
-machine._SHARED += ("etc",)
+machine.SHARED += ("etc",)
 """,
     "own host name": "socket.sethostname = lambda name: None",
     "network namespace": """

@@ -69,9 +69,10 @@ class Lure:
 
 LURES = (
     Lure(
-        id="forty-links",
-        code="open('end', 'w').write('x')\nfor n in range(40): os.symlink(f'l{n - 1}' if n else 'end', f'l{n}')",
-        paths=("l39",),
+        # The kernel follows forty; a walk that it begins anew, as where names change meanwhile, counts on from there.
+        id="many-links",
+        code="open('end', 'w').write('x')\nfor n in range(13): os.symlink(f'l{n - 1}' if n else 'end', f'l{n}')",
+        paths=("l12",),
         reads=b"x",
     ),
     Lure(

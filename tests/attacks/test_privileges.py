@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.test_rewind import DAMAGE, SPECIMENS, describe
+from conformance.specimens import DAMAGE, SPECIMENS, describe
 from conftest import job, members, namespace, out, run, status_of
 from rewindbox.errors import RewindboxError, VmDamaged, VmNotAvailable
 

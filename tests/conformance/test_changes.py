@@ -5,8 +5,8 @@ import os
 import shutil
 
 import pytest
-from specimens import DAMAGE, FILLERS, SPECIMENS, describe
 
+from conformance.specimens import DAMAGE, FILLERS, SPECIMENS, describe
 from conftest import out
 from rewindbox.errors import VmDamaged
 

@@ -7,8 +7,8 @@ import shutil
 
 import anyio
 import pytest
-from specimens import DAMAGE, FILLERS, SPECIMENS, describe
 
+from conformance.specimens import DAMAGE, FILLERS, SPECIMENS, describe
 from conftest import FULL, eventually, members, namespace, out, run, status_of
 from rewindbox.errors import RollbackFailed, SnapshotFailed, VmDamaged
 
