@@ -320,6 +320,9 @@ def test_limits_end_code_and_not_the_server(client):
         "working_dir": "/tmp",
     }
     assert client.post(run, json=given).json()["stdout"] == "in b\n/tmp\n"
+    for mib, status in ((64.0, 200), (64.5, 400), ("64", 400), (True, 400), (1e300, 400)):  # 64.0 is a whole number
+        answer = client.post(run, json={"language": "bash", "code": "true", "limits": {"memory_mib": mib}})
+        assert answer.status_code == status, mib
     undone = client.post(run, json={"language": "bash", "code": "touch f; exit 1", "on_failure": "rollback"}).json()
     assert undone["rolled_back_to"] == undone["before"]
 

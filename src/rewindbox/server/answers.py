@@ -1,7 +1,7 @@
 """/v1/runs and /v1/plan: a model's answer, whose code is found, decided on and run."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rewindbox import errors
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import TEXT_CHARS, Asked, LimitsBody, Name, Removed, Text
-from rewindbox.server.executions import LastId
+from rewindbox.server.executions import last_id
 from rewindbox.server.problems import Responses, responses
 from rewindbox.server.runs import Run, decision_body
 from rewindbox.server.streams import MEDIA_TYPE, EventStream
@@ -17,6 +17,7 @@ from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/v1", tags=["runs"])
 _REQUEST = "What the user had asked for: it counts in `execution_confidence`. Null: unknown."
+LastId = Annotated[str | None, last_id(r"^(|\d{1,9}(:\d{1,18}-\d{1,18})?)$")]
 _EVENTS: Responses = {200: {"content": {MEDIA_TYPE: {}}, "description": "The events."}}
 
 
@@ -25,7 +26,7 @@ class RunRequest(Asked):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "```python\nprint(6 * 7)\n```", "vm": "demo"}]})
     text: str = Field(max_length=TEXT_CHARS, description="The answer, Markdown; at most 400,000 characters.")
-    vm: Text | None = Field(None, description="By name or id; made when it is new. Null: one of the pool.")
+    vm: Name | None = Field(None, description="By name or id; made when it is new. Null: one of the pool.")
     on_failure: Literal["stop", "continue", "rollback"] = Field(
         "stop", description="After a block that fails: run no more; go on; or undo it and go on."
     )

@@ -8,7 +8,7 @@ import base64
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rewindbox.execution import Display, Ended, Execution, decoded
 from rewindbox.store import id_bounds
@@ -22,7 +22,14 @@ _PIECE_BYTES = 48 << 10
 """As many thirds as base64 writes without padding between."""
 TEXT_CHARS = 400_000
 """Of an answer: to look for code in it takes time that is nobody else's."""
-Whole = Annotated[int, Field(gt=0, lt=2**53)]
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 64.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, Field(gt=0, lt=2**53), BeforeValidator(_whole)]
 
 
 class Asked(BaseModel):

@@ -4,7 +4,7 @@ import base64
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -40,18 +40,22 @@ _HOW: Responses = {
     200: {"content": {MEDIA_TYPE: {}}, "description": "How it ended; or its events, if these are accepted."},
     202: {"model": Accepted, "description": "It has begun."},
 }
-_ID = r"^(|end|\d{1,9}|(\d{1,9}:)?\d{1,18}-\d{1,18})$"
 
 
-def _last(
-    last: Annotated[
-        str, Header(alias="Last-Event-ID", pattern=_ID, description="The id of the last event that came.")
-    ] = "",
-    in_query: Annotated[
-        str, Query(alias="last_event_id", pattern=_ID, description="The same, for who cannot set a header.")
-    ] = "",
-) -> str | None:
-    return last or in_query or None
+def last_id(pattern: str) -> Any:
+    """The id of the event after which a client goes on, of ids that look so; None: it has had none."""
+
+    def last(
+        last: Annotated[
+            str, Header(alias="Last-Event-ID", pattern=pattern, description="The id of the last event that came.")
+        ] = "",
+        in_query: Annotated[
+            str, Query(alias="last_event_id", pattern=pattern, description="The same, for who cannot set a header.")
+        ] = "",
+    ) -> str | None:
+        return last or in_query or None
+
+    return Depends(last)
 
 
 Close = Annotated[bool, Query(description="Nothing comes after it: the program reads end of file.")]
@@ -59,8 +63,7 @@ At = Annotated[
     int | None,
     Query(ge=0, lt=2**53, description="So many bytes were given before it. Null: whatever was given."),
 ]
-LastId = Annotated[str | None, Depends(_last)]
-"""The id of the event after which a client goes on; None: it has had none."""
+LastId = Annotated[str | None, last_id(r"^(|end|\d{1,18}-\d{1,18})$")]
 
 
 async def begin(who: Caller, vm: str | None, asked: ExecutionRequest) -> Feed | Execution:

@@ -53,7 +53,11 @@ class VerifyRequest(Asked):
     """What the record is to have been."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}]})
-    expect: Text | None = Field(None, description="A `text` that `GET /v1/head` has told. Null: any.")
+    expect: Text | None = Field(
+        None,
+        pattern=r"^\s*[0-9]{1,18}:[0-9a-f]{64}\s*$",
+        description="A `text` that `GET /v1/head` has told. Null: any.",
+    )
 
 
 class HeadBody(BaseModel):
