@@ -39,7 +39,7 @@ def test_everything_is_described():
 def test_what_openapi_allows_is_answered_as_it_says(tmp_path):
     """schemathesis finds nothing: no answer that is not described, no error of ours, no way around the token."""
     program = str(Path(sys.executable).parent / "schemathesis")
-    with Served(tmp_path / "store") as server:
+    with Served(tmp_path / "store", POOL_MAX="50", POOL_PER_AGENT="50", POOL_WAIT_S="0.1") as server:
         words = [program, "run", f"{server.url}/openapi.json", "--header", f"Authorization: Bearer {server.token}"]
         words += ["--max-examples", str(scaled(2)), "--exclude-path", "/v1/doctor", "--no-color", "--seed", "1"]
         words += ["--phases", "examples,coverage,fuzzing,stateful" if SOAK else "examples,fuzzing"]
