@@ -1,5 +1,6 @@
 """/v1/vms: make, list, look at, stop and remove vms."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -11,6 +12,7 @@ from rewindbox.registry import VmRecord
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Name, Removed, Text
 from rewindbox.server.problems import responses
+from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/v1/vms", tags=["vms"])
 
@@ -56,8 +58,15 @@ class Vms(BaseModel):
 
 async def shown(record: VmRecord, who: Who) -> Vm:
     """A vm as a client gets it."""
-    ended = await who.service.box.sessions_ended(record.id)
-    running = next((vm for vm in who.service.box.running() if vm.id == record.id), None)
+    return await _shown(record, who, _running(who))
+
+
+def _running(who: Who) -> dict[str, AsyncVm]:
+    return {vm.id: vm for vm in who.service.box.running()}
+
+
+async def _shown(record: VmRecord, who: Who, all_running: Mapping[str, AsyncVm]) -> Vm:
+    ended, running = await who.service.box.sessions_ended(record.id), all_running.get(record.id)
     told = documents.vm_as_dict(record, None, sorted(running.sessions) if running else ())
     status = {"status": "running" if running else "stopped"}
     return Vm.model_validate({**told, **status, **documents.sessions_ended_as_dict(ended)})
@@ -79,7 +88,8 @@ async def make(who: Who, asked: NewVm, response: Response) -> Vm:
 @routes.get("", responses=responses())
 async def list_all(who: Who) -> Vms:
     """The vms that there are."""
-    return Vms(vms=[await shown(record, who) for record in await who.vms()])
+    running = _running(who)
+    return Vms(vms=[await _shown(record, who, running) for record in await who.vms()])
 
 
 @routes.get("/{vm}", responses=responses(UnknownVm))

@@ -62,7 +62,10 @@ class Page(Lenient):
 
 def shown(record: VmRecord, box: AsyncRewindbox) -> dict[str, Any]:
     """A vm. One that is stopped is `ready`: it is started by what needs it running."""
-    is_running = any(vm.id == record.id for vm in box.running())
+    return _shown(record, is_running=any(vm.id == record.id for vm in box.running()))
+
+
+def _shown(record: VmRecord, *, is_running: bool) -> dict[str, Any]:
     body = seed.instance(record, is_running=is_running).model_dump(mode="json")
     body |= {"vm_id": record.id, "status": "running" if is_running else "ready", "agent_id": record.agent_id}
     used = record.last_activity or record.created_at
@@ -118,9 +121,9 @@ async def create(who: Who, asked: NewVm) -> dict[str, Any]:
 async def list_all(who: Who) -> dict[str, Any]:
     """The vms that there are, and how many run."""
     box = who.service.box
-    vms = [shown(record, box) for record in await who.vms()]
-    running, most = len(box.running()), box.settings.pool.max
-    usage = {"current_vms": running, "max_vms": most, "at_capacity": running >= most}
+    running, most = {vm.id for vm in box.running()}, box.settings.pool.max
+    vms = [_shown(record, is_running=record.id in running) for record in await who.vms()]
+    usage = {"current_vms": len(running), "max_vms": most, "at_capacity": len(running) >= most}
     unknown = dict.fromkeys(("max_memory", "max_storage", "max_sessions", "memory_percent", "storage_percent"))
     return {"user": who.token.agent, "vms": vms, "total": len(vms), "tiers": None, "usage": {**usage, **unknown}}
 
