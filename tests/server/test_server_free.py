@@ -91,17 +91,19 @@ def test_a_long_answer_is_made_aside(service, monkeypatch):
     _, client = service
     code = {"language": "bash", "code": "head -c 100000 /dev/urandom"}
     execution = client.post("/v1/vms/vm/executions", json=code).json()["id"]
-    for method, url in (
-        ("GET", "/v1/history"),
-        ("GET", "/v1/history/export"),
-        ("GET", f"/v1/executions/{execution}"),
-        ("POST", "/v1/vms/vm/executions"),
-        ("GET", "/api/vms/vm/history"),
-        ("POST", "/api/llm/execute"),
+    parsed = {"agent_id": "a", "llm_response": f"```bash\n{code['code']}\n```", "auto_execute": True}
+    for url, body in (
+        ("/v1/history", None),
+        ("/v1/history/export", None),
+        (f"/v1/executions/{execution}", None),
+        ("/v1/vms/vm/executions", code),
+        ("/api/vms/vm/history", None),
+        ("/api/llm/execute", code),
+        ("/api/llm/parse-execute", {**parsed, "auto_execute_threshold": 0.0}),
     ):
         with monkeypatch.context() as patch, held_back(patch) as go:
             answers: list[httpx.Response] = []
-            asking = threading.Thread(target=asked, args=(client, method, url, code, answers))
+            asking = threading.Thread(target=asked, args=(client, url, body, answers))
             asking.start()
             assert go.reached.wait(PATIENCE_S), url
             assert client.get("/health").status_code == 200 and not answers
@@ -137,5 +139,5 @@ def held_back(patch):
         gate.set()
 
 
-def asked(client, method, url, body, answers):
-    answers.append(client.request(method, url, json=body if method == "POST" else None))
+def asked(client, url, body, answers):
+    answers.append(client.get(url) if body is None else client.post(url, json=body))

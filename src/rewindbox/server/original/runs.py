@@ -81,10 +81,12 @@ def response(execution: Execution) -> dict[str, Any]:
     return both({**body, **more, "snapshot_id": execution.after, "rolled_back_to": execution.rolled_back_to})
 
 
-@routes.post("/api/llm/parse-execute")
-async def parse_execute(who: Who, asked: dict[str, Any]) -> dict[str, Any]:
+@routes.post("/api/llm/parse-execute", response_model=None)
+async def parse_execute(who: Who, asked: dict[str, Any]) -> Response:
     """Find the code of an answer, and run what is sure enough to be meant."""
-    return await parsed(who, asked)
+    told = await parsed(who, asked)
+    written = sum(len(result[name]) for result in told["execution_results"] for name in ("stdout", "stderr"))
+    return await encoding.answer(lambda: told, written)
 
 
 async def parsed(who: Caller, asked: dict[str, Any], vm_name: str | None = None) -> dict[str, Any]:

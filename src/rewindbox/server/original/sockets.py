@@ -17,8 +17,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rewindbox.errors import InvalidArgument, NotYet, RewindboxError
 from rewindbox.execution import Execution, rfc3339
+from rewindbox.opened import beside
 from rewindbox.server import problems
 from rewindbox.server.access import Caller, Who
+from rewindbox.server.encoding import encoded
 from rewindbox.server.feeds import Feed, Place
 from rewindbox.server.original.route import Lenient, both, failure
 from rewindbox.server.original.runs import NO_AGENTS, Run, parsed, ran, response
@@ -89,6 +91,18 @@ class Talk:
 
     async def say(self, kind: str, data: Data, *, error: str | None = None) -> None:
         """Send a message. Raises WebSocketDisconnect: nobody is there, or takes it."""
+        await self.tell(kind, lambda: data, 0, error=error)
+
+    async def tell(self, kind: str, make: Callable[[], Data], size_bytes: int, *, error: str | None = None) -> None:
+        """As `say`, of data that may be as long as `size_bytes`; see encoding.py."""
+        text = await beside(lambda: b"".join(encoded(both(self._message(kind, make(), error)))).decode(), size_bytes)
+        try:
+            with anyio.fail_after(self.who.service.bounds.told_s):
+                await self.socket.send_text(text)
+        except (TimeoutError, RuntimeError, OSError) as broken:
+            raise WebSocketDisconnect(1006) from broken
+
+    def _message(self, kind: str, data: Data, error: str | None) -> dict[str, Any]:
         body: dict[str, Any] = {"message_type": kind, "data": data}
         if self.vm is None:
             body = {"response_type": kind, "data": data, "timestamp": rfc3339(datetime.now(UTC))}
@@ -97,11 +111,7 @@ class Talk:
                 "workflow_id": self._heard.get("workflow_id"),
             }
             body |= {"success": error is None, "error": error}
-        try:
-            with anyio.fail_after(self.who.service.bounds.told_s):
-                await self.socket.send_text(json.dumps(both(body)))
-        except (TimeoutError, RuntimeError, OSError) as broken:
-            raise WebSocketDisconnect(1006) from broken
+        return body
 
 
 Answer = Callable[[Talk, dict[str, Any]], Awaitable[None]]
@@ -146,7 +156,7 @@ async def _execute(talk: Talk, data: dict[str, Any]) -> None:
         await talk.say("LlmExecutionOutput", told)
 
     done = await _followed(talk, Run.model_validate({**data, "vm_id": talk.vm}), output)
-    await talk.say("LlmExecutionComplete", {**response(done), "entry_id": done.id, **named})
+    await talk.tell("LlmExecutionComplete", lambda: {**response(done), "entry_id": done.id, **named}, done.size_bytes)
 
 
 async def _followed(talk: Talk, run: Run, output: Callable[[str, str, str | None], Awaitable[None]]) -> Execution:
@@ -166,7 +176,9 @@ async def _parse(talk: Talk, data: dict[str, Any]) -> None:
 async def _history(talk: Talk, data: dict[str, Any]) -> None:
     vm = await talk.who.vm(str(talk.vm))
     given = {name: value for name, value in data.items() if value is not None}
-    await talk.say("HistoryResponse", history_body(await history_of(vm, Page.model_validate(given))))
+    found = await history_of(vm, Page.model_validate(given))
+    size_bytes = sum(entry.size_bytes for entry in found[1].entries)
+    await talk.tell("HistoryResponse", lambda: history_body(found), size_bytes)
 
 
 async def _snapshot(talk: Talk, data: dict[str, Any]) -> None:
@@ -192,7 +204,7 @@ async def _execute_code(talk: Talk, data: dict[str, Any]) -> None:
     done = await _followed(talk, Run.model_validate(data), output)
     if not told:
         await output("stdout", "", done.id)
-    await talk.say("execution_complete", response(done), error=done.error)
+    await talk.tell("execution_complete", lambda: response(done), done.size_bytes, error=done.error)
 
 
 async def _pong(talk: Talk, _: dict[str, Any]) -> None:
