@@ -112,9 +112,9 @@ def blocks(
     nothing closes, the end of its last line. Both count characters of `text` as given.
     `metadata` has what is known besides: `info`, all that stands after the opening fence; `guessed`, a language that
     nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
-    it is, in the vm, or `elsewhere`, where no vm has such a path; `write` where the text says to write it; `part`,
-    where it leaves out what the file has already; `kind`, where it is no fence: `indented`, `tag`, `inline`, `bare`
-    (the program in a text without anything else).
+    it is, in the vm, or `elsewhere`, where no vm has such a path; `write` where the text says to write it, `added` to
+    add it to the file; `part`, where it leaves out what the file has already; `kind`, where it is no fence: `indented`,
+    `tag`, `inline`, `bare` (the program in a text without anything else).
     None where there is nothing.
     A model's thoughts (`<think>`, at the beginning or on a line of its own) have no blocks; where they do not end,
     nothing behind them is an answer.
@@ -240,6 +240,7 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         "elsewhere": file.path if file is not None and not has_place(file.path) else None,
         "write": file is not None and (file.is_to_be_written or _is_file(piece)),
         "part": file is not None and file.is_part,
+        "added": file is not None and file.is_added,
     }
     # Unvalidated, because pydantic refuses lone surrogates, and they are what undecodable bytes become.
     return CodeBlock.model_construct(

@@ -48,6 +48,7 @@ WRITTEN = ["W calc.py", "R bash python3 calc.py"]
             "**calc.py** - the sums\n",
             "#### `calc.py` (the sums)\n",
             "### 2.1 `calc.py` — sums\n",
+            "**1. `calc.py`**\n",
             "## Sums: calc.py\n",
         ),
         *("**Sums (calc.py):**\n", "**calc.py**：\n", "<summary>calc.py</summary>\n\n", "- **`calc.py`**: the sums\n"),
@@ -107,7 +108,7 @@ def test_what_makes_a_file_is_not_in_it(code):
 
 
 @pytest.mark.parametrize(
-    "part", ["# ... existing code ...", "    # ... rest of the code", "// … (other methods unchanged)"]
+    "part", ["...", "# ... existing code ...", "    # ... rest of the code", "// … (other methods unchanged)"]
 )
 def test_a_part_of_a_file_is_not_all_of_it(part):
     """What leaves out what is there already neither replaces the file nor runs."""
@@ -115,6 +116,42 @@ def test_a_part_of_a_file_is_not_all_of_it(part):
     assert becomes(f"`calc.py`:\n{whole}\nUpdate `calc.py`:\n{change}\n{RUN}") == WRITTEN
     assert becomes(f"In `calc.py`:\n{change}") == []
     assert becomes(f"In `calc.py`:\n{change.replace('...', '').replace('…', '')}\n{RUN}") == WRITTEN
+
+
+@pytest.mark.parametrize("verb", ["Add this to", "Append the following to", "Insert this into"])
+def test_what_is_added_does_not_replace(verb):
+    """The block before is the file; where there is none, it is written."""
+    more = fence("python", "print(2)")
+    assert becomes(f"`calc.py`:\n{CALC}\n{verb} `calc.py`:\n{more}\n{RUN}") == WRITTEN
+    assert becomes(f"{verb} `calc.py`:\n{more}\n{RUN}") == WRITTEN
+    assert becomes(f"`calc.py`:\n{CALC}\nUpdate `calc.py`:\n{more}\n{RUN}") == ["W calc.py", *WRITTEN]
+
+
+@pytest.mark.parametrize(
+    ("info", "code"),
+    [
+        *(
+            ("python", "# calc.py - the sums\nx"),
+            ("python", '"""calc.py"""\nx'),
+            ("python", "#!/usr/bin/python\n# calc.py\nx"),
+        ),
+        *(
+            ("python", "# ==== calc.py ====\nx"),
+            ("js", "/**\n * calc.js\n */\nx"),
+        ),
+    ],
+)
+def test_a_first_comment_says_which_file_it_is(info, code):
+    """Below what stands above all comments, and with what the file is for."""
+    path = "calc.js" if info == "js" else "calc.py"
+    assert becomes(f"{fence(info, code)}{fence('bash', f'ls; cat {path}')}")[0] == f"W {path}"
+    assert becomes(f"{fence(info, code.replace('calc', 'not calc'))}{fence('bash', f'ls; cat {path}')}")[0][0] == "R"
+
+
+def test_the_files_of_a_package():
+    """What is imported by the name of its folder is named by it."""
+    text = f"`shop/__init__.py`\n{CALC}`main.py`\n{fence('python', 'import shop')}"
+    assert becomes(text) == ["W shop/__init__.py", "R python import shop"]
 
 
 @pytest.mark.parametrize("path", ["/tmp/calc.py", "/home/ann/calc.py", "/app/src/calc.py"])
