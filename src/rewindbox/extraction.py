@@ -259,8 +259,8 @@ def _language(code: str, said: str, before: str) -> str:
         return "diff"
     if _is_shown(said, code, before):
         return "text"
-    if said == "javascript" and is_jsx(code):
-        return "jsx"
+    if said == "javascript" and (code.lstrip()[:1] == "<" or is_jsx(code)):
+        return "html" if code.lstrip()[:1] == "<" else "jsx"
     if said == "python":
         return "bash" if is_shell(code) and parsed(code) is None else said
     return _of_shell(code) if said == "bash" else said

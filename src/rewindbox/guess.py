@@ -165,8 +165,10 @@ _SETTING = re.compile(
 _JSX = re.compile(r"(?:\breturn\s*(?:\(\s*)?|=>\s*(?:\(\s*)?)<[A-Za-z>]")
 _NO_COMMAND = re.compile(
     r"[^\s:=$\"'(){}\\]+:(?:\s|$)|[^\s=$~/.][^\s=$]*/$|\*|- |<[A-Za-z!?][^>]*>$|\{\s*(?:\"|$)|\[[A-Za-z][\w.:-]*\]$"
-    r"|[\d*][\d*/,-]*(?: [\d*][\d*/,-]*){4} \S|(?!function\b)[\w@.#/~ :-]{1,80} \{$"
-    r"|(?:PS )?[A-Za-z]:\\|(?:\w{3,20}|[\d.]{7,15}:\d{2,5}|\w{2,8}\(\d+\))> |\w{1,30}=[#>] |\((?:gdb|lldb|i?[pP]db)\) "
+    r"|[\d*][\d*/,-]*(?: [\d*][\d*/,-]*){4} \S"
+    r"|(?!(?:function|time|coproc|if|while|until|for|select)\b)[\w@.#/~ :-]{1,80} \{$"
+    r"|(?:PS )?[A-Za-z]:\\|(?:(?!(?:cat|echo|printf|tee)>)\w{3,20}|[\d.]{7,15}:\d{2,5}|\w{2,8}\(\d+\))> "
+    r"|\w{1,30}=[#>] |\((?:gdb|lldb|i?[pP]db)\) "
 )
 """Data (a key, a folder, a pattern, a list, a tag, a section, a time, a brace), or the prompt of something else."""
 _COMPOUND = re.compile(r"^[ \t]*(?:for \w+ in |while |until |if )[^\n]{1,300};[ \t]*(?:do|then)\b", re.MULTILINE)

@@ -51,6 +51,8 @@ _STARTING = re.compile(
     r"|chmod \S{1,9}(?= ))[^\n|;&<>]{0,100}?[ ]|\./)(?:\./)?((?:[\w-]{1,80}/){0,8}[\w-]{1,80}\.[A-Za-z]{1,4})\b[^\n<]*"
 )
 _STARTING_LINES = 20
+_GENERATED = {"manage.py", "setup.py"}
+"""Files that tools make, and that nobody shows."""
 _BESIDES = re.compile(r"[ \t]*(?:#|pip3? install|java [A-Za-z]\w{0,80}$|\./[\w./-]{1,80}\s*$|$)[^\n]*")
 """A line that starts a file; and what may be beside it in a shell's block that does nothing else."""
 
@@ -141,9 +143,12 @@ def _with_files(decisions: list[Decision]) -> list[Decision]:
 def _with_found(decisions: list[Decision], settings: Settings) -> list[Decision]:
     """The same, with the file that nobody has named but a command that does nothing else than to start it: where of the
     blocks before it one alone is in the language of such files and without a name, it is that one."""
+    if any("git clone" in each.code for each in decisions):
+        return decisions  # it may be a file of what is fetched
     extensions = {language.extension: name for name, language in settings.languages.items()}
     starting = [_started(each) for each in decisions]
     named = {name for each, starts in zip(decisions, starting, strict=True) if not starts for name in _known(each)}
+    named |= _GENERATED
     nameless: dict[str, list[int]] = {}
     found = list(decisions)
     for number, (decision, starts) in enumerate(zip(decisions, starting, strict=True)):

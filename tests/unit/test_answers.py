@@ -220,6 +220,7 @@ def test_a_file_that_only_a_command_names(command):
         "cd x && python calc.py",
         "git clone x\npython calc.py",
         "python calc.py <file>",
+        "python manage.py migrate",
         "python calc.js",
         "python ../calc.py",
     ],
@@ -227,6 +228,7 @@ def test_a_file_that_only_a_command_names(command):
 def test_a_command_that_does_more_names_no_file(command):
     """The file may be from elsewhere, or is not to be started so."""
     assert becomes(f"{CALC}\n{fence('bash', command)}") == ["R python print(1)", f"R bash {command}"]
+    assert not any(each.startswith("W") for each in becomes(f"{fence('bash', 'git clone x')}\n{CALC}\n{RUN}"))
 
 
 def test_a_script_of_a_shell_that_only_a_command_names():
@@ -289,6 +291,7 @@ def test_a_tool_finds_its_files_itself(path, info, command):
         *(
             ("js", '{\n  "a": 1,\n  "b": 2\n}'),
             ("js", "const A = () => <b>x</b>;"),
+            ("js", "<template>\n</template>\n<script>\n</script>"),
             ("js", "function A() {\n  return (\n <>x</>)}"),
         ),
     ],
@@ -315,7 +318,16 @@ def test_what_is_no_program_is_left(info, code):
         ),
         *(
             ("bash", code, "bash")
-            for code in ("{ ls; }", "./a/b", "/bin/ls", "~/x/y", "if x; then {\n ls\n} fi", "a=b:")
+            for code in (
+                "{ ls; }",
+                "./a/b",
+                "/bin/ls",
+                "~/x/y",
+                "if x; then {\n ls\n} fi",
+                "time {\n ls; }",
+                "cat> a <<E\nE",
+                "a=b:",
+            )
         ),
         *(
             ("bash", code, "bash")
