@@ -33,6 +33,8 @@ _TAGS = {
     "code": None,
 }
 """Name of the tag -> language; None: it is guessed, and else python, which agents that write these tags speak."""
+_MISSING_TAGS = 100
+"""Behind so many different tags that nothing closes, none is looked for any more: each takes the rest of the text."""
 _LINE_BEGINS = r"(?:^|(?<=\r))"
 _CALLED = {
     **dict.fromkeys(("bash", "execute_bash", "run_bash", "shell", "run_shell", "terminal", "run_command"), "bash"),
@@ -132,7 +134,8 @@ def tags(text: str, start: int, end: int) -> Iterator[Element]:
     position, missing = start, set[str]()
     while (opening := _OPENING.search(text, position, end)) is not None:
         position, tag = opening.end(), _closing(opening)
-        closing = _found(text, position, end, tag) if tag not in missing else -1
+        may_close = tag not in missing and len(missing) < _MISSING_TAGS
+        closing = _found(text, position, end, tag) if may_close else -1
         if closing < 0:
             missing.add(tag)  # nor will there be one for the next
             continue

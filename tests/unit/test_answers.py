@@ -491,3 +491,16 @@ def test_looking_takes_no_longer_than_the_text(part):
 
     took(1_000)
     assert took(160_000) < 12 * took(40_000) + 0.1
+
+
+def test_tags_that_nothing_closes():
+    """However many different ones there are, the text is looked through a bounded number of times."""
+
+    def took(count):
+        text = "".join(f'<a{number} path="a.py">\n' for number in range(count)) + "</a>"
+        begun = time.process_time()
+        assert blocks(text) == []
+        return time.process_time() - begun
+
+    took(100)
+    assert took(40_000) < 12 * took(10_000) + 0.1
