@@ -409,12 +409,29 @@ INVOKED = "<Xinvoke name='bash'>#<Xparameter name='command'>ls</Xparameter>#</Xi
         *('<execute language="bash">#ls#</execute>', '<action type="shell">#ls#</action>'),
         '<artifact id="a" title="b">#<action type="shell">#ls#</action>#</artifact>',
         *("Thought: x#Action: bash#Action Input: ls#Observation: a", "Action: bash#Action Input: `ls`"),
+        *(
+            '[bash(command="ls")]',
+            "I look.#[bash(timeout=3, command='ls')]#",
+            "<|channel|>final to=bash<|message|>ls<|call|>",
+        ),
+        "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>commentary to=functions.bash "
+        '<|constrain|>json<|message|>{"command": "ls"}<|call|>',
+        'Action: bash#Action Input: "ls"#',
         'Action: search#Action Input: x#Observation: y#Action: bash#Action Input: {"command": "ls"}#Thought: z',
     ],
 )
 def test_more_calls_of_agents(text):
     """Each gives one command to a shell."""
     assert becomes(text.replace("#", "\n")) == ["R bash ls"]
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [("x = 'a'", "x = 'a'"), ("`print(1)`", "print(1)"), ("'a' + 'b'", "'a' + 'b'")]
+)
+def test_what_an_action_is_given(given, code):
+    """Quotation marks around all of it are none of the code's; others are."""
+    assert becomes(f"Action: python\nAction Input: {given}\nObservation: x") == [f"R python {code}"]
+    assert becomes(f"<|python_tag|>{given}<|eom_id|>") == [f"R python {code}"]
 
 
 @pytest.mark.parametrize(
@@ -436,6 +453,7 @@ def test_a_tag_that_names_a_file(text):
         '<script language="javascript">#alert(1)#</script>',
         '<form>#<input name="a.py" type="text">#</form>',
         "Action: search#Action Input: ls",
+        *("[search(command='ls')]", "[bash](command=1)", "[bash(command=f'{x}')]", "[bash(command='ls)]", "[bash(x)]"),
         '<tool_call>{"name": "search", "arguments": {"code": "x"}}</tool_call>',
         '<file path="">#x#</file>',
         "<tool_calls>[1, 2]</tool_calls>",
