@@ -50,6 +50,7 @@ _WRITES_ELSEWHERE = re.compile(
 )
 """Save or create, in other languages of people; wherever in the line the file stands."""
 _SAYS_WRITE = re.compile(
+    r"(?<!script will )(?<!program will )(?<!code will )(?<!command will )(?<!this will )(?<!it will )(?<!which will )"
     r"\b(save|create|put|write|store|place|add|append|insert|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])|(?<=e\.g)\.){0,120}?[`\"'*]{0,3}"
     rf"{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
@@ -110,6 +111,7 @@ _ATTRIBUTE = re.compile(
 """A tag right before a fence: `<file path="app.py">`."""
 _TAGS = re.compile(r"</?(?:summary|strong|b|code|em|h[1-6])>")
 _EXTENSION_BEGINS = re.compile(r"\.[A-Za-z]")
+_OF_LINES = re.compile(r"\blines?\s+\d", re.IGNORECASE)
 _RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
 _LOOK_BACK = 300
 
@@ -175,7 +177,8 @@ def _said(line: str) -> Named | None:
     """By a sentence, or a heading that says more."""
     if said := list(_SAYS_WRITE.finditer(line)):
         file = _file(said[-1][2], is_to_be_written=_RUNS.search(line) is None)
-        return replace(file, is_added=said[-1][1].lower() in ("add", "append", "insert"))
+        is_added = said[-1][1].lower() in ("add", "append", "insert") or _OF_LINES.search(line) is not None
+        return replace(file, is_added=is_added)
     found = _BEGINS.fullmatch(line) or _ENDS.fullmatch(line)
     return _file(found[1]) if found is not None else None
 

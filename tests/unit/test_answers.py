@@ -82,6 +82,7 @@ def test_a_line_behind_says_which_file_it_is(after):
         "## Running `calc.py`\n",
         "## What `calc.py` is for\n",
         "**Use it (calc.py):**\n",
+        "This script will create `calc.py`:\n",
     ],
 )
 def test_a_file_that_is_only_mentioned_is_not_the_block(before):
@@ -118,7 +119,7 @@ def test_a_part_of_a_file_is_not_all_of_it(part):
     assert becomes(f"In `calc.py`:\n{change.replace('...', '').replace('…', '')}\n{RUN}") == WRITTEN
 
 
-@pytest.mark.parametrize("verb", ["Add this to", "Append the following to", "Insert this into"])
+@pytest.mark.parametrize("verb", ["Add this to", "Append the following to", "Insert this into", "Edit line 2 of"])
 def test_what_is_added_does_not_replace(verb):
     """The block before is the file; where there is none, it is written."""
     more = fence("python", "print(2)")
@@ -183,6 +184,13 @@ def test_settings_are_no_program(code):
     """Also where they are labelled as a shell's: they are a file if the text names one."""
     assert becomes(fence("bash", code)) == []
     assert becomes(f"Create `.env`:\n{fence('bash', code)}\n{fence('bash', 'ls')}") == ["W .env", "R bash ls"]
+
+
+def test_settings_that_a_shell_uses_are_its_own():
+    """Its variables, for a session; a page or a file of another language that names them takes them from a file."""
+    (first, second), name = ("NAME=World", "echo Hello ${NAME}"), fence("bash", "NAME=World")
+    assert becomes(f"{name}{fence('bash', second)}") == [f"R bash {first}", f"R bash {second}"]
+    assert becomes(f"{name}{fence('yaml', 'a: ${NAME}')}{fence('bash', 'A=$NAME')}") == []
 
 
 @pytest.mark.parametrize("code", ["A=1 make all", "A=$(date)", "A=(1 2)", "A=1\necho $A", "a=1", "A=1; ls", "A=`ls`"])
@@ -333,7 +341,10 @@ def test_what_is_no_program_is_left(info, code):
             ("bash", code, "bash")
             for code in ("for x in a; do {", "x && {\n", "(cd a; ls)", "https_proxy=http://a:1/ x")
         ),
-        *(("js", code, "javascript") for code in ("{ a: 1 }", "if (a <b) { }", "x = () => a < b", 'return "<b>"')),
+        *(
+            ("js", code, "javascript")
+            for code in ("{ a: 1 }", "if (a <b) { }", "x = () => a < b", "// return <x>", 'return "<b>"')
+        ),
     ],
 )
 def test_what_is_a_program_runs(info, code, expected):
@@ -341,7 +352,9 @@ def test_what_is_a_program_runs(info, code, expected):
     assert becomes(fence(info, code)) == [f"R {expected} {code.strip()}"]
 
 
-@pytest.mark.parametrize("line", ["Output:", "**Expected output:**", "### Output", "The output will be:"])
+@pytest.mark.parametrize(
+    "line", ["Output:", "**Expected output:**", "### Output", "The output will be:", "Output of `a.py`:"]
+)
 def test_what_a_line_calls_output_is_not_run(line):
     """Whatever its label; but a program there is one."""
     assert becomes(f"{line}\n\n{fence('bash', 'Hello 1 2')}{line}\n{fence('python', 'Shape: (1, 2) [1 2]')}") == []
