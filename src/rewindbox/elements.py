@@ -33,6 +33,8 @@ _TAGS = {
     "code": None,
 }
 """Name of the tag -> language; None: it is guessed, and else python, which agents that write these tags speak."""
+_MISSING_TAGS = 100
+"""Behind so many different tags that nothing closes, none is looked for any more: each takes the rest of the text."""
 _LINE_BEGINS = r"(?:^|(?<=\r))"
 _CALLED = {
     **dict.fromkeys(("bash", "execute_bash", "run_bash", "shell", "run_shell", "terminal", "run_command"), "bash"),
@@ -64,13 +66,20 @@ _OPENING = re.compile(
     r"|(?P<pre><pre>\s?<code(?: class=[\"'](?:hljs )?(?:language-|lang-)?(?P<class>[\w+#-]{1,30})[^>\n]{0,80})?>)"
     r"|<(?!(?:script|style|html|pre)\b)(?P<with>[A-Za-z][\w-]{0,40})"
     rf"(?=[^<>\n]{{0,300}}?{_SAYING})(?: [\w:-]{{1,30}}=(?:\"[^\"<>\n]{{0,200}}\"|'[^'<>\n]{{0,200}}')){{1,8}}>"
-    r"|Action:[ ]*(?P<action>[\w-]{1,60})[ \t]*\r?\nAction Input:)",
+    r"|Action:[ ]*(?P<action>[\w-]{1,60})[ \t]*\r?\nAction Input:"
+    r"|(?:<\|start\|>assistant)?<\|channel\|>\w{1,20} to=(?:functions\.)?(?P<to>[\w-]{1,60})[^<\n]{0,40}"
+    r"(?:<\|constrain\|>\w{1,20})?<\|message\|>|<\|(?P<token>python)_tag\|>"
+    r"|\[(?P<pythonic>[A-Za-z_]\w{0,59})\((?=[a-z_]{1,20}=))",
     re.MULTILINE,
 )
 _PARAMETER = re.compile(rf"<(?P<end>(?:antml:)?parameter)(?: name=|=)[\"']?(?:{'|'.join(_GIVEN)})[\"']?>")
 _CHILD = re.compile(r"\s*<(command|code|script)>(.*?)</\1>", re.DOTALL)
 _CONTENT = re.compile(r"\s*<path>\s*([^<>\s]{1,200})\s*</path>\s*<content>(.*)</content>", re.DOTALL)
-_ACTION_ENDS = re.compile(r"^(?:Observation|Thought|Action|Final Answer):", re.MULTILINE)
+_ACTION_ENDS = re.compile(
+    r"^(?:Observation|Thought|Action|Final Answer):|<\|(?:eom_id|eot_id|call|end|return)\|>", re.MULTILINE
+)
+_ACTIONS = ("\nAction Input:", "<|python_tag|>", "<|channel|>")
+_PYTHONIC = tuple(f"[{name}(" for name in _CALLED)
 _PROGRAM_BEGINS = re.compile(
     rf"{_LINE_BEGINS}(?:import \w|from [\w.]{{1,80}} import [\w(*]|(?:async )?def \w+\(|class \w+[(:]|#!/)",
     re.MULTILINE,
@@ -117,7 +126,9 @@ def may_have(text: str) -> bool:
     """Whether looking between fences is worth the while."""
     if ("</" in text or "[/" in text) and (has_any(text, _CLOSINGS) or has_any(text, _ATTRIBUTES)):
         return True
-    if "\nAction Input:" in text or ("[BEGIN]" in text and "[DONE]" in text):
+    if has_any(text, _ACTIONS) or ("[BEGIN]" in text and "[DONE]" in text):
+        return True
+    if ")]" in text and has_any(text, _PYTHONIC):
         return True
     return _may_have_commands(text) and (_COMMAND.search(text) or _SAID.search(text)) is not None
 
@@ -132,7 +143,8 @@ def tags(text: str, start: int, end: int) -> Iterator[Element]:
     position, missing = start, set[str]()
     while (opening := _OPENING.search(text, position, end)) is not None:
         position, tag = opening.end(), _closing(opening)
-        closing = _found(text, position, end, tag) if tag not in missing else -1
+        may_close = tag not in missing and len(missing) < _MISSING_TAGS
+        closing = _found(text, position, end, tag) if may_close else -1
         if closing < 0:
             missing.add(tag)  # nor will there be one for the next
             continue
@@ -153,7 +165,9 @@ def _found(text: str, position: int, end: int, tag: str) -> int:
 def _closing(opening: re.Match[str]) -> str:
     if opening["bracket"]:
         return "[DONE]" if opening["bracket"] == "BEGIN" else f"[/{opening['bracket']}]"
-    if opening["action"]:
+    if opening["pythonic"]:
+        return ")]"
+    if _actor(opening):
         return ""
     names = (opening[each] for each in ("tag", "json", "call", "writer", "with"))
     return "</code></pre>" if opening["pre"] else f"</{next(name for name in names if name)}>"
@@ -205,8 +219,10 @@ def _inside(opening: re.Match[str], code: str) -> tuple[str, str]:
         return _called(code)
     if opening["call"]:
         return _invoked(opening["name"].lower(), code)
-    if opening["action"]:
-        return _acted(opening["action"].lower(), code.strip(" \t\n`\"'"))
+    if opening["pythonic"]:
+        return _pythonic(opening["pythonic"].lower(), code)
+    if (tool := _actor(opening)) is not None:
+        return _acted(tool.lower(), code.strip())
     if opening["pre"]:
         code = html.unescape(code).strip("\n") + "\n"
         language = opening["class"].lower() if opening["class"] else guess(code)
@@ -233,10 +249,31 @@ def _tagged(opening: re.Match[str], code: str) -> tuple[str, str]:
     return info or _TAGS.get(name) or guess(code) or "python", f"{code}\n"
 
 
+def _actor(opening: re.Match[str]) -> str | None:
+    """The tool that is given all up to the next word of such an agent."""
+    return opening["action"] or opening["to"] or opening["token"]
+
+
+def _pythonic(tool: str, arguments: str) -> tuple[str, str]:
+    """Language and code of a call that is written as python writes one: `[bash(command="ls")]`."""
+    tree = parsed(f"_({arguments})")
+    call = tree.body[0].value if tree is not None and isinstance(tree.body[0], ast.Expr) else None
+    given = {each.arg: each.value for each in call.keywords} if isinstance(call, ast.Call) else {}
+    code = next((given[name] for name in _GIVEN if name in given), None)
+    if tool not in _CALLED or not isinstance(code, ast.Constant) or not isinstance(code.value, str):
+        return "", ""
+    return _CALLED[tool], code.value.strip("\n") + "\n"
+
+
 def _acted(tool: str, given: str) -> tuple[str, str]:
-    """Language and code of an action: what it is given is the code, or JSON that has it."""
+    """Language and code of an action: what it is given is the code, perhaps quoted, or JSON that has it."""
     if given.startswith("{"):
         return _called(json.dumps({"name": tool, "arguments": given}))
+    if given[:1] == given[-1:] == "`":
+        given = given.strip("`")
+    elif given[:1] in ("'", '"') and (tree := parsed(given)) is not None:
+        value = tree.body[0].value if isinstance(tree.body[0], ast.Expr) else None
+        given = value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else given
     return _CALLED.get(tool, ""), f"{given}\n" if tool in _CALLED else ""
 
 

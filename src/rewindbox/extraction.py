@@ -23,10 +23,10 @@ from rewindbox.guess import (
     is_jsx,
     is_no_shell,
     is_python,
-    is_settings,
     is_shell,
     parsed,
     says,
+    settings,
 )
 from rewindbox.language import Table
 from rewindbox.languages import LANGUAGES
@@ -69,8 +69,9 @@ _TREE = re.compile(r"\s*[^\n]{1,80}\n(?:[│|]?[ \t]*\n)?[│|]?[ \t]{0,8}[├�
 _NAMELESS = ("", "console", "terminal", "command", "commands", "command-line", "cli", "code", "jupyter", "notebook")
 """Words behind a fence that leave open which language it is."""
 _JSON = re.compile(r"\s*\{\s*\"[^\"\n]{0,200}\"\s*:")
+_VARIABLE = re.compile(r"\$\{?([A-Z_][A-Z0-9_]*)")
 _OUTPUT = re.compile(
-    r"\W*(?:(?:the|expected|example|sample|console|program|your|this|will|should|would) ){0,3}output"
+    r"\W*(?:(?:the|expected|example|sample|console|program|your|this|will|should|would) ){0,3}output(?: of \S{1,60})?"
     r"(?: (?:is|will be|should be|would be|looks? like(?: this)?))?\W*",
     re.IGNORECASE,
 )
@@ -112,9 +113,9 @@ def blocks(
     nothing closes, the end of its last line. Both count characters of `text` as given.
     `metadata` has what is known besides: `info`, all that stands after the opening fence; `guessed`, a language that
     nobody has named but the code itself; `commands`, those of a transcript in `code`; `path`, the file whose content
-    it is, in the vm, or `elsewhere`, where no vm has such a path; `write` where the text says to write it; `part`,
-    where it leaves out what the file has already; `kind`, where it is no fence: `indented`, `tag`, `inline`, `bare`
-    (the program in a text without anything else).
+    it is, in the vm, or `elsewhere`, where no vm has such a path; `write` where the text says to write it, `added` to
+    add it to the file; `part`, where it leaves out what the file has already; `kind`, where it is no fence: `indented`,
+    `tag`, `inline`, `bare` (the program in a text without anything else).
     None where there is nothing.
     A model's thoughts (`<think>`, at the beginning or on a line of its own) have no blocks; where they do not end,
     nothing behind them is an answer.
@@ -134,8 +135,9 @@ def blocks(
     found = _with_others(text, fences(text))
     if not found and (program := bare(text)) is not None:
         found = [program]
+    used = _variables(found, languages)
     pieces = _with_prose(text, found)
-    return [_block(piece, before, after, languages, asked) for piece, before, after in pieces]
+    return [_block(piece, before, after, languages, asked, used) for piece, before, after in pieces]
 
 
 def language(info: str, languages: Table = LANGUAGES) -> str:
@@ -224,10 +226,18 @@ def _is_code(text: str, position: int) -> bool:
     return any(piece.start < position < piece.end for piece in fences(text))
 
 
-def _block(piece: Element, before: str, after: str, languages: Table, asked: intent.Words | None) -> CodeBlock:
+def _variables(pieces: list[Element], languages: Table) -> frozenset[str]:
+    """Those that code of shells uses, other than settings."""
+    codes = (piece.code for piece in pieces if "$" in piece.code and language(piece.info, languages) == "bash")
+    return frozenset(name for code in codes if not settings(code) for name in _VARIABLE.findall(code))
+
+
+def _block(
+    piece: Element, before: str, after: str, languages: Table, asked: intent.Words | None, used: frozenset[str]
+) -> CodeBlock:
     nearby = f"{before}\n{after[:_NEARBY_CHARS]}"
     guessed = piece.guessed if piece.guessed or piece.info.lower() not in _NAMELESS else guess(piece.code)
-    name = _language(piece.code, guessed or language(piece.info, languages), before)
+    name = _language(piece.code, guessed or language(piece.info, languages), before, used)
     console = typed(name, piece.code)
     name = console.language if console is not None else name
     file = named(piece.info, piece.code, before, name, after) if name != "diff" else None
@@ -240,6 +250,7 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
         "elsewhere": file.path if file is not None and not has_place(file.path) else None,
         "write": file is not None and (file.is_to_be_written or _is_file(piece)),
         "part": file is not None and file.is_part,
+        "added": file is not None and file.is_added,
     }
     # Unvalidated, because pydantic refuses lone surrogates, and they are what undecodable bytes become.
     return CodeBlock.model_construct(
@@ -252,23 +263,23 @@ def _block(piece: Element, before: str, after: str, languages: Table, asked: int
     )
 
 
-def _language(code: str, said: str, before: str) -> str:
+def _language(code: str, said: str, before: str, used: frozenset[str]) -> str:
     """What a block is, whatever it is called."""
     if _is_diff(code):
         return "diff"
     if _is_shown(said, code, before):
         return "text"
-    if said == "javascript" and is_jsx(code):
-        return "jsx"
+    if said == "javascript" and (code.lstrip()[:1] == "<" or is_jsx(code)):
+        return "html" if code.lstrip()[:1] == "<" else "jsx"
     if said == "python":
         return "bash" if is_shell(code) and parsed(code) is None else said
-    return _of_shell(code) if said == "bash" else said
+    return _of_shell(code, used) if said == "bash" else said
 
 
-def _of_shell(code: str) -> str:
+def _of_shell(code: str, used: frozenset[str]) -> str:
     if is_dockerfile(code):
         return "dockerfile"
-    if is_settings(code):
+    if (names := settings(code)) and names.isdisjoint(used):
         return "dotenv"
     return "python" if is_python(code) else "bash"
 

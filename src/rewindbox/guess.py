@@ -7,6 +7,7 @@ a wrong one: a block that is not recognised is text, and is not run.
 import ast
 import re
 import warnings
+from itertools import islice
 
 _MAX_CHARS = 50_000
 """A longer block without a name is data, as a rule; and the parser takes a microsecond a character."""
@@ -163,10 +164,13 @@ _SETTING = re.compile(
 )
 """In `A=one Two` a capital begins what no command is called."""
 _JSX = re.compile(r"(?:\breturn\s*(?:\(\s*)?|=>\s*(?:\(\s*)?)<[A-Za-z>]")
+_FEW = 20
 _NO_COMMAND = re.compile(
     r"[^\s:=$\"'(){}\\]+:(?:\s|$)|[^\s=$~/.][^\s=$]*/$|\*|- |<[A-Za-z!?][^>]*>$|\{\s*(?:\"|$)|\[[A-Za-z][\w.:-]*\]$"
-    r"|[\d*][\d*/,-]*(?: [\d*][\d*/,-]*){4} \S|(?!function\b)[\w@.#/~ :-]{1,80} \{$"
-    r"|(?:PS )?[A-Za-z]:\\|(?:\w{3,20}|[\d.]{7,15}:\d{2,5}|\w{2,8}\(\d+\))> |\w{1,30}=[#>] |\((?:gdb|lldb|i?[pP]db)\) "
+    r"|[\d*][\d*/,-]*(?: [\d*][\d*/,-]*){4} \S"
+    r"|(?!(?:function|time|coproc|if|while|until|for|select)\b)[\w@.#/~ :-]{1,80} \{$"
+    r"|(?:PS )?[A-Za-z]:\\|(?:(?!(?:cat|echo|printf|tee)>)\w{3,20}|[\d.]{7,15}:\d{2,5}|\w{2,8}\(\d+\))> "
+    r"|\w{1,30}=[#>] |\((?:gdb|lldb|i?[pP]db)\) "
 )
 """Data (a key, a folder, a pattern, a list, a tag, a section, a time, a brace), or the prompt of something else."""
 _COMPOUND = re.compile(r"^[ \t]*(?:for \w+ in |while |until |if )[^\n]{1,300};[ \t]*(?:do|then)\b", re.MULTILINE)
@@ -221,16 +225,22 @@ def is_python(code: str) -> bool:
 
 
 def is_jsx(code: str) -> bool:
-    """No expression of JavaScript begins with `<`."""
-    return says(code, ("return", "=>"), _JSX)
-
-
-def is_settings(code: str) -> bool:
-    """Lines of `NAME=value` and comments, and no command: as a program they do nothing, whatever they are called."""
-    if "=" not in code or "$(" in code or "`" in code:
+    """No expression of JavaScript begins with `<`; a comment may."""
+    if not has_any(code, ("return", "=>")):
         return False
+    found = islice(_JSX.finditer(code), _FEW)
+    return any("//" not in code[code.rfind("\n", 0, match.start()) + 1 : match.start()] for match in found)
+
+
+def settings(code: str) -> frozenset[str]:
+    """The names in lines of `NAME=value` and comments, without a command: as a program they do nothing, whatever they
+    are called. Empty: it is something else.
+    """
+    if "=" not in code or "$(" in code or "`" in code:
+        return frozenset()
     lines = [line for line in code.split("\n") if line.strip() and line.lstrip()[0] != "#"]
-    return bool(lines) and all(map(_SETTING.fullmatch, lines))
+    names = frozenset(line.partition("=")[0].strip() for line in lines)
+    return names if all(map(_SETTING.fullmatch, lines)) else frozenset()
 
 
 def is_shell(code: str) -> bool:

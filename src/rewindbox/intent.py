@@ -57,15 +57,18 @@ _ASKING = re.compile(
 _NOT_BEFORE = re.compile(
     r"\b(?:do\s+not|don'?t|dont|never|cannot|can'?t|must\s+not|mustn'?t|should\s+not|shouldn'?t"
     r"|need\s+not|needn'?t|not\s+to|not|without|avoid|refrain\s+from|instead\s+of|rather\s+than|no\s+need\s+to"
-    r"|unable\s+to|won'?t|will\s+not|stop)\s+(?:\w+\s+){0,3}$"
+    r"|unable\s+to|won'?t|will\s+not|wouldn'?t|would\s+not|stop|não|nao)\s+(?:\w+\s+){0,3}$"
 )
+_NOT_ASIDE = re.compile(r"\b(?:do\s+not|don'?t|never|not)\s*,[^,]{1,40},\s*$")
+"""Said in between: `do not, whatever happens, run it`."""
 _NOT_ASKING = re.compile(r"\b(?:why|if)\s+(?:you\s+)?(?:do\s+not|don'?t|cannot|can'?t)\s+(?:\w+\s+){0,3}$")
 _QUALIFIED = re.compile(
     r"\s*(?:\w+\s+){0,2}(?:as\s+root|in\s+production|on\s+(?:a\s+)?production|twice|again|yet|until|unless)\b"
 )
 """What is forbidden is a way of running: neither a request nor a prohibition."""
 _MENTIONED = re.compile(
-    r"(?:\b(?:how|when|where|whether|which|that|who|they|it|he|she|will|would|functions?|programs?|threads?|engines?"
+    r"(?:\b(?:(?:how|when|where)\s+(?:do|can|would|should|could)\s+(?:i|we|you|one)|should\s+(?:i|we)|safe\s+to"
+    r"|how|when|where|whether|which|that|who|they|it|he|she|will|would|functions?|programs?|threads?|engines?"
     r"|methods?|scripts?|computers?|browsers?|permission\s+to|used|able|time|ways?|order|steps?|entry)\s+(?:to\s+|can\s+)?)$"
 )
 """Somebody or something else runs, or it is told how it is done: not a request."""
@@ -213,6 +216,8 @@ def _verdict(prose: str, start: int, end: int) -> bool | None:
     """Whether what stands around a phrase lets it ask (True), forbids (False), or only tells of it (None)."""
     before = _clause(prose[max(0, start - _NEAR_CHARS) : start])
     after = prose[end : end + _NEAR_CHARS]
+    if _NOT_ASIDE.search(prose, max(0, start - _NEAR_CHARS), start):
+        return False
     if _NOT_BEFORE.search(before) and not _NOT_ASKING.search(before):
         return None if _QUALIFIED.match(after) else False
     if _NEGATED_AFTER.match(after):

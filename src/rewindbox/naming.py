@@ -29,7 +29,7 @@ _DOES = (
 )
 """Not in a line that does something with a file."""
 _HEADING = re.compile(
-    rf"{_BULLETS}(?:(?:file(?:\s*name)?|path|文件名?|ファイル名?|datei|fichier|archivo|arquivo|файл)(?:\s*:\s*|\s+))?"
+    rf"{_BULLETS}(?:\*\*\d{{1,3}}[.)]\s+)?(?:(?:file(?:\s*name)?|path|文件名?|ファイル名?|datei|fichier|archivo|arquivo|файл)(?:\s*:\s*|\s+))?"
     rf"[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
     re.IGNORECASE,
 )
@@ -50,7 +50,8 @@ _WRITES_ELSEWHERE = re.compile(
 )
 """Save or create, in other languages of people; wherever in the line the file stands."""
 _SAYS_WRITE = re.compile(
-    r"\b(?:save|create|put|write|store|place|add|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])|(?<=e\.g)\.){0,120}?[`\"'*]{0,3}"
+    r"(?<!script will )(?<!program will )(?<!code will )(?<!command will )(?<!this will )(?<!it will )(?<!which will )"
+    r"\b(save|create|put|write|store|place|add|append|insert|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])|(?<=e\.g)\.){0,120}?[`\"'*]{0,3}"
     rf"{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
@@ -69,8 +70,14 @@ _SHOWS = re.compile(
 )
 """A line before a block that shows what is in the file that it names, and does nothing with it."""
 _QUOTED = re.compile(rf"(?:`|\*\*)({_PATH})(?:`|\*\*)")
-_COMMENT = re.compile(rf"(?:#|//|--|;|/\*|<!--)\s*(?:file(?:name)?:\s*)?({_PATH})\s*(?:\*/|-->)?", re.IGNORECASE)
-_COMMENTS = ("#", "//", "--", ";", "/*", "<!--")
+_COMMENT = re.compile(
+    rf"(?:#|//|--|;|/\*|<!--|\*|\"\"\"|''')[\s=*#-]{{0,40}}(?:file(?:name)?:\s*)?({_PATH})"
+    r"(?:[\s=*#-]{0,40}(?:\*/|-->|\"\"\"|''')?|\s+[(–—:-].*|:\s.*)",
+    re.IGNORECASE,
+)
+_BEFORE_COMMENT = re.compile(r"#!.*|<\?php|/\*+|\"\"\"|'''|")
+"""Lines that may come before the one that names the file."""
+_COMMENTS = ("#", "//", "--", ";", "/*", "<!--", "'''", '"""', "<?ph")
 _INFO = re.compile(
     rf"(?:^(?:\d{{1,6}}:){{0,3}}|^\w[\w+#-]{{0,30}}:|\b(?:title|file|filename|name|path)\s*=\s*[\"']?|\s)({_PATH})[\"']?(?=[\s}},]|$)"
 )
@@ -92,7 +99,7 @@ _MAKES = re.compile(
 )
 """What a shell does to a file is not in that file."""
 _LEFT_OUT = re.compile(
-    r"^[ \t]*(?:#|//|/\*|<!--|--|\{/\*)(?=[^\n]*(?:\.\.\.|…))[^\n]*\b(?:existing|unchanged"
+    r"\A\s*(?:\.\.\.|…)[ \t]*\n|^[ \t]*(?:#|//|/\*|<!--|--|\{/\*)(?=[^\n]*(?:\.\.\.|…))[^\n]*\b(?:existing|unchanged"
     r"|(?:rest of (?:the|your)|previous|remaining|other)"
     r" (?:code|methods?|functions?|imports?|routes?|file|class|content))\b",
     re.MULTILINE | re.IGNORECASE,
@@ -104,6 +111,7 @@ _ATTRIBUTE = re.compile(
 """A tag right before a fence: `<file path="app.py">`."""
 _TAGS = re.compile(r"</?(?:summary|strong|b|code|em|h[1-6])>")
 _EXTENSION_BEGINS = re.compile(r"\.[A-Za-z]")
+_OF_LINES = re.compile(r"\blines?\s+\d", re.IGNORECASE)
 _RUNS = re.compile(r"\b(?:run|execute)\b", re.IGNORECASE)
 _LOOK_BACK = 300
 
@@ -116,6 +124,8 @@ class Named:
     is_to_be_written: bool
     is_part: bool = False
     """The block leaves out what the file has already."""
+    is_added: bool = False
+    """The text says to add it to the file, which need not have anything yet."""
 
 
 def named(info: str, code: str, before: str, language: str = "text", after: str = "") -> Named | None:
@@ -142,13 +152,17 @@ def _named(info: str, code: str, before: str) -> Named | None:
         return None if _ABOVE.search(line) else found
     if "." in info and (match := _INFO.search(info)) is not None:
         return _file(match[1])
-    if code.lstrip("\n")[:4].startswith(_COMMENTS):
-        first = code.lstrip("\n")[:300].split("\n", 1)[0].strip()
-        if (match := _COMMENT.fullmatch(first)) is not None:
-            return _file(match[1])
+    if code.lstrip("\n")[:4].startswith(_COMMENTS) and (match := _COMMENT.fullmatch(_first(code))) is not None:
+        return _file(match[1])
     shown = _QUOTED.findall(line) if line.endswith(":") and ("`" in line or "*" in line) else []
     says_so = len(shown) == 1 and (_SHOWS.search(line) or _WRITES_ELSEWHERE.search(line))
     return _file(shown[0]) if says_so else None
+
+
+def _first(code: str) -> str:
+    """The first line that is more than what stands above all comments."""
+    lines = (line.strip() for line in code.lstrip("\n")[:400].split("\n")[:4])
+    return next((line for line in lines if _BEFORE_COMMENT.fullmatch(line) is None), "")
 
 
 def _headed(line: str) -> Named | None:
@@ -161,8 +175,10 @@ def _headed(line: str) -> Named | None:
 
 def _said(line: str) -> Named | None:
     """By a sentence, or a heading that says more."""
-    if said := [match[1] for match in _SAYS_WRITE.finditer(line)]:
-        return _file(said[-1], is_to_be_written=_RUNS.search(line) is None)
+    if said := list(_SAYS_WRITE.finditer(line)):
+        file = _file(said[-1][2], is_to_be_written=_RUNS.search(line) is None)
+        is_added = said[-1][1].lower() in ("add", "append", "insert") or _OF_LINES.search(line) is not None
+        return replace(file, is_added=is_added)
     found = _BEGINS.fullmatch(line) or _ENDS.fullmatch(line)
     return _file(found[1]) if found is not None else None
 

@@ -26,6 +26,8 @@ _IMPORTED = re.compile(r"^[ \t]*(?:from|import)\s+\.{0,3}([A-Za-z_][\w.]{0,200})
 _REQUIRED = re.compile(
     r"(?:\brequire\(|\bfrom\s|\bimport[\s(])\s*['\"]\.{1,2}/(?:[\w.-]{1,80}/){0,8}([\w.-]{1,80})['\"]"
 )
+_OF_FOLDERS = ("__init__.py", "__main__.py", "index.js")
+"""What is imported by the name of its folder."""
 _STARTED = re.compile(
     r"^[ \t]*(?:python3? -m|uvicorn|gunicorn|hypercorn)(?: -\S{1,40})* ([A-Za-z_][\w.]{0,200})", re.MULTILINE
 )
@@ -49,7 +51,9 @@ _STARTING = re.compile(
     r"|chmod \S{1,9}(?= ))[^\n|;&<>]{0,100}?[ ]|\./)(?:\./)?((?:[\w-]{1,80}/){0,8}[\w-]{1,80}\.[A-Za-z]{1,4})\b[^\n<]*"
 )
 _STARTING_LINES = 20
-_BESIDES = re.compile(r"[ \t]*(?:#|pip3? install|\./[\w./-]{1,80}\s*$|$)[^\n]*")
+_GENERATED = {"manage.py", "setup.py"}
+"""Files that tools make, and that nobody shows."""
+_BESIDES = re.compile(r"[ \t]*(?:#|pip3? install|java [A-Za-z]\w{0,80}$|\./[\w./-]{1,80}\s*$|$)[^\n]*")
 """A line that starts a file; and what may be beside it in a shell's block that does nothing else."""
 
 
@@ -123,11 +127,14 @@ def _with_files(decisions: list[Decision]) -> list[Decision]:
     page loads is a file, wherever the page stands."""
     mentioned = {name for each in decisions if each.block.language == "html" for name in _names(each.code)}
     found: list[Decision] = []
+    first: dict[str, int] = {}
+    for decision in decisions:
+        first.setdefault(_path(decision), decision.block.start_pos)
     for decision in reversed(decisions):
         known = decision.block.metadata or {}
-        path = known.get("path") or known.get("elsewhere")
-        if path is not None and decision.path is None and _is_written(decision, path, mentioned):
-            decision = _writing(decision.block, path, known)
+        path = _path(decision)
+        if path and decision.path is None and _is_written(decision, path, mentioned):
+            decision = _writing(decision.block, path, known, is_again=decision.block.start_pos > first[path])
         mentioned |= _names(decision.code)
         found.append(decision)
     return _without_idle_commands(found[::-1])
@@ -136,9 +143,12 @@ def _with_files(decisions: list[Decision]) -> list[Decision]:
 def _with_found(decisions: list[Decision], settings: Settings) -> list[Decision]:
     """The same, with the file that nobody has named but a command that does nothing else than to start it: where of the
     blocks before it one alone is in the language of such files and without a name, it is that one."""
+    if any("git clone" in each.code for each in decisions):
+        return decisions  # it may be a file of what is fetched
     extensions = {language.extension: name for name, language in settings.languages.items()}
     starting = [_started(each) for each in decisions]
     named = {name for each, starts in zip(decisions, starting, strict=True) if not starts for name in _known(each)}
+    named |= _GENERATED
     nameless: dict[str, list[int]] = {}
     found = list(decisions)
     for number, (decision, starts) in enumerate(zip(decisions, starting, strict=True)):
@@ -175,11 +185,17 @@ def _may_be_a_file(decision: Decision) -> bool:
     return is_script and bool(block.code.strip()) and not {"path", "elsewhere", "commands"} & set(known)
 
 
-def _writing(block: "CodeBlock", path: str, known: Mapping[str, Any]) -> Decision:
+def _path(decision: Decision) -> str:
+    """The file whose content a block is, wherever that is; empty: none is named."""
+    known = decision.block.metadata or {}
+    return str(known.get("path") or known.get("elsewhere") or "")
+
+
+def _writing(block: "CodeBlock", path: str, known: Mapping[str, Any], *, is_again: bool) -> Decision:
     """That a block is written, or why it cannot be; it is not run then either."""
     if "elsewhere" in known:
         return Decision(block, f"not written, because no vm has {path}; {_PLACE}")
-    if "part" in known:
+    if "part" in known or (is_again and "added" in known):
         return Decision(block, f"not written to {path}, because it is a part of it; give the whole file")
     return Decision(block, f"written to {path}", path)
 
@@ -189,6 +205,8 @@ def _is_written(decision: Decision, path: str, mentioned: set[str]) -> bool:
     known = decision.block.metadata or {}
     asked = bool(known.get("write") or known.get("part"))
     stem = name.rpartition(".")[0]
+    if name in _OF_FOLDERS:
+        stem = folder.rpartition("/")[2]
     needed = {name, f"import {stem}", *(f"run {tool}" for tool, reads in _READING.items() if reads.fullmatch(name))}
     is_needed = not needed.isdisjoint(mentioned) and (not path.startswith("/") or folder in mentioned)
     return asked or decision.skipped is not None or is_needed

@@ -48,6 +48,7 @@ WRITTEN = ["W calc.py", "R bash python3 calc.py"]
             "**calc.py** - the sums\n",
             "#### `calc.py` (the sums)\n",
             "### 2.1 `calc.py` — sums\n",
+            "**1. `calc.py`**\n",
             "## Sums: calc.py\n",
         ),
         *("**Sums (calc.py):**\n", "**calc.py**：\n", "<summary>calc.py</summary>\n\n", "- **`calc.py`**: the sums\n"),
@@ -81,6 +82,7 @@ def test_a_line_behind_says_which_file_it_is(after):
         "## Running `calc.py`\n",
         "## What `calc.py` is for\n",
         "**Use it (calc.py):**\n",
+        "This script will create `calc.py`:\n",
     ],
 )
 def test_a_file_that_is_only_mentioned_is_not_the_block(before):
@@ -107,7 +109,7 @@ def test_what_makes_a_file_is_not_in_it(code):
 
 
 @pytest.mark.parametrize(
-    "part", ["# ... existing code ...", "    # ... rest of the code", "// … (other methods unchanged)"]
+    "part", ["...", "# ... existing code ...", "    # ... rest of the code", "// … (other methods unchanged)"]
 )
 def test_a_part_of_a_file_is_not_all_of_it(part):
     """What leaves out what is there already neither replaces the file nor runs."""
@@ -115,6 +117,42 @@ def test_a_part_of_a_file_is_not_all_of_it(part):
     assert becomes(f"`calc.py`:\n{whole}\nUpdate `calc.py`:\n{change}\n{RUN}") == WRITTEN
     assert becomes(f"In `calc.py`:\n{change}") == []
     assert becomes(f"In `calc.py`:\n{change.replace('...', '').replace('…', '')}\n{RUN}") == WRITTEN
+
+
+@pytest.mark.parametrize("verb", ["Add this to", "Append the following to", "Insert this into", "Edit line 2 of"])
+def test_what_is_added_does_not_replace(verb):
+    """The block before is the file; where there is none, it is written."""
+    more = fence("python", "print(2)")
+    assert becomes(f"`calc.py`:\n{CALC}\n{verb} `calc.py`:\n{more}\n{RUN}") == WRITTEN
+    assert becomes(f"{verb} `calc.py`:\n{more}\n{RUN}") == WRITTEN
+    assert becomes(f"`calc.py`:\n{CALC}\nUpdate `calc.py`:\n{more}\n{RUN}") == ["W calc.py", *WRITTEN]
+
+
+@pytest.mark.parametrize(
+    ("info", "code"),
+    [
+        *(
+            ("python", "# calc.py - the sums\nx"),
+            ("python", '"""calc.py"""\nx'),
+            ("python", "#!/usr/bin/python\n# calc.py\nx"),
+        ),
+        *(
+            ("python", "# ==== calc.py ====\nx"),
+            ("js", "/**\n * calc.js\n */\nx"),
+        ),
+    ],
+)
+def test_a_first_comment_says_which_file_it_is(info, code):
+    """Below what stands above all comments, and with what the file is for."""
+    path = "calc.js" if info == "js" else "calc.py"
+    assert becomes(f"{fence(info, code)}{fence('bash', f'ls; cat {path}')}")[0] == f"W {path}"
+    assert becomes(f"{fence(info, code.replace('calc', 'not calc'))}{fence('bash', f'ls; cat {path}')}")[0][0] == "R"
+
+
+def test_the_files_of_a_package():
+    """What is imported by the name of its folder is named by it."""
+    text = f"`shop/__init__.py`\n{CALC}`main.py`\n{fence('python', 'import shop')}"
+    assert becomes(text) == ["W shop/__init__.py", "R python import shop"]
 
 
 @pytest.mark.parametrize("path", ["/tmp/calc.py", "/home/ann/calc.py", "/app/src/calc.py"])
@@ -146,6 +184,13 @@ def test_settings_are_no_program(code):
     """Also where they are labelled as a shell's: they are a file if the text names one."""
     assert becomes(fence("bash", code)) == []
     assert becomes(f"Create `.env`:\n{fence('bash', code)}\n{fence('bash', 'ls')}") == ["W .env", "R bash ls"]
+
+
+def test_settings_that_a_shell_uses_are_its_own():
+    """Its variables, for a session; a page or a file of another language that names them takes them from a file."""
+    (first, second), name = ("NAME=World", "echo Hello ${NAME}"), fence("bash", "NAME=World")
+    assert becomes(f"{name}{fence('bash', second)}") == [f"R bash {first}", f"R bash {second}"]
+    assert becomes(f"{name}{fence('yaml', 'a: ${NAME}')}{fence('bash', 'A=$NAME')}") == []
 
 
 @pytest.mark.parametrize("code", ["A=1 make all", "A=$(date)", "A=(1 2)", "A=1\necho $A", "a=1", "A=1; ls", "A=`ls`"])
@@ -183,6 +228,7 @@ def test_a_file_that_only_a_command_names(command):
         "cd x && python calc.py",
         "git clone x\npython calc.py",
         "python calc.py <file>",
+        "python manage.py migrate",
         "python calc.js",
         "python ../calc.py",
     ],
@@ -190,6 +236,7 @@ def test_a_file_that_only_a_command_names(command):
 def test_a_command_that_does_more_names_no_file(command):
     """The file may be from elsewhere, or is not to be started so."""
     assert becomes(f"{CALC}\n{fence('bash', command)}") == ["R python print(1)", f"R bash {command}"]
+    assert not any(each.startswith("W") for each in becomes(f"{fence('bash', 'git clone x')}\n{CALC}\n{RUN}"))
 
 
 def test_a_script_of_a_shell_that_only_a_command_names():
@@ -252,6 +299,7 @@ def test_a_tool_finds_its_files_itself(path, info, command):
         *(
             ("js", '{\n  "a": 1,\n  "b": 2\n}'),
             ("js", "const A = () => <b>x</b>;"),
+            ("js", "<template>\n</template>\n<script>\n</script>"),
             ("js", "function A() {\n  return (\n <>x</>)}"),
         ),
     ],
@@ -278,13 +326,25 @@ def test_what_is_no_program_is_left(info, code):
         ),
         *(
             ("bash", code, "bash")
-            for code in ("{ ls; }", "./a/b", "/bin/ls", "~/x/y", "if x; then {\n ls\n} fi", "a=b:")
+            for code in (
+                "{ ls; }",
+                "./a/b",
+                "/bin/ls",
+                "~/x/y",
+                "if x; then {\n ls\n} fi",
+                "time {\n ls; }",
+                "cat> a <<E\nE",
+                "a=b:",
+            )
         ),
         *(
             ("bash", code, "bash")
             for code in ("for x in a; do {", "x && {\n", "(cd a; ls)", "https_proxy=http://a:1/ x")
         ),
-        *(("js", code, "javascript") for code in ("{ a: 1 }", "if (a <b) { }", "x = () => a < b", 'return "<b>"')),
+        *(
+            ("js", code, "javascript")
+            for code in ("{ a: 1 }", "if (a <b) { }", "x = () => a < b", "// return <x>", 'return "<b>"')
+        ),
     ],
 )
 def test_what_is_a_program_runs(info, code, expected):
@@ -292,7 +352,9 @@ def test_what_is_a_program_runs(info, code, expected):
     assert becomes(fence(info, code)) == [f"R {expected} {code.strip()}"]
 
 
-@pytest.mark.parametrize("line", ["Output:", "**Expected output:**", "### Output", "The output will be:"])
+@pytest.mark.parametrize(
+    "line", ["Output:", "**Expected output:**", "### Output", "The output will be:", "Output of `a.py`:"]
+)
 def test_what_a_line_calls_output_is_not_run(line):
     """Whatever its label; but a program there is one."""
     assert becomes(f"{line}\n\n{fence('bash', 'Hello 1 2')}{line}\n{fence('python', 'Shape: (1, 2) [1 2]')}") == []
@@ -360,12 +422,29 @@ INVOKED = "<Xinvoke name='bash'>#<Xparameter name='command'>ls</Xparameter>#</Xi
         *('<execute language="bash">#ls#</execute>', '<action type="shell">#ls#</action>'),
         '<artifact id="a" title="b">#<action type="shell">#ls#</action>#</artifact>',
         *("Thought: x#Action: bash#Action Input: ls#Observation: a", "Action: bash#Action Input: `ls`"),
+        *(
+            '[bash(command="ls")]',
+            "I look.#[bash(timeout=3, command='ls')]#",
+            "<|channel|>final to=bash<|message|>ls<|call|>",
+        ),
+        "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>commentary to=functions.bash "
+        '<|constrain|>json<|message|>{"command": "ls"}<|call|>',
+        'Action: bash#Action Input: "ls"#',
         'Action: search#Action Input: x#Observation: y#Action: bash#Action Input: {"command": "ls"}#Thought: z',
     ],
 )
 def test_more_calls_of_agents(text):
     """Each gives one command to a shell."""
     assert becomes(text.replace("#", "\n")) == ["R bash ls"]
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [("x = 'a'", "x = 'a'"), ("`print(1)`", "print(1)"), ("'a' + 'b'", "'a' + 'b'")]
+)
+def test_what_an_action_is_given(given, code):
+    """Quotation marks around all of it are none of the code's; others are."""
+    assert becomes(f"Action: python\nAction Input: {given}\nObservation: x") == [f"R python {code}"]
+    assert becomes(f"<|python_tag|>{given}<|eom_id|>") == [f"R python {code}"]
 
 
 @pytest.mark.parametrize(
@@ -387,6 +466,7 @@ def test_a_tag_that_names_a_file(text):
         '<script language="javascript">#alert(1)#</script>',
         '<form>#<input name="a.py" type="text">#</form>',
         "Action: search#Action Input: ls",
+        *("[search(command='ls')]", "[bash](command=1)", "[bash(command=f'{x}')]", "[bash(command='ls)]", "[bash(x)]"),
         '<tool_call>{"name": "search", "arguments": {"code": "x"}}</tool_call>',
         '<file path="">#x#</file>',
         "<tool_calls>[1, 2]</tool_calls>",
@@ -442,3 +522,16 @@ def test_looking_takes_no_longer_than_the_text(part):
 
     took(1_000)
     assert took(160_000) < 12 * took(40_000) + 0.1
+
+
+def test_tags_that_nothing_closes():
+    """However many different ones there are, the text is looked through a bounded number of times."""
+
+    def took(count):
+        text = "".join(f'<a{number} path="a.py">\n' for number in range(count)) + "</a>"
+        begun = time.process_time()
+        assert blocks(text) == []
+        return time.process_time() - begun
+
+    took(100)
+    assert took(40_000) < 12 * took(10_000) + 0.1
