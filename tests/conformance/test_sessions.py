@@ -435,6 +435,19 @@ async def test_a_file_open_for_writing(session):
     assert await value(session, "import os; os.path.getsize('big'), os.path.exists('other')") == f"({5 << 20}, False)"
 
 
+async def test_names_that_are_gone_beside_a_file_open_for_writing(session):
+    """Files of an older point that were deleted since, while something stays open for writing: no broken point."""
+    await good(
+        session, "import os; os.mkdir('t'); os.chdir('t')\nfor name in 'abc': open(name, 'wb').write(bytes(1 << 20))"
+    )
+    await good(session, "file = open('log', 'w'); os.remove('a'); os.remove('b'); os.mkdir('d')")
+    point = (await session.vm.history()).entries[0].after
+    await good(session, "os.remove('c'); os.rmdir('d'); file.write('x'); file.flush()")
+    assert await value(session, "sorted(os.listdir())") == "['log']"
+    await session.vm.rollback(point)
+    assert await value(session, "sorted(os.listdir())") == "['c', 'd', 'log']"
+
+
 async def test_bash_sessions(box):
     """A bash session keeps variables, functions, options and directory; they go back with the files."""
     vm = await box.vm("one")

@@ -94,6 +94,9 @@ def _opened(path: str, identity: tuple[int, ...], device: int) -> int:
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Of an overlay's mark for a deleted name that it is one: many are one file, which each new name changes."""
+    if stat.S_ISCHR(status.st_mode):
+        return 0, 0, 0, status.st_mode
     return status.st_ino, status.st_ctime_ns, status.st_size, status.st_mode
 
 
