@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rewindbox.guess import guess, has_any, parsed
+from rewindbox.guess import guess, has_any, parsed, says
 
 _TAGS = {
     "execute": None,
@@ -78,8 +78,8 @@ _CONTENT = re.compile(r"\s*<path>\s*([^<>\s]{1,200})\s*</path>\s*<content>(.*)</
 _ACTION_ENDS = re.compile(
     r"^(?:Observation|Thought|Action|Final Answer):|<\|(?:eom_id|eot_id|call|end|return)\|>", re.MULTILINE
 )
-_ACTIONS = ("\nAction Input:", "<|python_tag|>", "<|channel|>")
-_PYTHONIC = tuple(f"[{name}(" for name in _CALLED)
+_TOKENS = ("<|python_tag|>", "<|channel|>")
+_PYTHONIC = re.compile(r"\[([a-z_]+)\(")
 _PROGRAM_BEGINS = re.compile(
     rf"{_LINE_BEGINS}(?:import \w|from [\w.]{{1,80}} import [\w(*]|(?:async )?def \w+\(|class \w+[(:]|#!/)",
     re.MULTILINE,
@@ -90,10 +90,15 @@ _GAP = re.compile(r"(?:\r\n?|\n)[ \t]*(?:\r\n?|\n)|(?:\r\n?|\n)(?=[ \t]*</[A-Za-
 _CUTS = 12
 """So many paragraphs at the end may be prose."""
 _LINE_END = re.compile(r"\r\n?")
-_CLOSINGS = (*(f"</{name}>" for name in _TAGS), "[/PYTHON]", "[/BASH]", "[/CODE]", "parameter>", "</code></pre>")
-_CLOSINGS += tuple(f"</{name}>" for name in (*_CALLS, *_WRITERS))
-_ATTRIBUTES = ("path=", "Path=", "file=", "filename=", "language=", "type=")
+_CLOSING = re.compile(r"</([\w:-]+)>")
+_CLOSED = frozenset((*_TAGS, *_CALLS, *_WRITERS, "parameter", "antml:parameter"))
+_CLOSED_OTHERWISE = (
+    *("</code></pre>", "[/PYTHON]", "[/BASH]", "[/CODE]"),
+    *("path=", "Path=", "file=", "filename=", "language=", "type="),
+)
 _RUNNERS = ("python ", "python3 ", "node ", "bash ", "sh ")
+_PROGRAMS = (*_RUNNERS, "cargo ")
+_QUOTED = (*(f"`{name}" for name in _RUNNERS), "`cargo ")
 _SCRIPTS = (".py", ".js", ".mjs", ".cjs", ".sh")
 _PROGRAM = (
     r"((?:(?:python3?|node|bash|sh)[ ](?:-[a-zA-Z]+[ ])?[\w./-]{1,200}\.(?:py|js|mjs|cjs|sh)"
@@ -122,20 +127,27 @@ class Element:
     """The language of indented code, which nobody has named."""
 
 
-def may_have(text: str) -> bool:
-    """Whether looking between fences is worth the while."""
-    if ("</" in text or "[/" in text) and (has_any(text, _CLOSINGS) or has_any(text, _ATTRIBUTES)):
+def may_have_tags(text: str) -> bool:
+    """Whether looking for tags and calls between fences is worth the while."""
+    if "</" in text and not _CLOSED.isdisjoint(_CLOSING.findall(text)):
         return True
-    if has_any(text, _ACTIONS) or ("[BEGIN]" in text and "[DONE]" in text):
+    if ("</" in text or "[/" in text) and has_any(text, _CLOSED_OTHERWISE):
         return True
-    if ")]" in text and has_any(text, _PYTHONIC):
+    if (
+        "\nAction Input:" in text
+        or ("<|" in text and has_any(text, _TOKENS))
+        or ("[BEGIN]" in text and "[DONE]" in text)
+    ):
         return True
-    return _may_have_commands(text) and (_COMMAND.search(text) or _SAID.search(text)) is not None
+    return ")]" in text and not _CALLED.keys().isdisjoint(_PYTHONIC.findall(text))
 
 
-def _may_have_commands(text: str) -> bool:
-    """Looking for the words takes a tenth of the time that the patterns take."""
-    return "cargo " in text or (has_any(text, _SCRIPTS) and has_any(text, _RUNNERS))
+def may_have_commands(text: str) -> bool:
+    """The same of commands. Looking for the words takes a tenth of the time that the patterns take."""
+    if "cargo " not in text and not (has_any(text, _SCRIPTS) and has_any(text, _RUNNERS)):
+        return False
+    lines = (line.lstrip(" \t$`") for line in text.splitlines())
+    return any(line.startswith(_PROGRAMS) for line in lines) or says(text, _QUOTED, _SAID)
 
 
 def tags(text: str, start: int, end: int) -> Iterator[Element]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from rewindbox import intent
-from rewindbox.elements import Element, bare, commands, may_have, tags
+from rewindbox.elements import Element, bare, commands, may_have_commands, may_have_tags, tags
 from rewindbox.errors import ValidationFailed
 from rewindbox.fences import fences
 from rewindbox.guess import (
@@ -319,7 +319,8 @@ def _with_others(text: str, pieces: list[Element]) -> list[Element]:
     """Fences, and what is between them: tags, else indented code that nobody can doubt, else commands."""
     pieces = [piece if piece.kind == "fence" else replace(piece, guessed=guess(piece.code)) for piece in pieces]
     pieces = [piece for piece in pieces if piece.kind == "fence" or piece.guessed is not None]
-    if not may_have(text):
+    has_tags, has_commands = may_have_tags(text), may_have_commands(text)
+    if not has_tags and not has_commands:
         return pieces
     indented = [piece for piece in pieces if piece.kind == "indented"]
     starts = [piece.start for piece in indented]
@@ -330,9 +331,10 @@ def _with_others(text: str, pieces: list[Element]) -> list[Element]:
                 yield piece
 
     found = [piece for piece in pieces if piece.kind == "fence"]
-    found = _filled(text, found, lambda start, end: tags(text, start, end))
+    if has_tags:
+        found = _filled(text, found, lambda start, end: tags(text, start, end))
     found = _filled(text, found, certain)
-    return _filled(text, found, lambda start, end: commands(text, start, end))
+    return _filled(text, found, lambda start, end: commands(text, start, end)) if has_commands else found
 
 
 def _filled(text: str, pieces: list[Element], between: Callable[[int, int], Iterable[Element]]) -> list[Element]:

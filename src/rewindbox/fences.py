@@ -308,7 +308,11 @@ def _at(marks: Iterable[str], rule: _Rule) -> _Rule:
         begins = state.src.startswith(marks, state.bMarks[start] + state.tShift[start])
         return begins and rule(state, start, end, silent)
 
-    return asked
+    def asked_by_character(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        return state.src[state.bMarks[start] + state.tShift[start]] in characters and rule(state, start, end, silent)
+
+    characters = "".join(marks)
+    return asked_by_character if len(characters) == len(marks) else asked
 
 
 def _commonmark() -> MarkdownIt:

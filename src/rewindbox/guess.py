@@ -178,6 +178,10 @@ _COMPOUND_ENDS = re.compile(r"(?:^|;)[ \t]*(?:done|fi)\b", re.MULTILINE)
 """Only a shell begins and ends a loop so."""
 
 
+_FIRST_CHARS = 80
+_BEGINS = re.compile(r"#|\./|[A-Za-z_]\w*\+?=")
+
+
 def guess(code: str) -> str | None:
     """The language, by canonical name; None: nothing says so strongly enough."""
     if not code.strip() or len(code) > _MAX_CHARS or "\0" in code:
@@ -238,15 +242,21 @@ def settings(code: str) -> frozenset[str]:
     """
     if "=" not in code or "$(" in code or "`" in code:
         return frozenset()
-    lines = [line for line in code.split("\n") if line.strip() and line.lstrip()[0] != "#"]
-    names = frozenset(line.partition("=")[0].strip() for line in lines)
-    return names if all(map(_SETTING.fullmatch, lines)) else frozenset()
+    names = set()
+    for line in code.split("\n"):
+        if line.strip() and line.lstrip()[0] != "#":
+            if _SETTING.fullmatch(line) is None:
+                return frozenset()
+            names.add(line.partition("=")[0].strip())
+    return frozenset(names)
 
 
 def is_shell(code: str) -> bool:
     """It loops or decides as only a shell does; or each line begins with a command, and none reads like English."""
     if "; " in code and _COMPOUND.search(code) and _COMPOUND_ENDS.search(code):
         return True
+    if not _may_begin(code.lstrip()):
+        return False
     count = 0
     for line in code.replace("\\\n", " ").split("\n", _MAX_COMMANDS):
         if (line := line.strip()) and not line.startswith("#"):
@@ -254,6 +264,12 @@ def is_shell(code: str) -> bool:
                 return False
             count += _ASSIGNMENT.match(line) is None or " " in line  # settings alone are a file
     return 0 < count < _MAX_COMMANDS
+
+
+def _may_begin(code: str) -> bool:
+    """Whether its first word can be a command's: most code is known by that, without looking at all of its lines."""
+    first = code[:_FIRST_CHARS].split(None, 1)[:1]
+    return not first or len(first[0]) == _FIRST_CHARS or first[0] in _COMMANDS or _BEGINS.match(first[0]) is not None
 
 
 def _is_command(line: str) -> bool:

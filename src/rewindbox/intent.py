@@ -31,6 +31,7 @@ _PROHIBITION = 0.6
 _AUTO, _ASK, _SHOW = 0.8, 0.5, 0.2
 _MAX_CHARS = 200_000
 """Of a longer text the two ends are read, half of this each: a request is said first or last."""
+_KNOWN = tuple((phrase, re.compile(rf"\b{re.escape(phrase)}\b")) for phrase in (*PHRASES, *QUESTIONS, *OFFERS))
 _MOST = 100
 """Of each phrase so many are looked at."""
 _NEAR_CHARS = 60
@@ -202,8 +203,8 @@ def _prose(text: str) -> str:
 def _phrases(prose: str) -> Iterator[tuple[str, int, int]]:
     """Each phrase, where it begins and ends. Phrases of the original may overlap; ours count where none of it does."""
     found = []
-    for phrase in (*PHRASES, *QUESTIONS, *OFFERS):
-        for match in islice(re.finditer(rf"\b{re.escape(phrase)}\b", prose), _MOST):
+    for phrase, pattern in _KNOWN:
+        for match in islice(pattern.finditer(prose), _MOST) if phrase in prose else ():
             found.append((phrase, match.start(), match.end()))
     known = [(start, end) for _, start, end in found]
     for match in islice(_ASKING.finditer(prose), _MOST):

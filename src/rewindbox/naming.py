@@ -7,7 +7,7 @@ one has a place there: see `has_place`.
 import re
 from dataclasses import dataclass, replace
 
-from rewindbox.guess import says
+from rewindbox.guess import has_any, says
 
 _EXTENSION = (
     r"(?:py|pyi|ipynb|js|mjs|cjs|jsx|ts|tsx|sh|bash|rs|go|c|h|cc|cpp|hpp|java|kt|rb|php|pl|lua|r|R|sql|html?|css|scss"
@@ -33,6 +33,8 @@ _HEADING = re.compile(
     rf"[*_`\"']{{0,4}}({_PATH})[*_`\"':]{{0,5}}",
     re.IGNORECASE,
 )
+_MARKED = re.compile(rf"{_BULLETS}[*`#]")
+"""A heading that says more than a name; to look for this first takes a tenth of the time."""
 _BEGINS = re.compile(
     rf"{_DOES}(?:{_BULLETS}[*`]{{1,4}}|#{{1,6}}\s+)({_PATH})[*`]{{0,4}}(?:\s+[(–—-]|\s*:)[^\n]*", re.IGNORECASE
 )
@@ -49,9 +51,14 @@ _WRITES_ELSEWHERE = re.compile(
     re.IGNORECASE,
 )
 """Save or create, in other languages of people; wherever in the line the file stands."""
+_WRITING = (
+    *("save", "create", "put", "write", "store", "place", "add", "append", "insert", "copy", "paste", "make", "update"),
+    *("edit", "replace", "modify"),
+)
 _SAYS_WRITE = re.compile(
     r"(?<!script will )(?<!program will )(?<!code will )(?<!command will )(?<!this will )(?<!it will )(?<!which will )"
-    r"\b(save|create|put|write|store|place|add|append|insert|copy|paste|make|update|edit|replace|modify)\b(?:[^.!?\n]|\.(?=[^\s])|(?<=e\.g)\.){0,120}?[`\"'*]{0,3}"
+    rf"\b({'|'.join(_WRITING)})\b"
+    r"(?:[^.!?\n]|\.(?=[^\s])|(?<=e\.g)\.){0,120}?[`\"'*]{0,3}"
     rf"{_NOT_WITHIN}({_PATH})(?![\w/\\])",
     re.IGNORECASE,
 )
@@ -175,10 +182,12 @@ def _headed(line: str) -> Named | None:
 
 def _said(line: str) -> Named | None:
     """By a sentence, or a heading that says more."""
-    if said := list(_SAYS_WRITE.finditer(line)):
+    if has_any(line.lower(), _WRITING) and (said := list(_SAYS_WRITE.finditer(line))):
         file = _file(said[-1][2], is_to_be_written=_RUNS.search(line) is None)
         is_added = said[-1][1].lower() in ("add", "append", "insert") or _OF_LINES.search(line) is not None
         return replace(file, is_added=is_added)
+    if _MARKED.match(line) is None:
+        return None
     found = _BEGINS.fullmatch(line) or _ENDS.fullmatch(line)
     return _file(found[1]) if found is not None else None
 

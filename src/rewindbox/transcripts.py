@@ -64,15 +64,19 @@ def typed(language: str, code: str) -> Typed | None:
     """The commands of a transcript in a block of that language; None: it is no transcript."""
     if language in _CLASSIC and (before := _PYTHON_STARTS.match(code) or _ABOVE_PROMPT.match(code)) is not None:
         code = code[before.end() :]
-    first = next((line.strip() for line in code.split("\n", 50) if line.strip()), "")
+    first = code.lstrip().partition("\n")[0].rstrip()
     for spoken, reads, prompt, more in _CONSOLES:
         if language in reads and prompt.match(first):
             return Typed(spoken, _at_prompts(code, prompt, more))
-    if language == "python" and (first[:1] in ("!", "%") or _is_indented(code) or says(code, _CELL_BEGINS, _CELL)):
+    if language == "python" and (first[:1] in ("!", "%") or _is_indented(code) or _may_be_cell(code)):
         return _cell(code)
     if language in _CLASSIC and _SHELL.match(first):
         return Typed("bash", _shell(code))
     return None
+
+
+def _may_be_cell(code: str) -> bool:
+    return ("!" in code or "%" in code) and says(code, _CELL_BEGINS, _CELL)
 
 
 def _is_indented(code: str) -> bool:
