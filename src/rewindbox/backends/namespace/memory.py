@@ -13,6 +13,9 @@ from rewindbox.backends.namespace import kernel, parked, trees
 from rewindbox.backends.namespace.machine import MEMORY
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_OWN_FILES = 16
+_ATTRIBUTES_MAX_BYTES = 256 << 10
+"""Two access lists of 64 KiB each, which take more in memory."""
 _MEMFD, _SOCKET = "/memfd:", "socket:"
 _SHARED, _ELSEWHERE = b"Shmem:", (b"Shmem:", b"PageTables:", b"SUnreclaim:", b"VmallocUsed:")
 
@@ -24,11 +27,13 @@ class Memory:
         """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace."""
         self._proc, self._ipc_ns = proc, ipc_ns
         self._host_before = parked.host_bytes(*_ELSEWHERE)
+        self._growth = parked.Growth(self._host_before)
 
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
         estimate = resident_pages * _PAGE
-        elsewhere = sum(parked.host_grown_bytes(self._host_before).values()) + parked.most_in_sockets_bytes()
+        elsewhere = self._growth.bytes_until(parked.host_bytes(*_ELSEWHERE))
+        elsewhere += parked.most_in_sockets_bytes() + _most_in_attributes_bytes()
         if estimate + elsewhere <= limit_bytes:
             return estimate
         return self.exact_bytes(pids)
@@ -58,6 +63,12 @@ class Memory:
         counted = used + sum(files.values()) + _system_v_bytes(self._ipc_ns())
         # Files that lie in a socket cannot be seen: then what the host has more of than before is taken to be theirs.
         return max(counted, parked.host_grown_bytes(self._host_before)[_SHARED]) if is_parked else counted
+
+
+def _most_in_attributes_bytes() -> int:
+    """More than all attributes of files in the vm's memory can take: so many files, times the most that one has."""
+    scratch = os.statvfs(MEMORY)
+    return max(scratch.f_files - scratch.f_ffree - _OWN_FILES, 0) * _ATTRIBUTES_MAX_BYTES
 
 
 def proportional_bytes(proc: int, pid: int) -> int:

@@ -107,6 +107,18 @@ def is_parking(proc: int, pid: int, name: str) -> bool:
     return bool(found) and int(rest.split(None, 1)[0]) > 0
 
 
+class Growth:
+    """By how much lines of the host's memory have grown since their lowest: what others give back hides nothing."""
+
+    def __init__(self, now: dict[bytes, int]) -> None:
+        self._lowest = dict(now)
+
+    def bytes_until(self, now: dict[bytes, int]) -> int:
+        """Of all lines together. Call it as often as may be: what comes and goes between two looks is not seen."""
+        self._lowest = {name: min(size, now[name]) for name, size in self._lowest.items()}
+        return sum(now[name] - size for name, size in self._lowest.items())
+
+
 def host_grown_bytes(before: dict[bytes, int]) -> dict[bytes, int]:
     """By how much each of some lines of the host's /proc/meminfo has grown."""
     now = host_bytes(*before)
