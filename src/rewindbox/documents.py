@@ -75,10 +75,12 @@ def preview_as_dict(preview: "Preview") -> dict[str, Any]:
 
 
 def _file_change_as_dict(file: "FileChange") -> dict[str, Any]:
-    path = file.path.encode("utf-8", "surrogateescape").decode(
-        "utf-8", "replace"
-    )  # the code may have given it any name
-    return {"path": path, "change": file.change, "kind": file.kind, "size_bytes": file.size_bytes}
+    return {"path": name_as_text(file.path), "change": file.change, "kind": file.kind, "size_bytes": file.size_bytes}
+
+
+def name_as_text(name: str) -> str:
+    """The name of a file, which code may have given any bytes: those that are not UTF-8 are replaced."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def rollback_as_dict(rollback: "Rollback") -> dict[str, Any]:

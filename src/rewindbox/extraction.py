@@ -269,8 +269,10 @@ def _language(code: str, said: str, before: str, used: frozenset[str]) -> str:
         return "diff"
     if _is_shown(said, code, before):
         return "text"
-    if said == "javascript" and (code.lstrip()[:1] == "<" or is_jsx(code)):
-        return "html" if code.lstrip()[:1] == "<" else "jsx"
+    if said == "javascript" and code.lstrip()[:1] == "<":
+        return "html"
+    if said == "javascript" and is_jsx(code):
+        return "jsx"
     if said == "python":
         return "bash" if is_shell(code) and parsed(code) is None else said
     return _of_shell(code, used) if said == "bash" else said

@@ -7,7 +7,7 @@ Pure and linear. Knows nothing of languages.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 from markdown_it import MarkdownIt
@@ -297,22 +297,16 @@ def _quote(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         state.line = start
 
 
-def _at(marks: Iterable[str], rule: _Rule) -> _Rule:
+def _at(marks: str, rule: _Rule) -> _Rule:
     """The rule, asked only about lines that begin with one of its marks, however far they are indented.
 
     Most lines are prose, and a rule of the library takes ten times as long to find that out.
     """
-    marks = tuple(marks)
 
     def asked(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-        begins = state.src.startswith(marks, state.bMarks[start] + state.tShift[start])
-        return begins and rule(state, start, end, silent)
+        return state.src[state.bMarks[start] + state.tShift[start]] in marks and rule(state, start, end, silent)
 
-    def asked_by_character(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-        return state.src[state.bMarks[start] + state.tShift[start]] in characters and rule(state, start, end, silent)
-
-    characters = "".join(marks)
-    return asked_by_character if len(characters) == len(marks) else asked
+    return asked
 
 
 def _commonmark() -> MarkdownIt:
@@ -321,7 +315,7 @@ def _commonmark() -> MarkdownIt:
     # the next line hides the fences below it; the reference implementation does not.
     parser.disable("reference")
     rules, everywhere = parser.block.ruler, ["paragraph", "reference", "blockquote", "list"]
-    rules.at("fence", _at(("```", "~~~"), _fenced), {"alt": everywhere})
+    rules.at("fence", _at("`~", _fenced), {"alt": everywhere})
     rules.before("paragraph", "late", _late, {"alt": ["paragraph"]})
     rules.at("html_block", _at("<", _html), {"alt": everywhere[:3]})
     rules.at("list", _at("-+*0123456789", _list), {"alt": everywhere[:3]})

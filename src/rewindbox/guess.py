@@ -178,10 +178,6 @@ _COMPOUND_ENDS = re.compile(r"(?:^|;)[ \t]*(?:done|fi)\b", re.MULTILINE)
 """Only a shell begins and ends a loop so."""
 
 
-_FIRST_CHARS = 80
-_BEGINS = re.compile(r"#|\./|[A-Za-z_]\w*\+?=")
-
-
 def guess(code: str) -> str | None:
     """The language, by canonical name; None: nothing says so strongly enough."""
     if not code.strip() or len(code) > _MAX_CHARS or "\0" in code:
@@ -255,8 +251,6 @@ def is_shell(code: str) -> bool:
     """It loops or decides as only a shell does; or each line begins with a command, and none reads like English."""
     if "; " in code and _COMPOUND.search(code) and _COMPOUND_ENDS.search(code):
         return True
-    if not _may_begin(code.lstrip()):
-        return False
     count = 0
     for line in code.replace("\\\n", " ").split("\n", _MAX_COMMANDS):
         if (line := line.strip()) and not line.startswith("#"):
@@ -264,12 +258,6 @@ def is_shell(code: str) -> bool:
                 return False
             count += _ASSIGNMENT.match(line) is None or " " in line  # settings alone are a file
     return 0 < count < _MAX_COMMANDS
-
-
-def _may_begin(code: str) -> bool:
-    """Whether its first word can be a command's: most code is known by that, without looking at all of its lines."""
-    first = code[:_FIRST_CHARS].split(None, 1)[:1]
-    return not first or len(first[0]) == _FIRST_CHARS or first[0] in _COMMANDS or _BEGINS.match(first[0]) is not None
 
 
 def _is_command(line: str) -> bool:

@@ -34,6 +34,11 @@ class HistoryPage:
     note: str | None = None
     """What the user should know of how it was found."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Of their code and of what they wrote."""
+        return sum(entry.size_bytes for entry in self.entries)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:

@@ -1,10 +1,12 @@
-"""Tasks that go on while a block does, and no longer. What one of them raises comes as it was raised."""
+"""What goes on, or is lent, while a block does, and no longer. What a task raises comes as it was raised."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -24,3 +26,14 @@ async def meanwhile(*tasks: Callable[[], Coroutine[Any, Any, object]]) -> AsyncI
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise error from error.__cause__
+
+
+@asynccontextmanager
+async def lent(lease: Callable[[], Awaitable[T]], give_back: Callable[[T], Awaitable[object]]) -> AsyncIterator[T]:
+    """What `lease` gives; it is given back at the end of the block, also of one that is cancelled."""
+    leased = await lease()
+    try:
+        yield leased
+    finally:
+        with anyio.CancelScope(shield=True):
+            await give_back(leased)

@@ -6,16 +6,18 @@ What the pool stops keeps files and history, and is found by its name or id as a
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio
 
 from rewindbox.backends.base import Usage
 from rewindbox.choosing import Choice, Counts, Member, PoolStats, State, choose, choose_named, is_old, upkeep
 from rewindbox.errors import BadRequest, PoolFull, RewindboxError, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
+from rewindbox.meanwhile import lent
 from rewindbox.opened import Opened
 from rewindbox.ready import NAME, Ready, is_well, name_of, record_new, sweep
 from rewindbox.registry import VmRecord
@@ -63,17 +65,11 @@ class Pool:
         self._problem: str | None = None
         self._counts = Counts()
 
-    @asynccontextmanager
-    async def vm(
+    def vm(
         self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None
-    ) -> AsyncIterator[AsyncVm]:
+    ) -> AbstractAsyncContextManager[AsyncVm]:
         """A vm for an agent, given back at the end of the block; see `lease`."""
-        leased = await self.lease(agent_id, vm_id=vm_id, wait_s=wait_s)
-        try:
-            yield leased
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self.give_back(leased)
+        return lent(partial(self.lease, agent_id, vm_id=vm_id, wait_s=wait_s), self.give_back)
 
     async def lease(
         self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None

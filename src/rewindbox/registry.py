@@ -89,8 +89,7 @@ class Registry:
             raise InvalidArgument(
                 f"vm name {name!r} is taken by {taken.id}", remedy="choose another, or remove that vm"
             )
-        has = self._count(agent_id) if at_most else 0
-        if at_most and has >= at_most:
+        if at_most and (has := self._count(agent_id)) >= at_most:
             remedy = "remove some of them, or raise vms_per_agent"
             raise TooManyVms(f"agent {agent_id!r} has {has} vms, of at most {at_most}", remedy=remedy)
         row: dict[str, Value] = {

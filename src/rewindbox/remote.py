@@ -1,9 +1,10 @@
 """A vm and the pool at a server: the same names as `AsyncVm` and `Pool`, asked over HTTP."""
 
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from rewindbox.execution import Execution, rfc3339
 from rewindbox.following import Following
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
+from rewindbox.meanwhile import lent
 from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord, check_name
 from rewindbox.session import AsyncSession
@@ -240,17 +242,11 @@ class RemotePool:
         self._leases: dict[str, list[str]] = {}
         """Ids, by the id of the vm."""
 
-    @asynccontextmanager
-    async def vm(
+    def vm(
         self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None
-    ) -> AsyncIterator[RemoteVm]:
+    ) -> AbstractAsyncContextManager[RemoteVm]:
         """See `Pool.vm`."""
-        leased = await self.lease(agent_id, vm_id=vm_id, wait_s=wait_s)
-        try:
-            yield leased
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self.give_back(leased)
+        return lent(partial(self.lease, agent_id, vm_id=vm_id, wait_s=wait_s), self.give_back)
 
     async def lease(
         self, agent_id: str | None = None, *, vm_id: str | None = None, wait_s: float | None = None

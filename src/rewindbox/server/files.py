@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from rewindbox.documents import name_as_text
 from rewindbox.errors import BadRequest, UnknownFile, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
 from rewindbox.server.access import Who
 from rewindbox.server.problems import Responses, responses
@@ -53,12 +54,9 @@ class Written(BaseModel):
 async def list_folder(who: Who, vm: str, path: FilePath = ".") -> Folder:
     """The entries of a folder."""
     found = await (await who.vm(vm)).list(path)
-    return Folder(path=path, entries=[FileEntry.model_validate(_shown(asdict(entry))) for entry in found])
-
-
-def _shown(entry: dict[str, object]) -> dict[str, object]:
-    """An entry whose name is text: the code may have given it any."""
-    return {**entry, "name": str(entry["name"]).encode("utf-8", "surrogateescape").decode("utf-8", "replace")}
+    return Folder(
+        path=path, entries=[FileEntry(**asdict(entry) | {"name": name_as_text(entry.name)}) for entry in found]
+    )
 
 
 @routes.get("/file", response_class=Response, responses=responses(*_STARTING, also=_BYTES))

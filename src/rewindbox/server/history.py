@@ -70,7 +70,7 @@ async def history(
     def told() -> dict[str, Any]:
         return {"entries": [execution_body(entry) for entry in page.entries], "total": page.total}
 
-    return await encoding.answer(told, sum(entry.size_bytes for entry in page.entries))
+    return await encoding.answer(told, page.size_bytes)
 
 
 async def _check_seen(who: Caller, vm: str) -> None:

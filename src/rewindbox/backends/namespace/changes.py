@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewindbox.backends.namespace import attributes, paths
+from rewindbox.backends.namespace import attributes, files, paths
 
 TOLD_MAX = 10_000
 _SEEN_MAX = 200_000
@@ -26,7 +26,6 @@ _READ_ALL_MAX = 256 << 20
 _OWN = paths.NO_LINKS | paths.SAME_MOUNT
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 Entry = os.stat_result | None
 
@@ -110,7 +109,7 @@ class Comparison:
         self._text += len(path)
         if len(self.found) >= TOLD_MAX or self._text > _TEXT_MAX:
             raise _Enough
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
+        kind = files.kind_of(status)
         self.found.append((f"/{path}", change, kind, status.st_size if kind == "file" else 0))
 
     def _is_changed(self, path: str, now: os.stat_result, then: os.stat_result) -> bool:

@@ -10,6 +10,7 @@ from rewindbox.backends.namespace import paths
 HOME = "/home/agent"
 _OWN_FILES = paths.IN_ROOT | paths.SAME_MOUNT
 _LIST_MAX = 100_000
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 
 class BadPath(ValueError):
@@ -79,5 +80,9 @@ def _entry(folder: int, name: str) -> list[Any] | None:
         status = os.lstat(name, dir_fd=folder)
     except FileNotFoundError:
         return None
-    kind = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
-    return [name, kind.get(stat.S_IFMT(status.st_mode), "other"), status.st_size, status.st_mtime]
+    return [name, kind_of(status), status.st_size, status.st_mtime]
+
+
+def kind_of(status: os.stat_result) -> str:
+    """What it is, as `base.FileKind` says."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "other")

@@ -199,9 +199,8 @@ class Machine:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
                 os.chmod(folder, 0o755)
-        lower = ":".join([*reversed(layers), self.skeleton])
         with step("overlay"):
-            data = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
+            data = f"lowerdir={self._lower(layers)},upperdir={upper},workdir={work},userxattr,volatile"
             kernel.mount("vm", _ROOT, "overlay", kernel.MS_NODEV | kernel.MS_NOSUID, data)
         for folder in ("work", "work/incompat", "work/incompat/volatile"):
             with contextlib.suppress(FileNotFoundError):
@@ -224,14 +223,10 @@ class Machine:
         _in_thread(lambda: self._move(layers, upper, freezing, before_move))
 
     def _move(self, layers: list[str], upper: str, freezing: bool, before_move: Callable[[], None] | None) -> None:
-        with self._at_root:
-            self._mount_overlay(layers, upper)
-            try:
-                for folder in SHARED:
-                    _check_folder(f"{_ROOT}/{folder}")
-                tree = kernel.open_tree(_ROOT)
-            finally:
-                kernel.umount(_ROOT)
+        with self._mounted(lambda: self._mount_overlay(layers, upper)):
+            for folder in SHARED:
+                _check_folder(f"{_ROOT}/{folder}")
+            tree = kernel.open_tree(_ROOT)
         try:
             if before_move is not None:
                 before_move()
@@ -246,14 +241,24 @@ class Machine:
         """What frozen layers (bottom first) show, read-only: a descriptor of its top. It is mounted nowhere."""
         if not layers:
             return os.open(self.skeleton, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        lower = ":".join([*reversed(layers), self.skeleton])
         flags = kernel.MS_RDONLY | kernel.MS_NODEV | kernel.MS_NOSUID | kernel.MS_NOEXEC
-        with self._at_root, step("overlay"):
-            kernel.mount("points", _ROOT, "overlay", flags, f"lowerdir={lower},userxattr")
+        data = f"lowerdir={self._lower(layers)},userxattr"
+        with step("overlay"), self._mounted(lambda: kernel.mount("points", _ROOT, "overlay", flags, data)):
+            return kernel.open_tree(_ROOT)
+
+    @contextlib.contextmanager
+    def _mounted(self, mount: Callable[[], None]) -> Iterator[None]:
+        """What is mounted at _ROOT is there meanwhile, and nothing else."""
+        with self._at_root:
+            mount()
             try:
-                return kernel.open_tree(_ROOT)
+                yield
             finally:
                 kernel.umount(_ROOT)
+
+    def _lower(self, layers: list[str]) -> str:
+        """Frozen layers as an overlay's option, top first."""
+        return ":".join([*reversed(layers), self.skeleton])
 
     def _move_to(self, tree: int) -> None:
         self.moves += 1

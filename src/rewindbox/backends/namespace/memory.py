@@ -14,6 +14,7 @@ from rewindbox.backends.namespace.machine import MEMORY
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OWN_FILES = 16
+"""In the vm's memory, and a few more."""
 _ATTRIBUTES_MAX_BYTES = 256 << 10
 """Two access lists of 64 KiB each, which take more in memory."""
 _MEMFD, _SOCKET = "/memfd:", "socket:"
@@ -26,8 +27,8 @@ class Memory:
     def __init__(self, proc: int, ipc_ns: Callable[[], int]) -> None:
         """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace."""
         self._proc, self._ipc_ns = proc, ipc_ns
-        self._host_before = parked.host_bytes(*_ELSEWHERE)
-        self._growth = parked.Growth(self._host_before)
+        before = parked.host_bytes(*_ELSEWHERE)
+        self._shared_before, self._growth = before[_SHARED], parked.Growth(before)
 
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
@@ -62,7 +63,7 @@ class Memory:
         used += trees.usage(MEMORY, trees.in_attributes).size_bytes
         counted = used + sum(files.values()) + _system_v_bytes(self._ipc_ns())
         # Files that lie in a socket cannot be seen: then what the host has more of than before is taken to be theirs.
-        return max(counted, parked.host_grown_bytes(self._host_before)[_SHARED]) if is_parked else counted
+        return max(counted, parked.host_bytes(_SHARED)[_SHARED] - self._shared_before) if is_parked else counted
 
 
 def _most_in_attributes_bytes() -> int:

@@ -119,12 +119,6 @@ class Growth:
         return sum(now[name] - size for name, size in self._lowest.items())
 
 
-def host_grown_bytes(before: dict[bytes, int]) -> dict[bytes, int]:
-    """By how much each of some lines of the host's /proc/meminfo has grown."""
-    now = host_bytes(*before)
-    return {name: max(0, now[name] - size) for name, size in before.items()}
-
-
 def host_bytes(*names: bytes) -> dict[bytes, int]:
     """Lines of the host's /proc/meminfo."""
     descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)

@@ -84,7 +84,7 @@ class Sessions:
 
     def __init__(self, machine: Machine, budget: Budget) -> None:
         self.machine = machine
-        self.checkpoints = Checkpoints(machine.proc, budget, self._needed, self._has_ended)
+        self.checkpoints = Checkpoints(machine.proc, budget, self._needed, self._forget)
         self.guard: Guard | None = None
         self.live: dict[str, Session] = {}
         self.limits: dict[str, float] = {}
@@ -181,7 +181,7 @@ class Sessions:
         """The tips of live sessions, and the parents of heads, which know how a head ended."""
         return {session.tip for session in self.live.values()}, [session.parent for session in self.live.values()]
 
-    def _has_ended(self, pid: int) -> None:
+    def _forget(self, pid: int) -> None:
         if self.guard is not None:
             self.guard.protected.discard(pid)
 

@@ -177,8 +177,7 @@ async def _history(talk: Talk, data: dict[str, Any]) -> None:
     vm = await talk.who.vm(str(talk.vm))
     given = {name: value for name, value in data.items() if value is not None}
     found = await history_of(vm, Page.model_validate(given))
-    size_bytes = sum(entry.size_bytes for entry in found[1].entries)
-    await talk.tell("HistoryResponse", lambda: history_body(found), size_bytes)
+    await talk.tell("HistoryResponse", lambda: history_body(found), found[1].size_bytes)
 
 
 async def _snapshot(talk: Talk, data: dict[str, Any]) -> None:

@@ -215,7 +215,7 @@ async def tasks(who: Who, vm: str) -> dict[str, Any]:
 async def history(who: Who, vm: str, page: Annotated[Page, Query()]) -> Response:
     """Executions of a vm, newest first; each with every name that a client looks for."""
     found = await history_of(await who.vm(vm), page)
-    return await encoding.answer(partial(history_body, found), sum(entry.size_bytes for entry in found[1].entries))
+    return await encoding.answer(partial(history_body, found), found[1].size_bytes)
 
 
 async def history_of(vm: AsyncVm, page: Page) -> tuple[str, HistoryPage]:
