@@ -4,6 +4,7 @@ Nothing here is a stand-in: a vm takes milliseconds. `REWINDBOX_SOAK=1` multipli
 `REWINDBOX_FULL=1` takes the sizes of the documentation; what else the developer has set does not count.
 """
 
+import contextlib
 import fcntl
 import gc
 import itertools
@@ -144,6 +145,24 @@ def status_of(pid: int | str) -> dict[str, str]:
             return {name: value.strip() for name, _, value in pairs}
     except OSError:
         return {}
+
+
+def open_files(pid: int | str) -> list[str]:
+    """What the descriptors of a process are of, as the host sees it."""
+    found = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Of all threads of a process."""
+    found = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return found
 
 
 def has_ready_thread(supervisor: int) -> bool:

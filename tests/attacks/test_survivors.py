@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 from corpus import LEFT_BEHIND
 
-from conftest import FULL, SOAK, eventually, has_ready_thread, job, members, namespace, out, run, status_of, survivors
+from conftest import (
+    FULL,
+    SOAK,
+    children,
+    eventually,
+    has_ready_thread,
+    job,
+    members,
+    namespace,
+    out,
+    run,
+    status_of,
+    survivors,
+)
 from rewindbox.backends.namespace import trees
 
 pytestmark = pytest.mark.anyio
@@ -80,15 +93,6 @@ class Footprint:
 
     def resident_kib(self) -> list[int]:
         return [int(status_of(pid)["VmRSS"].split()[0]) for pid in (self.launcher, *self.supervisors)]
-
-
-def children(pid: int) -> list[int]:
-    """Of all threads of a process."""
-    return [
-        int(child)
-        for thread in os.listdir(f"/proc/{pid}/task")
-        for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
-    ]
 
 
 async def one(vm, inside: str, chance: random.Random) -> str:

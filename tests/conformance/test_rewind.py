@@ -1,6 +1,5 @@
 """Every backend goes back: to any point, exactly, as often as one likes."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ import anyio
 import pytest
 
 from conformance.specimens import DAMAGE, FILLERS, SPECIMENS, describe
-from conftest import FULL, eventually, members, namespace, out, run, status_of
+from conftest import FULL, eventually, members, namespace, open_files, out, run, status_of
 from rewindbox.errors import RollbackFailed, SnapshotFailed, VmDamaged
 
 pytestmark = pytest.mark.anyio
@@ -351,12 +350,3 @@ async def test_sweeps_at_once(vm, vms_folder):
     first = next(pid for pid in members(inside) if status_of(pid)["NSpid"].split()[-1] == "1")
     supervisor = int(status_of(first)["PPid"])
     await eventually(lambda: not [name for name in open_files(supervisor) if "deleted" in name], "nothing is open")
-
-
-def open_files(pid: int) -> list[str]:
-    """What the descriptors of a process are of, as the host sees it."""
-    found = []
-    for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
-    return found
