@@ -58,7 +58,10 @@ from os import open as open_
 from signal import pause
 from stat import S_ISFIFO, S_ISREG, S_ISSOCK
 from sys import _current_frames
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any  # loaded, it is half a MiB in every fork
 
 _MESSAGE_BYTES = 128 * 1024
 _DESCRIPTORS_MAX = 8
@@ -287,7 +290,7 @@ def _wait_for_the_end() -> None:
         pause()
 
 
-def _high(number: int) -> Any:
+def _high(number: int) -> "Any":
     """The same open file at a number out of the way."""
     high = fcntl(number, F_DUPFD_CLOEXEC, _OURS)
     close(number)
@@ -358,7 +361,7 @@ def _ignore(_: bytes) -> None:
     pass
 
 
-def _random_kept(module: Any) -> Callable[[], None]:
+def _random_kept(module: "Any") -> Callable[[], None]:
     """What puts back the numbers to come, which a fork makes new. A module of the code may have that name."""
     try:
         setstate, state = module.setstate, module.getstate()

@@ -54,7 +54,8 @@ def stop_all(proc: int, spare: Spare | None = None, rested: set[int] | None = No
         rested = {pid for pid in processes(proc) if is_stopped(proc, pid)}
     with contextlib.suppress(ProcessLookupError):  # nobody but us
         os.kill(-1, signal.SIGSTOP)
-    there, doomed = set(processes(proc)), set(_doomed(proc, spare))
+    there = set(processes(proc))
+    doomed = there if spare is None else {pid for pid in there if not spare(pid)}
     signal_each(proc, [1, *(there - doomed - (rested or set()))], signal.SIGCONT)
     return doomed
 
