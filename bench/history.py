@@ -137,12 +137,23 @@ def _questions(store: Store, count: int, rnd: random.Random) -> dict[str, tuple[
             TARGET_MS,
             lambda: {"vm_id": rnd.choice(vms), "failures_only": True, "language": "bash"},
         ),
+        "failures in a language": (TARGET_MS, lambda: {"failures_only": True, "language": "python"}),
+        "an agent's language": (
+            TARGET_MS,
+            lambda: {"agent_id": f"agent-{rnd.randrange(_AGENTS)}", "language": "python"},
+        ),
+        "a language and how it ended": (TARGET_MS, lambda: {"language": "python", "ended": "exit"}),
+        "an agent's failures in a language, between": (
+            TARGET_MS,
+            lambda: {"agent_id": "agent-1", "failures_only": True, "language": "python", **between()},
+        ),
+        "a language and how it ended, a page anywhere": (
+            TARGET_MS,
+            lambda: {"language": "python", "ended": "exit", "offset": rnd.randrange(count // 2)},
+        ),
         "text that few have": (TARGET_MS, lambda: {"text": f"Ticket-{rnd.randrange(count):x}'"}),
         "text that nobody has": (TARGET_MS, lambda: {"text": f"missing-{rnd.random()}"}),
         "a vm's code or output": (None, lambda: {"vm_id": rnd.choice(vms), "text": "ticket-1"}),
-        "failures in a language": (None, lambda: {"failures_only": True, "language": "python"}),
-        "an agent's language": (None, lambda: {"agent_id": f"agent-{rnd.randrange(_AGENTS)}", "language": "python"}),
-        "a language and how it ended": (None, lambda: {"language": "python", "ended": "exit"}),
         "text that one in a hundred have": (
             None,
             lambda: {"text": f"{rnd.choice(_VERBS)}_{rnd.choice(_NOUNS)}"},

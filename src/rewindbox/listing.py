@@ -3,16 +3,19 @@
 It follows from the facts and is none: it is filled when somebody looks, from what the log has since, so that an
 execution never waits for it, and it can be made anew at any time. `tallies` count what lies between two moments,
 about a thousand executions each: of a million that match, the total and a page in the middle take a millisecond.
+`mixes` say of longer times how many have the same agent, language and end: where several of these are asked for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewindbox.errors import HistoryError
-from rewindbox.store import Steps, Store, Transaction, Value, is_no_time_to_write
+from rewindbox.store import Row, Steps, Store, Transaction, Value, is_no_time_to_write
 
 _BUCKET = 1024
 """Executions that one row of `tallies` counts, or more where they began in the same microsecond."""
+_MIXED = 8
+"""Buckets in one of `mixes`: of a million executions with ten agents and three languages they take 25,000 rows."""
 _AT_ONCE = 10_000
 """Taken in by one transaction, in a quarter of a second: an execution that ends meanwhile waits for it."""
 EARLIEST, LATEST = -(2**62), 2**62
@@ -26,23 +29,46 @@ class Kind:
     name: str
     column: str
     among: str = "1"
+    is_mixed: bool = False
+    """Whether `mixes` tell its values apart."""
 
     @property
     def index(self) -> str:
         """The index that leads to what is asked for, in the order of time."""
         return f"listing_{self.name}"
 
+    @property
+    def bucket(self) -> int:
+        """Executions that one row of `tallies` counts."""
+        return _BUCKET
+
 
 # Where several are asked for, the first leads: what stands before others has them in its index.
 KINDS = (
     Kind("vm", "l.vm_id"),
     Kind("session", "l.session", "l.session is not null"),
-    Kind("agent", "l.agent_id"),
-    Kind("failed", "''", "l.success = 0"),
-    Kind("ended", "l.ended"),
-    Kind("language", "l.language"),
+    Kind("agent", "l.agent_id", is_mixed=True),
+    Kind("failed", "''", "l.success = 0", is_mixed=True),
+    Kind("ended", "l.ended", is_mixed=True),
+    Kind("language", "l.language", is_mixed=True),
     Kind("time", "''"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Mix(Kind):
+    """Not asked for: its tallies say from when to when `mixes` count."""
+
+    @property
+    def index(self) -> str:
+        return "listing_time"
+
+    @property
+    def bucket(self) -> int:
+        return _BUCKET * _MIXED
+
+
+_MIX = _Mix("mix", "''")
 
 ROWS = """
 select x.start_seq, x.started_us, x.vm_id, x.agent_id, x.language, s.session, x.ended, x.success
@@ -89,7 +115,7 @@ def _last(store: Store, name: str) -> int:
 
 def clear(tx: Transaction) -> None:
     """Forget all of it: it is made anew when somebody looks."""
-    for table in ("listing", "tallies"):
+    for table in ("listing", "tallies", "mixes"):
         tx.execute(f"delete from {table}")  # noqa: S608 (our names)
     tx.execute("delete from caught_up where name = 'listing'")
 
@@ -99,9 +125,11 @@ def _take_in(tx: Transaction, last: int) -> int:
         tx.execute(statement)
     tx.execute(_ENDED_SINCE, (last, _AT_ONCE))
     tx.execute(f"insert or replace into listing {ROWS} where x.start_seq in (select start_seq from fresh)")  # noqa: S608 (our own names)
-    for kind in KINDS:
+    for kind in (*KINDS, _MIX):
         for statement in (_FORGET, _TOUCHED, _LATE, _TALLIED):
-            tx.execute(statement.format(kind=kind, bucket=_BUCKET))
+            tx.execute(statement.format(kind=kind))
+    for statement in (_MIXED_LATE, _MIXED_NEW):  # `touched` is of mixes now
+        tx.execute(statement)
     return int(
         tx.execute("select max(x.seq) from fresh f join executions x on x.start_seq = f.start_seq").fetchone()[0]
     )
@@ -146,22 +174,42 @@ insert into tallies select '{kind.name}', value, from_us, before_us, executions 
     select value, min(us) as from_us, lead(min(us)) over (partition by value order by min(us)) as before_us,
            count(*) as executions
     from (select t.value, l.started_us as us,
-                 (rank() over (partition by t.value order by l.started_us) - 1) / {bucket} as bucket
+                 (rank() over (partition by t.value order by l.started_us) - 1) / {kind.bucket} as bucket
           from (select value, since_us from touched t where
                 (select 1 from listing l indexed by {kind.index} where l.started_us >= t.since_us
-                 and {kind.column} = t.value and {kind.among} limit 1 offset {bucket}) is not null) t
+                 and {kind.column} = t.value and {kind.among} limit 1 offset {kind.bucket}) is not null) t
           cross join listing l indexed by {kind.index}
           on l.started_us >= t.since_us and {kind.column} = t.value and {kind.among})
     group by value, bucket) where before_us is not null"""
 
 
-class Stretch:
-    """The executions of one kind and value between two moments, both inclusive: how many, and any page of them."""
+_MIXED_LATE = f"""
+insert into mixes select (select max(from_us) from tallies a where a.kind = '{_MIX.name}' and a.from_us <= l.started_us)
+    as bucket, l.agent_id, l.language, l.ended, l.success, count(*)
+from touched t cross join fresh cross join listing l on l.start_seq = fresh.start_seq
+where l.started_us < t.since_us and bucket is not null group by 1, 2, 3, 4, 5
+on conflict do update set executions = executions + excluded.executions"""  # noqa: S608 (our own names)
 
-    def __init__(self, store: Store, kind: Kind, value: Value, since_us: int, until_us: int) -> None:
-        self._store, self._kind, self._value = store, kind, value
+_MIXED_ROWS = f"""
+select t.from_us, l.agent_id, l.language, l.ended, l.success, count(*)
+from tallies t cross join listing l indexed by listing_time
+on l.started_us >= t.from_us and l.started_us < t.before_us where t.kind = '{_MIX.name}'"""  # noqa: S608 (our own names)
+"""What `mixes` have to be."""
+
+_MIXED_NEW = f"""
+insert into mixes {_MIXED_ROWS} and t.from_us >= (select since_us from touched) group by 1, 2, 3, 4, 5"""  # noqa: S608 (our own names)
+
+
+class Stretch:
+    """The executions that meet all conditions between two moments, both inclusive: how many, and any page of them."""
+
+    def __init__(self, store: Store, asked: Sequence[tuple[Kind, Value]], since_us: int, until_us: int) -> None:
+        """`asked`: kinds and their values, in the order of `KINDS`; at least one."""
+        self._store = store
         self._since_us, self._until_us = since_us, until_us
-        self._buckets = store.rows(_BUCKETS, (kind.name, value, since_us, until_us))  # newest first
+        self._where = f"from listing l indexed by {asked[0][0].index} where {conditions(kind for kind, _ in asked)}"
+        self._values = [value for _, value in asked]
+        self._buckets = self._counted_buckets(asked)  # newest first
         self._newest_us = self._buckets[0]["before_us"] if self._buckets else since_us
         """What began from then on is in no bucket."""
         self._newest = self._count(self._newest_us, until_us)
@@ -177,8 +225,8 @@ class Stretch:
         """Their numbers, newest first."""
         until_us, skipped = self._skip(offset)
         rows = self._store.rows(
-            f"select start_seq {self._range} order by started_us desc, start_seq desc limit ? offset ?",
-            (self._value, self._since_us, until_us, limit, offset - skipped),
+            f"select start_seq {self._where} order by started_us desc, start_seq desc limit ? offset ?",
+            (*self._values, self._since_us, until_us, limit, offset - skipped),
         )
         return [row[0] for row in rows]
 
@@ -194,20 +242,31 @@ class Stretch:
         return until_us, skipped
 
     def _count(self, since_us: int, until_us: int) -> int:
-        return int(self._store.rows(f"select count(*) {self._range}", (self._value, since_us, until_us))[0][0])
+        return int(self._store.rows(f"select count(*) {self._where}", (*self._values, since_us, until_us))[0][0])
 
-    @property
-    def _range(self) -> str:
-        kind = self._kind
-        return (
-            f"from listing l indexed by {kind.index}"
-            f" where {kind.column} = ? and {kind.among} and l.started_us between ? and ?"
-        )
+    def _counted_buckets(self, asked: Sequence[tuple[Kind, Value]]) -> list[Row]:
+        """None where nobody has counted: then all that the first condition finds is gone through."""
+        if len(asked) == 1:
+            return self._store.rows(_BUCKETS, (asked[0][0].name, asked[0][1], self._since_us, self._until_us))
+        if not all(kind.is_mixed for kind, _ in asked):
+            return []
+        mixed = " and ".join(f"{kind.column} = ? and {kind.among}" for kind, _ in asked)
+        return self._store.rows(_MIXES.format(mixed=mixed), (*self._values, self._since_us, self._until_us))
+
+
+def conditions(kinds: Iterable[Kind]) -> str:
+    """In SQL, of `listing l`, with a place for the value of each, and for the first and the last moment."""
+    return " and ".join([*(f"{kind.column} = ? and {kind.among}" for kind in kinds), "l.started_us between ? and ?"])
 
 
 _BUCKETS = """
 select from_us, before_us, executions from tallies
 where kind = ?1 and value = ?2 and from_us >= ?3 and before_us <= ?4 + 1 order by from_us desc"""
+
+_MIXES = f"""
+select t.from_us, t.before_us, (select coalesce(sum(l.executions), 0) from mixes l
+                                where l.from_us = t.from_us and {{mixed}}) as executions
+from tallies t where t.kind = '{_MIX.name}' and t.from_us >= ? and t.before_us <= ? + 1 order by t.from_us desc"""  # noqa: S608 (our own names)
 
 
 def problems(store: Store) -> Iterator[str]:
@@ -233,5 +292,10 @@ _DIFFERENCES = {
         f"select start_seq from ({ROWS} where x.seq <= (select log_seq from caught_up where name = 'listing')"  # noqa: S608 (our own names)
         " except select * from listing) limit 20"
     ),
-    **{f"tallies: {{}} {{!r}} is counted wrong ({kind.name})": _wrong_tallies(kind) for kind in KINDS},
+    **{f"tallies: {{}} {{!r}} is counted wrong ({kind.name})": _wrong_tallies(kind) for kind in (*KINDS, _MIX)},
+    "mixes: what began from {} on is counted wrong": (
+        f"select from_us from (select * from mixes except {_MIXED_ROWS} group by 1, 2, 3, 4, 5)"  # noqa: S608 (our own names)
+        f" union select from_us from tallies t where kind = '{_MIX.name}'"
+        " and executions != (select coalesce(sum(executions), 0) from mixes m where m.from_us = t.from_us) limit 20"
+    ),
 }

@@ -12,13 +12,16 @@ from itertools import chain
 
 from rewindbox import listing, texts
 from rewindbox.errors import HistoryError
-from rewindbox.listing import EARLIEST, KINDS, LATEST, Kind, Stretch
+from rewindbox.listing import EARLIEST, KINDS, LATEST, Kind, Stretch, conditions
 from rewindbox.store import Row, Steps, Store, Value, is_damage
 
 FEW = 500
 """Executions whose texts are sooner read than an index is asked."""
 MANY = 50_000
 """Executions that the index is asked for in any case, if a text is long enough."""
+
+_ANY: tuple[Kind, Value] = (KINDS[-1], "")
+"""Whatever began at any time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,7 @@ class Query:
         found: list[tuple[Kind, Value]] = [
             (kind, value) for kind, value in zip(KINDS, asked, strict=False) if value is not None
         ]
-        return found or [(KINDS[-1], "")]
+        return found or [_ANY]
 
     def bounds(self) -> tuple[int, int]:
         """The first and the last moment."""
@@ -52,9 +55,7 @@ class Query:
     def where(self) -> tuple[str, tuple[Value, ...]]:
         """The conditions but for the text, and their values."""
         kinds = self.kinds()
-        conditions = [f"{kind.column} = ? and {kind.among}" for kind, _ in kinds]
-        values = tuple(value for _, value in kinds)
-        return " and ".join([*conditions, "l.started_us between ? and ?"]), (*values, *self.bounds())
+        return conditions(kind for kind, _ in kinds), (*(value for _, value in kinds), *self.bounds())
 
 
 def found(store: Store, query: Query, *, limit: int | None, offset: int) -> Steps[tuple[list[int], int, str | None]]:
@@ -79,19 +80,29 @@ def _found(store: Store, query: Query, limit: int | None, offset: int) -> Steps[
         if with_text is not None:
             return _page(with_text, limit, offset)
         many = -1 if limit is None else limit
-        if is_listed and len(query.kinds()) == 1:
-            stretch = Stretch(store, *query.kinds()[0], *query.bounds())
+        if is_listed:
+            stretch = Stretch(store, _narrowing(store, query), *query.bounds())
             return stretch.page(many, offset), stretch.total()
-        return _counted(store, query, _source(query, is_listed=is_listed), many, offset)
+        return _counted(store, query, many, offset)
+
+
+def _narrowing(store: Store, query: Query) -> list[tuple[Kind, Value]]:
+    """What is asked for without a vm or session that all executions of that time are of: it need not lead."""
+    asked, bounds = query.kinds(), query.bounds()
+    leading, others = asked[0], asked[1:]
+    if not others or leading[0].is_mixed:
+        return asked
+    is_narrower = Stretch(store, [leading], *bounds).total() < Stretch(store, [_ANY], *bounds).total()
+    return asked if is_narrower else others
 
 
 def _source(query: Query, *, is_listed: bool) -> str:
     return f"listing l indexed by {query.kinds()[0][0].index}" if is_listed else f"({listing.ROWS}) l"
 
 
-def _counted(store: Store, query: Query, source: str, limit: int, offset: int) -> tuple[list[int], int]:
-    """By going through all that the first condition finds."""
-    where, values = query.where()
+def _counted(store: Store, query: Query, limit: int, offset: int) -> tuple[list[int], int]:
+    """By going through the facts."""
+    (where, values), source = query.where(), _source(query, is_listed=False)
     total = store.rows(f"select count(*) from {source} where {where}", values)[0][0]  # noqa: S608 (our own conditions)
     newest = "order by l.started_us desc, l.start_seq desc limit ? offset ?"
     sql = f"select l.start_seq from {source} where {where} {newest}"  # noqa: S608 (our own conditions)
@@ -116,7 +127,7 @@ def _with_text(store: Store, query: Query, *, is_listed: bool) -> Steps[Iterator
 
 def _number(store: Store, query: Query) -> int:
     """How many the first condition finds."""
-    return Stretch(store, *query.kinds()[0], *query.bounds()).total()
+    return Stretch(store, query.kinds()[:1], *query.bounds()).total()
 
 
 def _page(rows: Iterator[Row], limit: int | None, offset: int) -> tuple[list[int], int]:

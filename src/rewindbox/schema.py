@@ -167,3 +167,14 @@ create table large_texts(
 create table caught_up(
     name text primary key, log_seq integer not null) without rowid;
 """
+
+# Counts of what several conditions share; the rest is counted anew with it, from the facts.
+MIXES = """
+create table mixes(
+    from_us integer not null, agent_id text not null, language text not null, ended text not null,
+    success integer not null, executions integer not null,
+    primary key (from_us, agent_id, language, ended, success)) without rowid;
+delete from listing;
+delete from tallies;
+delete from caught_up where name = 'listing';
+"""

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Literal, TypeVar
 
 from rewindbox.chain import CHECKS, FIRST_HASH, canonical, check_head, entry_hash, not_unicode
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
-from rewindbox.schema import LISTING, SESSIONS, TABLES, Fact
+from rewindbox.schema import LISTING, MIXES, SESSIONS, TABLES, Fact
 
 Kind = Literal["vm", "ex", "pt", "snap", "run", "lease", "ws"]
 Row = sqlite3.Row
@@ -182,21 +182,18 @@ def _insertion(fact: Fact, *beside: str) -> str:
 
 def _first_schema(tx: Transaction) -> None:
     tx.execute(f"pragma application_id = {_APPLICATION_ID}")
-    for statement in TABLES.split(";\n"):  # `executescript` would commit the transaction that we are in
+    _execute(TABLES, tx)
+
+
+def _execute(statements: str, tx: Transaction) -> None:
+    for statement in statements.split(";\n"):  # `executescript` would commit the transaction that we are in
         tx.execute(statement)
 
 
-def _sessions(tx: Transaction) -> None:
-    for statement in SESSIONS.strip().split("\n"):
-        tx.execute(statement)
-
-
-def _listing(tx: Transaction) -> None:
-    for statement in LISTING.split(";\n"):
-        tx.execute(statement)
-
-
-_STEPS: tuple[Callable[[Transaction], None], ...] = (_first_schema, _sessions, _listing)
+_STEPS: tuple[Callable[[Transaction], None], ...] = (
+    _first_schema,
+    *(partial(_execute, statements) for statements in (SESSIONS, LISTING, MIXES)),
+)
 """Step n turns a database of version n into one of version n+1. A released step is never edited."""
 
 

@@ -54,6 +54,7 @@ def searching(way: str, bucket: int = 1024) -> Iterator[None]:
         patch.setattr(query, "FEW", few)
         patch.setattr(query, "MANY", many)
         patch.setattr(listing, "_BUCKET", bucket)
+        patch.setattr(listing, "_MIXED", 2)
         patch.setattr(listing, "_AT_ONCE", 7)
         yield
 
@@ -157,6 +158,20 @@ ENDED = st.fixed_dictionaries(
         "code": st.sampled_from(["echo 1", "ECHO 2", "true"]),
     }
 )
+SEVERAL = st.fixed_dictionaries(
+    {
+        "limit": st.integers(0, 5),
+        "offset": st.integers(0, 12),
+        "language": st.just("bash"),
+        "failures_only": st.booleans(),
+    },
+    optional={
+        "agent_id": st.just("me"),
+        "ended": st.just("exit"),
+        "since": st.integers(0, 4).map(lambda n: T0 + timedelta(seconds=n)),
+        "until": st.integers(7, 11).map(lambda n: T0 + timedelta(seconds=n)),
+    },
+)
 
 
 @given(
@@ -167,10 +182,25 @@ ENDED = st.fixed_dictionaries(
 @settings(max_examples=scaled(60), deadline=None)
 def test_page_and_total(lots, way, bucket):
     """Whatever ended since the last question, in whatever order of time, page and total are those of all of it."""
+    _look_after_each(lots, way, bucket)
+
+
+@given(
+    lots=st.lists(st.tuples(st.lists(ENDED, min_size=4, max_size=12), SEVERAL), min_size=2, max_size=4),
+    in_a_vm=st.booleans(),
+)
+@settings(max_examples=scaled(60), deadline=None)
+def test_several_conditions(lots, in_a_vm):
+    """The same where what is asked for has several conditions, which are counted together."""
+    _look_after_each(lots, "the index is asked", 1, in_a_vm=in_a_vm)
+
+
+def _look_after_each(lots, way, bucket, *, in_a_vm=False):
     store, vm_id = new_store()
     made: list[Execution] = []
     with searching(way, bucket):
-        for ended, asked in lots:
+        for ended, conditions in lots:
+            asked = {**conditions, "vm_id": vm_id} if in_a_vm else conditions
             made += [add(store, vm_id, **one) for one in ended]
             matching = [(x.started_at, number, x.id) for number, x in enumerate(made) if _matches(x, asked)]
             ids = [name for *_, name in sorted(matching, reverse=True)]

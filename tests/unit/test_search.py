@@ -217,6 +217,9 @@ def test_damage_is_found_and_repaired(store, vm_id, damage):
         "update listing set agent_id = 'you'",
         "update listing set success = 0",
         "update tallies set executions = executions + 1",
+        "update mixes set executions = executions + 1",
+        "update mixes set agent_id = 'you'",
+        "delete from mixes where from_us = (select min(from_us) from mixes)",
         "update search set code = 'echo nothing'",
         "delete from search where rowid = (select min(start_seq) from listing)",
         "insert into search(rowid, code) values (999999, 'echo')",
@@ -225,6 +228,7 @@ def test_damage_is_found_and_repaired(store, vm_id, damage):
 def test_an_edit_is_found_by_verify(store, vm_id, edit, monkeypatch):
     """Whoever edits what is shown, and not the history, is found out, and what is shown is right again."""
     monkeypatch.setattr(listing, "_BUCKET", 2)
+    monkeypatch.setattr(listing, "_MIXED", 2)
     made = [run(store, vm_id, "echo one", started_at=T0 + timedelta(seconds=number)) for number in range(9)]
     assert History(store).verify() == []
     assert len(found(store, "one")) == 9

@@ -197,7 +197,7 @@ def test_newer_version_is_refused(path):
         db.execute("pragma user_version = 99")
     db.close()
     before = Path(path).read_bytes()
-    with pytest.raises(HistoryError, match=r"history\.db: it has version 99, .* up to 3; update rewindbox"):
+    with pytest.raises(HistoryError, match=r"history\.db: it has version 99, .* up to 4; update rewindbox"):
         Store(path)
     assert Path(path).read_bytes() == before
 
