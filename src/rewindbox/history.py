@@ -126,8 +126,8 @@ class History:
         """Begun and not ended, oldest first; None: of every vm. They run now, or their process died."""
         rows = self._store.rows(
             "select s.* from running r cross join starts s on s.seq = r.start_seq"  # few running, many starts
-            " where ?1 is null or r.vm_id = ?1 order by r.start_seq",
-            (vm_id,),
+            " where :vm is null or r.vm_id = :vm order by r.start_seq",
+            {"vm": vm_id},
         )
         return [read_start(dict(row)) for row in rows]
 
@@ -239,7 +239,7 @@ class History:
         Only those that led to the point; what was undone did not.
         """
         with self._store.reading():
-            rows = self._store.rows(_LINE_OF_SESSION, (vm_id, session, point_id))
+            rows = self._store.rows(_LINE_OF_SESSION, {"vm": vm_id, "session": session, "point": point_id})
             begun = max((number for number, row in enumerate(rows) if row["session_begins"]), default=0)
             found = [self._load("x.start_seq = ?", (row["start_seq"],)) for row in rows[begun:]]
         return [execution for (execution,) in found]
@@ -250,7 +250,8 @@ class History:
         The nearest one at or above the vm's tip; where there is none, the newest one recorded.
         """
         with self._store.reading():
-            found = self._store.rows(_NEAREST_SUCCESS, (vm_id,)) or self._store.rows(_NEWEST_SUCCESS, (vm_id,))
+            asked = {"vm": vm_id}
+            found = self._store.rows(_NEAREST_SUCCESS, asked) or self._store.rows(_NEWEST_SUCCESS, asked)
             return self._load("x.start_seq = ?", (found[0]["found"],))[0] if found else None
 
     def recent_points(self, vm_id: str, limit: int) -> list[tuple[str | None, str | None]]:
@@ -285,7 +286,7 @@ class History:
 
         As `timeline.points_to_drop` plans it, for all that the store has of a vm.
         """
-        return [row["id"] for row in self._store.rows(_NEEDLESS, (vm_id,))]
+        return [row["id"] for row in self._store.rows(_NEEDLESS, {"vm": vm_id})]
 
     def _load(self, where: str, values: tuple[Value, ...]) -> list[Execution]:
         sql = f"{_EXECUTIONS} where {where} order by x.started_us desc, x.start_seq desc"
@@ -302,15 +303,15 @@ _USES = """
 select x.before_point, x.after_point from outputs o join executions x on x.start_seq = o.start_seq"""
 
 _NEEDLESS = """
-select id from points where vm_id = ?1 and state is not null
-and id is not (select tip from vms where id = ?1)
-and id not in (select point_id from snapshots where vm_id = ?1 and id not in (select snapshot_id from removals))
+select id from points where vm_id = :vm and state is not null
+and id is not (select tip from vms where id = :vm)
+and id not in (select point_id from snapshots where vm_id = :vm and id not in (select snapshot_id from removals))
 and id not in (select before_point from running r join starts s on s.seq = r.start_seq
-               where r.vm_id = ?1 and before_point is not null)
+               where r.vm_id = :vm and before_point is not null)
 and id not in (select x.before_point from outputs o join executions x on x.start_seq = o.start_seq
-               where o.vm_id = ?1 and x.before_point is not null)
+               where o.vm_id = :vm and x.before_point is not null)
 and id not in (select x.after_point from outputs o join executions x on x.start_seq = o.start_seq
-               where o.vm_id = ?1 and x.after_point is not null)"""
+               where o.vm_id = :vm and x.after_point is not null)"""
 
 # Those with output, beyond the newest so many.
 _OLD = """
@@ -324,25 +325,25 @@ _ONE_OLD = "select 1 from outputs where vm_id = ? limit 1 offset ?"
 # enough to have been kept: a parent is always older than its child.
 _NEAREST_SUCCESS = """
 with recursive line(id, parent_id, kept) as (
-    select id, parent_id, state is not null from points where id = (select tip from vms where id = ?1)
+    select id, parent_id, state is not null from points where id = (select tip from vms where id = :vm)
     union all
     select p.id, p.parent_id, p.state is not null from line join points p on p.id = line.parent_id
-    where p.seq >= (select min(seq) from points where vm_id = ?1 and state is not null))
+    where p.seq >= (select min(seq) from points where vm_id = :vm and state is not null))
 select (select max(start_seq) from executions
-        where after_point = line.id and vm_id = ?1 and success = 1) as found
+        where after_point = line.id and vm_id = :vm and success = 1) as found
 from line where kept and found is not null limit 1"""
 
 _LINE_OF_SESSION = """
 with recursive line(id, parent_id) as (
-    select id, parent_id from points where id = ?3 and vm_id = ?1
+    select id, parent_id from points where id = :point and vm_id = :vm
     union all select p.id, p.parent_id from line join points p on p.id = line.parent_id)
 select x.start_seq, s.session_begins from line join executions x on x.after_point = line.id
-join starts s on s.seq = x.start_seq where s.session = ?2 and x.rolled_back_to is null order by x.start_seq"""
+join starts s on s.seq = x.start_seq where s.session = :session and x.rolled_back_to is null order by x.start_seq"""
 
 # `cross join` keeps the order: the kept points are few, the executions of a vm may be many.
 _NEWEST_SUCCESS = """
 select x.start_seq as found from points p cross join executions x on x.after_point = p.id
-where p.vm_id = ?1 and p.state is not null and x.vm_id = ?1 and x.success = 1
+where p.vm_id = :vm and p.state is not null and x.vm_id = :vm and x.success = 1
 order by x.start_seq desc limit 1"""
 
 

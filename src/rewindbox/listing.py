@@ -261,7 +261,7 @@ def conditions(kinds: Iterable[Kind]) -> str:
 
 _BUCKETS = """
 select from_us, before_us, executions from tallies
-where kind = ?1 and value = ?2 and from_us >= ?3 and before_us <= ?4 + 1 order by from_us desc"""
+where kind = ? and value = ? and from_us >= ? and before_us <= ? + 1 order by from_us desc"""
 
 _MIXES = f"""
 select t.from_us, t.before_us, (select coalesce(sum(l.executions), 0) from mixes l

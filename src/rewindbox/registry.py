@@ -179,8 +179,8 @@ class Registry:
     def list(self, *, agent_id: str | None = None, removed: bool = False) -> list[VmRecord]:
         """The vms, oldest first; of one agent, where `agent_id` says so; `removed`: with removed ones."""
         rows = self._store.rows(
-            "select * from vms where (?1 is null or agent_id = ?1) and (?2 or not removed) order by seq",
-            (agent_id, removed),
+            "select * from vms where (:agent is null or agent_id = :agent) and (:removed or not removed) order by seq",
+            {"agent": agent_id, "removed": removed},
         )
         return [_record(row) for row in rows]
 

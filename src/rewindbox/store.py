@@ -24,6 +24,8 @@ from rewindbox.schema import LISTING, MIXES, SESSIONS, TABLES, Fact
 Kind = Literal["vm", "ex", "pt", "snap", "run", "lease", "ws"]
 Row = sqlite3.Row
 Value = str | int | float | bytes | None
+Values = Sequence[Value] | Mapping[str, Value]
+"""For `?`, or for `:name`. Not for `?1`, of which Python 3.12.0 to 3.12.3 warn, as if it were a name."""
 
 T = TypeVar("T")
 Steps = Generator[float, None, T]
@@ -131,7 +133,7 @@ class Transaction:
         self._head: tuple[int, str] | None = None
         self._failure: RewindboxError | None = None
 
-    def execute(self, sql: str, values: Sequence[Value] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
         """Run one statement. Raises HistoryError; from then on, nothing of this transaction is kept."""
         self.refuse_after_failure()
         try:
@@ -219,7 +221,7 @@ class Store:
             _make_file(self.path)
         self._connect()
 
-    def _run(self, sql: str, values: Sequence[Value] = ()) -> sqlite3.Cursor:
+    def _run(self, sql: str, values: Values = ()) -> sqlite3.Cursor:
         """Run one statement. Other modules read by `rows` and write by a `Transaction`."""
         if self._db is None:
             raise HistoryError(f"{self._where}: it is closed", remedy="open it again")
@@ -232,7 +234,7 @@ class Store:
         except UnicodeEncodeError as exc:
             raise not_unicode(exc) from exc
 
-    def rows(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+    def rows(self, sql: str, values: Values = ()) -> list[Row]:
         """All rows of a query. Raises HistoryError."""
         cursor = self._run(sql, values)
         try:
@@ -240,7 +242,7 @@ class Store:
         except sqlite3.Error as exc:  # SQLite reads as it goes: damage may show up late
             raise _history_error(self._where, exc) from exc
 
-    def each(self, sql: str, values: Sequence[Value] = ()) -> Generator[Row, None, None]:
+    def each(self, sql: str, values: Values = ()) -> Generator[Row, None, None]:
         """The rows of a query, one after the other: few are in memory. Raises HistoryError."""
         with closing(self._run(sql, values)) as cursor:
             try:
