@@ -23,10 +23,10 @@ if TYPE_CHECKING:
         ParseExecuteResponse,
         VmExecutionConfig,
     )
+    from rewindbox.points import Point, Rollback, Snapshot
     from rewindbox.preview import Preview
     from rewindbox.session import AsyncSession
     from rewindbox.stdin import Stdin
-    from rewindbox.timeline import Point, Rollback, Snapshot
     from rewindbox.vm import AsyncVm
 
 __version__ = "0.1.0"
@@ -43,13 +43,13 @@ _HOMES = {
     "Limits": "limits",
     "ParseExecuteRequest": "models",
     "ParseExecuteResponse": "models",
-    "Point": "timeline",
+    "Point": "points",
     "Preview": "preview",
     "Rewindbox": "door",
     "RewindboxError": "errors",
-    "Rollback": "timeline",
+    "Rollback": "points",
     "Session": "door",
-    "Snapshot": "timeline",
+    "Snapshot": "points",
     "Stdin": "stdin",
     "Vm": "door",
     "VmExecutionConfig": "models",

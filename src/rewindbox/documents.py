@@ -8,9 +8,9 @@ from rewindbox.execution import rfc3339
 
 if TYPE_CHECKING:
     from rewindbox.backends.base import FileChange
+    from rewindbox.points import Rollback, Snapshot
     from rewindbox.preview import Preview
     from rewindbox.registry import SessionsEnded, VmRecord
-    from rewindbox.timeline import Rollback, Snapshot
 
 
 def document(value: Any) -> str:

@@ -17,13 +17,13 @@ from rewindbox.errors import SessionNotFound
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.limits import Limits
+from rewindbox.points import Point, Rollback, Snapshot
 from rewindbox.policy import Decision, OnFailure, Support
 from rewindbox.portal import Portal, soon
 from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.stdin import Stdin
-from rewindbox.timeline import Point, Rollback, Snapshot
 
 if TYPE_CHECKING:
     from rewindbox.lending import Pool

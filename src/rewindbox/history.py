@@ -255,7 +255,7 @@ class History:
             return self._load("x.start_seq = ?", (found[0]["found"],))[0] if found else None
 
     def recent_points(self, vm_id: str, limit: int) -> list[tuple[str | None, str | None]]:
-        """(before, after) of the newest executions whose output is kept; for `timeline.points_to_drop`."""
+        """(before, after) of the newest executions whose output is kept; for `points.points_to_drop`."""
         sql = f"{_USES} where o.vm_id = ? order by o.start_seq desc limit ?"
         return [(row[0], row[1]) for row in self._store.rows(sql, (vm_id, limit))]
 
@@ -284,7 +284,7 @@ class History:
     def needless(self, vm_id: str) -> list[str]:
         """The points whose states may go: no tip, no snapshot and no execution with output needs them.
 
-        As `timeline.points_to_drop` plans it, for all that the store has of a vm.
+        As `points.points_to_drop` plans it, for all that the store has of a vm.
         """
         return [row["id"] for row in self._store.rows(_NEEDLESS, {"vm": vm_id})]
 

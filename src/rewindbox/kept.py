@@ -17,11 +17,11 @@ from rewindbox.errors import ConnectionFailed, InvalidArgument
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.opened import Opened, hold
+from rewindbox.points import Point, Rollback, Snapshot
 from rewindbox.preview import Preview
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession
 from rewindbox.stdin import Stdin
-from rewindbox.timeline import Point, Rollback, Snapshot
 
 CALLS = (
     *("execute", "point", "rollback", "rollback_to_last_success", "snapshot", "session", "end_session", "live_points"),

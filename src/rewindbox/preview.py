@@ -7,8 +7,8 @@ from rewindbox.backends.base import Changes, FileChange
 from rewindbox.errors import SnapshotNotFound
 from rewindbox.execution import Execution
 from rewindbox.opened import Opened
+from rewindbox.points import Point, Snapshot, ancestors
 from rewindbox.registry import VmRecord
-from rewindbox.timeline import Point, Snapshot, ancestors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

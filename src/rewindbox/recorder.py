@@ -10,9 +10,9 @@ from rewindbox.backends.base import BackendVm, Job, Outcome, Taken, WentBack
 from rewindbox.errors import HistoryError
 from rewindbox.execution import EXIT_KILLED, Execution
 from rewindbox.opened import Opened
+from rewindbox.points import Point, Rollback
 from rewindbox.rows import Start
 from rewindbox.store import Transaction
-from rewindbox.timeline import Point, Rollback
 
 _SLACK = 20
 """What part of `max_history_entries` there may be too much before the oldest go."""

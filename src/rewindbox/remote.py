@@ -19,12 +19,12 @@ from rewindbox.following import Following
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.meanwhile import lent
+from rewindbox.points import Point, Rollback, Snapshot
 from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord, check_name
 from rewindbox.session import AsyncSession
 from rewindbox.stdin import Stdin
 from rewindbox.store import new_id
-from rewindbox.timeline import Point, Rollback, Snapshot
 from rewindbox.transport import Server, readable, segment
 
 _PAGE = 100

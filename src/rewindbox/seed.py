@@ -16,8 +16,8 @@ from rewindbox.models import (
     VmExecuteResponse,
     VmInstance,
 )
+from rewindbox.points import Rollback
 from rewindbox.registry import VmRecord
-from rewindbox.timeline import Rollback
 
 
 def arguments(request: VmExecuteRequest) -> dict[str, Any]:

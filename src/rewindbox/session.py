@@ -10,8 +10,8 @@ from rewindbox.errors import BadRequest, SessionNotFound, UnsupportedLanguage
 from rewindbox.execution import Execution
 from rewindbox.history import History
 from rewindbox.language import Language
+from rewindbox.points import Point, Rebuilt, Rollback
 from rewindbox.registry import check_name
-from rewindbox.timeline import Point, Rebuilt, Rollback
 
 if TYPE_CHECKING:
     from rewindbox.kept import KeptVm

@@ -13,9 +13,9 @@ from rewindbox.backends.base import FileChange, FileInfo
 from rewindbox.choosing import Counts, PoolStats
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
+from rewindbox.points import Point, Rebuilt, Rollback, Snapshot
 from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord
-from rewindbox.timeline import Point, Rebuilt, Rollback, Snapshot
 
 _SAME = ("id", "vm_id", "agent_id", "language", "code", "ended", "exit_code", "truncated", "memory_peak_bytes", "error")
 _AS_TOLD = (*_SAME, "before", "after", "rolled_back_to", "output_dropped", "session")

@@ -16,9 +16,9 @@ from rewindbox.terminal import Stream, one_line, visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rewindbox.points import Rebuilt, Snapshot
     from rewindbox.preview import Preview
     from rewindbox.registry import VmRecord
-    from rewindbox.timeline import Rebuilt, Snapshot
 
 _ENDED = {"timeout": "timeout", "output": "output limit", "memory": "memory limit", "killed": "killed"}
 _AGO = ((86_400 * 2, 86_400, "d"), (3_600 * 2, 3_600, "h"), (60 * 2, 60, "min"))

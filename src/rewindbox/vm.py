@@ -14,13 +14,13 @@ from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
+from rewindbox.points import Point, Rollback, Snapshot, live_points
 from rewindbox.preview import Preview, preview, target
 from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession, check_begun, check_session, rebuilt, told_to_be_back
 from rewindbox.stdin import Stdin
 from rewindbox.store import new_id
-from rewindbox.timeline import Point, Rollback, Snapshot, live_points
 
 _SWEEP_EVERY = 20
 """Dropped points and rollbacks between two sweeps of a vm's folder."""

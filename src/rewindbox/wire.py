@@ -18,8 +18,8 @@ from rewindbox.backends.base import FileChange, FileInfo
 from rewindbox.errors import ApiError, ConnectionFailed, RewindboxError
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
+from rewindbox.points import Point, Rebuilt, Rollback, Snapshot
 from rewindbox.preview import Preview
-from rewindbox.timeline import Point, Rebuilt, Rollback, Snapshot
 
 _CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind

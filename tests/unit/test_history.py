@@ -12,9 +12,10 @@ import rewindbox.store as store_module
 from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
 from rewindbox.execution import Execution
 from rewindbox.history import History
+from rewindbox.points import points_to_drop
 from rewindbox.registry import Registry
 from rewindbox.store import Store, new_id
-from rewindbox.timeline import Timeline, points_to_drop
+from rewindbox.timeline import Timeline
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 

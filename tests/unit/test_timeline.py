@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 import pytest
 
 from rewindbox.errors import HistoryError, SnapshotNotFound, UnknownVm, ValidationFailed
+from rewindbox.points import Point, Snapshot, ancestors, points_to_drop
 from rewindbox.registry import Registry
 from rewindbox.store import Store
-from rewindbox.timeline import Point, Snapshot, Timeline, ancestors, points_to_drop
+from rewindbox.timeline import Timeline
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pydantic.config import JsonDict
 
 from rewindbox import documents, errors
 from rewindbox.execution import rfc3339
+from rewindbox.points import Point as Recorded
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import Asked, Name, Text
 from rewindbox.server.problems import responses
-from rewindbox.timeline import Point as Recorded
 from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/v1/vms/{vm}", tags=["points"])

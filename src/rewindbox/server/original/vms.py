@@ -16,12 +16,12 @@ from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import ConfigError, InvalidArgument, VmNotAvailable
 from rewindbox.execution import Execution, rfc3339
 from rewindbox.history import HistoryPage
+from rewindbox.points import Snapshot
 from rewindbox.registry import VmRecord, check_name
 from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.files import attachment
 from rewindbox.server.original.route import Lenient, Route, both
-from rewindbox.timeline import Snapshot
 from rewindbox.vm import AsyncVm
 
 _VM_TYPES = ("host", "focal", "ubuntu", "bionic", "terraphim-minimal", "rust-ci", "rust-vm", "test-vm")

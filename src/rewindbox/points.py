@@ -1,0 +1,120 @@
+"""What a vm was and can be again, points, snapshots and rollbacks, and what follows from the tree of points.
+
+Pure: `timeline.py` has them in tables.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+SnapshotKind = Literal["pre_execution", "post_execution", "failure", "manual", "pre_rollback"]
+Reason = Literal["manual", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """What a vm was at a moment."""
+
+    id: str
+    vm_id: str
+    parent_id: str | None
+    """The vm's tip when it was taken; None: the first."""
+    execution_id: str | None
+    """The execution that left it; None: it was taken by itself."""
+    created_at: datetime
+    method: str
+    """How the backend took it."""
+    written_bytes: int
+    """What taking it wrote to the disk."""
+    state: dict[str, Any] | None
+    """What the backend needs to go back to it; None: no longer kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A point with a kind, listed and kept."""
+
+    id: str
+    vm_id: str
+    point_id: str
+    kind: SnapshotKind
+    name: str | None
+    """Unique among the listed snapshots of its vm."""
+    created_at: datetime
+    execution_id: str | None
+    """The execution that it was taken for."""
+    agent_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rebuilt:
+    """A session that was made anew."""
+
+    session: str
+    executions: int
+    """So many were run again."""
+    differences: tuple[str, ...]
+    """Where something else came out than the first time, in words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollback:
+    """A vm that was put back."""
+
+    vm_id: str
+    from_point: str | None
+    """Its tip before; None: it had none."""
+    to_point: str
+    snapshot_id: str | None
+    """The snapshot taken of what it was before, where one was."""
+    reason: Reason
+    agent_id: str | None
+    at: datetime
+    sessions: tuple[str, ...] = ()
+    """Live sessions whose variables went back, too. These three are told once, and not kept."""
+    lost: tuple[str, ...] = ()
+    """Live sessions that ended: the point is older than they are, or has only files."""
+    gone: tuple[str, ...] = ()
+    """What did not come back, in words: threads and child processes of sessions, files open for writing."""
+    rebuilt: tuple[Rebuilt, ...] = ()
+    """Sessions that were made anew by running again what they had run."""
+
+
+def points_to_drop(
+    points: Iterable[Point],
+    *,
+    tip: str | None,
+    snapshots: Iterable[Snapshot],
+    recent_executions: Sequence[tuple[str | None, str | None]],
+    max_entries: int,
+) -> list[str]:
+    """The points whose states may go, in the order given; those without a state are not among them.
+
+    Kept are the tip, every point with a snapshot, and the points before and after each of the newest
+    `max_entries` executions.
+
+    Args:
+        recent_executions: (before, after), newest first, as `History.recent_points` gives them; what lies
+            beyond `max_entries` is not looked at.
+    """
+    needed = {tip, *(snapshot.point_id for snapshot in snapshots)}
+    needed.update(point for pair in recent_executions[:max_entries] for point in pair)
+    return [point.id for point in points if point.state is not None and point.id not in needed]
+
+
+def live_points(points: Iterable[Point], checkpoints: Collection[str]) -> frozenset[str]:
+    """Those whose sessions can all be gone back to, when these checkpoints are there. Points without are none."""
+    found = [(point.id, (point.state or {}).get("sessions")) for point in points]
+    return frozenset(name for name, sessions in found if sessions and set(sessions.values()) <= set(checkpoints))
+
+
+def ancestors(points: Iterable[Point], point_id: str) -> list[str]:
+    """The ids above a point, its parent first and the root last; as far as `points` has them."""
+    parents = {point.id: point.parent_id for point in points}
+    line: dict[str, None] = {}  # in order, and a damaged tree cannot make us go round for ever
+    above = parents.get(point_id)
+    while above is not None and above not in line:
+        line[above] = None
+        above = parents.get(above)
+    return list(line)
