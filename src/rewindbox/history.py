@@ -15,9 +15,10 @@ from typing import Any, get_args
 from rewindbox.chain import canonical, digest
 from rewindbox.errors import HistoryError, InvalidArgument, UnknownExecution
 from rewindbox.execution import Ended, Execution
+from rewindbox.ids import PREFIX_MIN, id_bounds, new_id
 from rewindbox.rows import Start, end_row, read_execution, read_start, refuse_another
 from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
-from rewindbox.store import PREFIX_MIN, Steps, Store, Transaction, Value, done, id_bounds, new_id, to_us
+from rewindbox.store import Steps, Store, Transaction, Value, done, to_us
 from rewindbox.timeline import Timeline
 
 _BIGGEST = 2**63 - 1

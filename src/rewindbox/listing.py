@@ -9,8 +9,9 @@ about a thousand executions each: of a million that match, the total and a page 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from rewindbox.causes import is_no_time_to_write
 from rewindbox.errors import HistoryError
-from rewindbox.store import Row, Steps, Store, Transaction, Value, is_no_time_to_write
+from rewindbox.store import Row, Steps, Store, Transaction, Value
 
 _BUCKET = 1024
 """Executions that one row of `tallies` counts, or more where they began in the same microsecond."""

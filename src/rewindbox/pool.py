@@ -17,11 +17,11 @@ import anyio
 from rewindbox.backends.base import Usage
 from rewindbox.choosing import Choice, Counts, Member, PoolStats, State, choose, choose_named, is_old, upkeep
 from rewindbox.errors import BadRequest, PoolFull, RewindboxError, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
+from rewindbox.ids import new_id
 from rewindbox.meanwhile import lent
 from rewindbox.opened import Opened
 from rewindbox.ready import NAME, Ready, is_well, name_of, record_new, sweep
 from rewindbox.registry import VmRecord
-from rewindbox.store import new_id
 from rewindbox.vm import AsyncVm, is_busy
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from rewindbox import listing, texts
+from rewindbox.causes import is_damage
 from rewindbox.errors import HistoryError
 from rewindbox.listing import EARLIEST, KINDS, LATEST, Kind, Stretch, conditions
-from rewindbox.store import Row, Steps, Store, Value, is_damage
+from rewindbox.store import Row, Steps, Store, Value
 
 FEW = 500
 """Executions whose texts are sooner read than an index is asked."""

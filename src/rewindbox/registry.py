@@ -12,8 +12,9 @@ from typing import Any
 
 from rewindbox.chain import canonical
 from rewindbox.errors import InvalidArgument, TooManyVms, UnknownVm
+from rewindbox.ids import PREFIX_MIN, id_bounds, new_id
 from rewindbox.schema import SESSIONS_ENDED, VM_CREATED, VM_REMOVED
-from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, now_us
+from rewindbox.store import Row, Store, Transaction, Value, from_us, now_us
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _ID_PREFIXES = ("vm_", "ex_", "pt_", "snap_")

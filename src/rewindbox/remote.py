@@ -17,6 +17,7 @@ from rewindbox.errors import BadRequest, SnapshotNotFound, UnknownLease, Unknown
 from rewindbox.execution import Execution, rfc3339
 from rewindbox.following import Following
 from rewindbox.history import HistoryPage
+from rewindbox.ids import new_id
 from rewindbox.limits import Limits
 from rewindbox.meanwhile import lent
 from rewindbox.points import Point, Rollback, Snapshot
@@ -24,7 +25,6 @@ from rewindbox.preview import Preview
 from rewindbox.registry import SessionsEnded, VmRecord, check_name
 from rewindbox.session import AsyncSession
 from rewindbox.stdin import Stdin
-from rewindbox.store import new_id
 from rewindbox.transport import Server, readable, segment
 
 _PAGE = 100

@@ -178,3 +178,7 @@ delete from listing;
 delete from tallies;
 delete from caught_up where name = 'listing';
 """
+
+APPLICATION_ID = 0x52776278  # "Rwbx": tells our files from other programs' SQLite files
+STEPS = (f"pragma application_id = {APPLICATION_ID};\n{TABLES}", SESSIONS, LISTING, MIXES)
+"""Step n turns a database of version n into one of version n+1. A released step is never edited."""

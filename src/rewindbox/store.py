@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
-from typing import Literal, TypeVar
+from functools import cache
+from typing import TypeVar
 
+from rewindbox.causes import BUSY_TIMEOUT_S, history_error, is_locked
 from rewindbox.chain import CHECKS, FIRST_HASH, canonical, check_head, entry_hash, not_unicode
 from rewindbox.errors import HistoryError, Internal, InvalidArgument, RewindboxError
-from rewindbox.schema import LISTING, MIXES, SESSIONS, TABLES, Fact
+from rewindbox.schema import APPLICATION_ID, STEPS, Fact
 
-Kind = Literal["vm", "ex", "pt", "snap", "run", "lease", "ws"]
 Row = sqlite3.Row
 Value = str | int | float | bytes | None
 Values = Sequence[Value] | Mapping[str, Value]
@@ -32,25 +32,8 @@ Steps = Generator[float, None, T]
 """Work in pieces, with its result: between two of them it asks for a pause of so many seconds."""
 PAUSE_S = 0.12
 """Long enough for those who wait to write: SQLite looks every tenth of a second whether it may."""
-BUSY_TIMEOUT_S = 5.0
-PREFIX_MIN = 6
-"""Characters of an id, after its kind, that a unique prefix needs at least."""
 
-_APPLICATION_ID = 0x52776278  # "Rwbx": tells our files from other programs' SQLite files
-_BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # for every byte the character of its lower five bits
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def new_id(kind: Kind) -> str:
-    """`kind`, an underscore, and 26 random characters of lower-case base32 (130 bits)."""
-    return f"{kind}_{os.urandom(26).translate(_BASE32).decode()}"
-
-
-def id_bounds(kind: Kind, ref: str) -> tuple[str, str] | None:
-    """The range in which the ids beginning with `ref` lie; None: it is no id, or cut too short."""
-    if not ref.startswith(f"{kind}_") or len(ref) < len(kind) + 1 + PREFIX_MIN:
-        return None
-    return ref, ref + "~"  # "~" sorts after every character of an id
 
 
 def now_us() -> int:
@@ -78,51 +61,6 @@ def done(steps: Steps[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
-
-
-# What SQLite reports -> what it means, what to do. https://sqlite.org/rescode.html
-_BUSY = (f"another process kept it locked for {BUSY_TIMEOUT_S:.0f} s", "try again, or end that process")
-_BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_CAUSES = {
-    sqlite3.SQLITE_PERM: ("access is denied", "make it readable and writable for this user"),
-    sqlite3.SQLITE_BUSY: _BUSY,
-    sqlite3.SQLITE_LOCKED: _BUSY,
-    sqlite3.SQLITE_NOMEM: ("memory ran out", "free some memory and try again"),
-    sqlite3.SQLITE_READONLY: ("it is read-only", "make the file and its folder writable for this user"),
-    sqlite3.SQLITE_IOERR: ("the disk did not do as told", "check the disk and the system's log"),
-    sqlite3.SQLITE_CORRUPT: (
-        "its content is damaged",
-        "move it away together with its -wal and -shm files, and put back a copy or begin anew",
-    ),
-    sqlite3.SQLITE_FULL: ("no space is left", "free some space; nothing of this change was written"),
-    sqlite3.SQLITE_CANTOPEN: (
-        "it cannot be opened",
-        "name a file, not a folder, in a folder that this user may write",
-    ),
-    sqlite3.SQLITE_TOOBIG: ("a value is too big", "keep less output (`output_bytes`)"),
-    sqlite3.SQLITE_CONSTRAINT: ("a row contradicts the others", "this is a bug of ours; please report it"),
-    sqlite3.SQLITE_NOTADB: ("it is not a history database", "name another file, or move this one away"),
-}
-_UNKNOWN_CAUSE = ("SQLite refused", "this may be a bug of ours; please report it")
-
-
-def _history_error(where: str, exc: sqlite3.Error) -> HistoryError:
-    cause, remedy = _CAUSES.get(_code(exc), _UNKNOWN_CAUSE)
-    return HistoryError(f"{where}: {cause} ({exc})", remedy=remedy)
-
-
-def _code(exc: BaseException | None) -> int:
-    return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF  # the upper bits only say more of the same
-
-
-def is_damage(error: HistoryError) -> bool:
-    """What was read is not what SQLite wrote."""
-    return _code(error.__cause__) == sqlite3.SQLITE_CORRUPT
-
-
-def is_no_time_to_write(error: HistoryError) -> bool:
-    """Nothing can be written now, but it can be read: it is read-only, locked, or the disk is full."""
-    return _code(error.__cause__) in (*_BUSY_CODES, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL)
 
 
 class Transaction:
@@ -182,23 +120,6 @@ def _insertion(fact: Fact, *beside: str) -> str:
     return f"insert into {fact.table}({', '.join(names)}) values ({', '.join('?' * len(names))})"  # noqa: S608 (our names)
 
 
-def _first_schema(tx: Transaction) -> None:
-    tx.execute(f"pragma application_id = {_APPLICATION_ID}")
-    _execute(TABLES, tx)
-
-
-def _execute(statements: str, tx: Transaction) -> None:
-    for statement in statements.split(";\n"):  # `executescript` would commit the transaction that we are in
-        tx.execute(statement)
-
-
-_STEPS: tuple[Callable[[Transaction], None], ...] = (
-    _first_schema,
-    *(partial(_execute, statements) for statements in (SESSIONS, LISTING, MIXES)),
-)
-"""Step n turns a database of version n into one of version n+1. A released step is never edited."""
-
-
 class Store:
     """An open history database.
 
@@ -230,7 +151,7 @@ class Store:
         try:
             return self._db.execute(sql, values)
         except sqlite3.Error as exc:
-            raise _history_error(self._where, exc) from exc
+            raise history_error(self._where, exc) from exc
         except UnicodeEncodeError as exc:
             raise not_unicode(exc) from exc
 
@@ -240,7 +161,7 @@ class Store:
         try:
             return cursor.fetchall()
         except sqlite3.Error as exc:  # SQLite reads as it goes: damage may show up late
-            raise _history_error(self._where, exc) from exc
+            raise history_error(self._where, exc) from exc
 
     def each(self, sql: str, values: Values = ()) -> Generator[Row, None, None]:
         """The rows of a query, one after the other: few are in memory. Raises HistoryError."""
@@ -248,7 +169,7 @@ class Store:
             try:
                 yield from cursor
             except sqlite3.Error as exc:
-                raise _history_error(self._where, exc) from exc
+                raise history_error(self._where, exc) from exc
 
     @property
     def pause_s(self) -> float:
@@ -352,7 +273,7 @@ class Store:
             self._migrate()
         except sqlite3.Error as exc:
             self.close()
-            raise _history_error(self._where, exc) from exc
+            raise history_error(self._where, exc) from exc
         except BaseException:
             self.close()
             raise
@@ -365,23 +286,24 @@ class Store:
             "select a.application_id, v.user_version, (select count(*) from sqlite_master)"
             " from pragma_application_id a, pragma_user_version v"
         )[0]
-        if application != _APPLICATION_ID and (application or version or tables):
+        if application != APPLICATION_ID and (application or version or tables):
             raise HistoryError(
                 f"{self._where}: it is a database of another program",
                 remedy="name another file, or move this one away",
             )
-        if version > len(_STEPS):
+        if version > len(STEPS):
             raise HistoryError(
-                f"{self._where}: it has version {version}, and this rewindbox knows up to {len(_STEPS)}",
+                f"{self._where}: it has version {version}, and this rewindbox knows up to {len(STEPS)}",
                 remedy="update rewindbox, or name another file",
             )
 
     def _migrate(self) -> None:
-        while self._version() < len(_STEPS):
+        while self._version() < len(STEPS):
             with self.transaction() as tx:
                 version = self._version()  # again: another process may have been quicker
-                if version < len(_STEPS):
-                    _STEPS[version](tx)
+                if version < len(STEPS):
+                    for statement in STEPS[version].split(";\n"):  # `executescript` would commit
+                        tx.execute(statement)
                     tx.execute(f"pragma user_version = {version + 1}")
 
 
@@ -410,6 +332,6 @@ def _until_free(action: Callable[[], object]) -> None:
             action()
             return
         except HistoryError as exc:
-            if _code(exc.__cause__) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if not is_locked(exc) or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from rewindbox.chain import canonical, digest
 from rewindbox.errors import InvalidArgument, SnapshotNotFound
+from rewindbox.ids import PREFIX_MIN, id_bounds, new_id
 from rewindbox.points import Point, Reason, Rollback, Snapshot, SnapshotKind
 from rewindbox.registry import check_name
 from rewindbox.schema import POINT_ADDED, ROLLED_BACK, SNAPSHOT_ADDED, SNAPSHOT_REMOVED, STATE_DROPPED
-from rewindbox.store import PREFIX_MIN, Row, Store, Transaction, Value, from_us, id_bounds, new_id, now_us
+from rewindbox.store import Row, Store, Transaction, Value, from_us, now_us
 
 _TABLES: dict[Literal["pt", "snap"], str] = {"pt": "points", "snap": "listed"}
 _WORDS = {"pt": "point", "snap": "snapshot"}

@@ -12,6 +12,7 @@ from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome,
 from rewindbox.errors import BadRequest, ExecutionFailed, VmDamaged, VmNotAvailable
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
+from rewindbox.ids import new_id
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, claim
 from rewindbox.points import Point, Rollback, Snapshot, live_points
@@ -20,7 +21,6 @@ from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession, check_begun, check_session, rebuilt, told_to_be_back
 from rewindbox.stdin import Stdin
-from rewindbox.store import new_id
 
 _SWEEP_EVERY = 20
 """Dropped points and rollbacks between two sweeps of a vm's folder."""

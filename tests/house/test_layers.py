@@ -17,7 +17,7 @@ PACKAGE = Path(rewindbox.__file__).parent
 
 LAYERS = (
     ("errors", "meanwhile"),
-    ("limits", "language", "execution", "points", "schema", "stdin"),
+    ("limits", "language", "execution", "points", "ids", "causes", "schema", "stdin"),
     ("languages",),
     ("models",),
     ("config", "chain", "guess", "intent"),

@@ -19,11 +19,12 @@ from rewindbox.chain import entry_hash
 from rewindbox.errors import HistoryError, SnapshotNotFound
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import History, HistoryPage
+from rewindbox.ids import new_id
 from rewindbox.points import Point, Snapshot, ancestors, points_to_drop
 from rewindbox.registry import Registry
 from rewindbox.rows import Start
 from rewindbox.schema import FACTS
-from rewindbox.store import Store, Transaction, new_id
+from rewindbox.store import Store, Transaction
 from rewindbox.timeline import Timeline
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)

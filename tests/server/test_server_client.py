@@ -24,9 +24,9 @@ from rewindbox.errors import (
     TooManyVms,
     Unauthorized,
 )
+from rewindbox.ids import new_id
 from rewindbox.remote import RemoteVm
 from rewindbox.server.tokens import Tokens
-from rewindbox.store import new_id
 
 ANSWER = "Do it:\n```python\nprint(6 * 7)\n```\n```bash\ntouch ruin; exit 3\n```\n```bash\nls\n```\n"
 

@@ -13,12 +13,12 @@ from conftest import PATIENCE_S, remove, until
 from rewindbox import AsyncRewindbox, Rewindbox
 from rewindbox.choosing import Counts, PoolStats
 from rewindbox.errors import PoolFull, Refused, UnknownVm
+from rewindbox.ids import new_id
 from rewindbox.pool import Pool
 from rewindbox.remote import RemotePool
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.pool import CountsBody, PoolBody
 from rewindbox.server.tokens import Tokens
-from rewindbox.store import new_id
 
 SLOW = {"language": "bash", "code": "echo; sleep 1000", "wait": False}
 

@@ -12,9 +12,10 @@ import rewindbox.store as store_module
 from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
 from rewindbox.execution import Execution
 from rewindbox.history import History
+from rewindbox.ids import new_id
 from rewindbox.points import points_to_drop
 from rewindbox.registry import Registry
-from rewindbox.store import Store, new_id
+from rewindbox.store import Store
 from rewindbox.timeline import Timeline
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -484,7 +485,7 @@ def test_a_file_of_an_older_version(tmp_path, monkeypatch, version):
     """A history of an older version is brought up to date when it is opened; nothing of it changes, all is found."""
     path = str(tmp_path / "old.db")
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_STEPS", store_module._STEPS[:2])
+        patch.setattr(store_module, "STEPS", store_module.STEPS[:2])
         with closing(Store(path)) as old:
             vm_id = make_vm(old, "box")
             execution = run(old, vm_id)

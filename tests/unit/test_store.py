@@ -17,11 +17,13 @@ import pytest
 
 import rewindbox.schema as schema_module
 import rewindbox.store as store_module
+from rewindbox.causes import history_error
 from rewindbox.chain import canonical
 from rewindbox.errors import HistoryError, Internal, ValidationFailed
+from rewindbox.ids import id_bounds, new_id
 from rewindbox.registry import Registry
 from rewindbox.schema import FACTS
-from rewindbox.store import Store, from_us, id_bounds, new_id, to_us
+from rewindbox.store import Store, from_us, to_us
 
 SOURCE = Path(store_module.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
@@ -126,9 +128,9 @@ def test_canonical_is_one_text():
 
 
 def test_modules_start_quickly():
-    """None of the four modules imports more than the standard library and the plain parts of the package."""
+    """None of the modules of the history imports more than the standard library and the plain parts of the package."""
     heavy = {"asyncio", "pydantic", "rich", "anyio", "rewindbox.models", "rewindbox.backends.base"}
-    for name in ("store", "registry", "history", "timeline"):
+    for name in ("ids", "causes", "points", "store", "registry", "history", "timeline"):
         tree = ast.parse((SOURCE / f"{name}.py").read_text())
         froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         plain = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
@@ -529,7 +531,7 @@ def test_every_mapped_cause_has_a_remedy(tmp_path):
     for code in codes:
         reported = sqlite3.OperationalError("as SQLite says it")
         reported.sqlite_errorcode = code
-        error = store_module._history_error("/a/history.db", reported)
+        error = history_error("/a/history.db", reported)
         assert str(error).startswith("History error: /a/history.db: ")
         assert "as SQLite says it" in str(error)
         assert error.remedy

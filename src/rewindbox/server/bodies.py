@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rewindbox.execution import Display, Ended, Execution, decoded
-from rewindbox.store import id_bounds
+from rewindbox.ids import id_bounds
 
 _EXAMPLE_ID = "7f3k2mqxwz4tb5ncg6hjlsdarv"
 Text = Annotated[str, Field(max_length=256)]

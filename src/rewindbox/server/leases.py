@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import anyio
 
 from rewindbox.errors import UnknownLease
+from rewindbox.ids import new_id
 from rewindbox.pool import Pool
 from rewindbox.server import journal
-from rewindbox.store import new_id
 from rewindbox.vm import AsyncVm, is_busy
 
 

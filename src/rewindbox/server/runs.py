@@ -19,13 +19,13 @@ import anyio
 from rewindbox.backends.base import Stream
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import ExecutionFailed, RewindboxError, UnknownRun
+from rewindbox.ids import new_id
 from rewindbox.policy import Decision
 from rewindbox.server import feeds, journal
 from rewindbox.server.feeds import Event, Feed, Place
 from rewindbox.server.problems import ours, problem
 from rewindbox.server.tokens import Token
 from rewindbox.server.work import Work
-from rewindbox.store import new_id
 from rewindbox.vm import AsyncVm
 
 KEPT = 1000

@@ -15,13 +15,13 @@ from anyio.abc import TaskGroup
 from rewindbox.engine import AnyVm, AsyncRewindbox
 from rewindbox.errors import ExecutionFailed, RewindboxError, TooMany
 from rewindbox.execution import Execution
+from rewindbox.ids import new_id
 from rewindbox.server import journal, problems
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.feeds import Feed
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.tokens import Token
 from rewindbox.stdin import Stdin
-from rewindbox.store import new_id
 
 T = TypeVar("T")
 

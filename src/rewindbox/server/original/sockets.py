@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from rewindbox.errors import InvalidArgument, NotYet, RewindboxError
 from rewindbox.execution import Execution, rfc3339
+from rewindbox.ids import new_id
 from rewindbox.opened import beside
 from rewindbox.server import problems
 from rewindbox.server.access import Caller, Who
@@ -33,7 +34,6 @@ from rewindbox.server.original.vms import (
     rolled_back,
     snapshot_body,
 )
-from rewindbox.store import new_id
 
 routes = APIRouter()
 Data = Mapping[str, Any]
