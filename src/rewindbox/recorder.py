@@ -204,7 +204,7 @@ def note_lost_sessions(open_: Opened, vm_id: str, tip: Point | None) -> None:
 
 
 def write_rollback(
-    open_: Opened, vm: BackendVm, tip: Point, target: Point, back: WentBack, snapshot_first: bool, agent_id: str
+    open_: Opened, vm: BackendVm, tip: Point, target: Point, back: WentBack, *, snapshot_first: bool, agent_id: str
 ) -> Rollback:
     """A rollback that was asked for, and where asked for, a snapshot of what was before."""
     with open_.store.transaction() as tx:

@@ -1,29 +1,25 @@
 """One vm: run code in it, remember, go back. Read `AsyncVm.execute` first."""
 
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import anyio
 
 from rewindbox import policy
-from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome, Taken, WentBack
-from rewindbox.errors import BadRequest, ExecutionFailed, VmDamaged, VmNotAvailable
+from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome
+from rewindbox.errors import BadRequest, ExecutionFailed, VmNotAvailable
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.ids import new_id
 from rewindbox.limits import Limits
-from rewindbox.opened import Opened, claim
+from rewindbox.opened import Opened
 from rewindbox.points import Point, Rollback, Snapshot, live_points
 from rewindbox.preview import Preview, preview, target
-from rewindbox.recorder import Recorder, no_outcome, note_lost_sessions, recover, write_point, write_rollback
+from rewindbox.recorder import Recorder, no_outcome, write_rollback
 from rewindbox.registry import VmRecord
 from rewindbox.session import AsyncSession, check_begun, check_session, rebuilt, told_to_be_back
+from rewindbox.standing import Standing
 from rewindbox.stdin import Stdin
-
-_SWEEP_EVERY = 20
-"""Dropped points and rollbacks between two sweeps of a vm's folder."""
 
 
 class AsyncVm:
@@ -33,11 +29,8 @@ class AsyncVm:
         self.id, self.name = record.id, record.name
         self._open, self._settings, self._on_removed = opened, opened.settings, on_removed
         self._queue = anyio.Lock(fast_acquire=True)  # nobody waits: no turn of the event loop, 75 us from the cold
-        self._running: BackendVm | None = None
-        self._claim: int | None = None
-        self._tip: Point | None = None
-        self._dropped = 0
-        self.sessions: set[str] = set()
+        self._standing = Standing(opened, self.id)
+        self.sessions: Set[str] = self._standing.sessions
         """The names of its live sessions."""
 
     def __repr__(self) -> str:
@@ -55,7 +48,7 @@ class AsyncVm:
     @property
     def is_running(self) -> bool:
         """Whether its processes can run here and now; a stopped vm is started when it is used."""
-        return self._running is not None
+        return self._standing.running is not None
 
     async def execute(
         self,
@@ -112,11 +105,11 @@ class AsyncVm:
         check_session(job)
         undo = self._settings.history.auto_rollback_on_failure if rollback_on_failure is None else rollback_on_failure
         async with self._queue:
-            vm, before = await self._start()
+            vm, before = await self._standing.start()
             begins = chosen.session == "live" and session is not None and session not in self.sessions
             who = agent_id or self._settings.agent_id
             recorder = Recorder(self._open, self.id, job, who, before, block, session_begins=begins, on_begun=on_begun)
-            self.sessions |= {str(session)} if begins else set()
+            self._standing.sessions.update({str(session)} if begins else ())
             outcome = await self._carry_out(vm, job, recorder, on_output)
             with anyio.CancelScope(shield=True):  # it has run: that is written down, whoever still wants to know
                 execution = await self._conclude(vm, recorder, outcome, undo)
@@ -134,7 +127,7 @@ class AsyncVm:
     async def _end_badly(self, vm: BackendVm, recorder: Recorder, error: BaseException) -> None:
         """The vm died, it could not be started, it was cancelled, or `on_output` failed."""
         if isinstance(error, VmNotAvailable):
-            await self.stop()
+            await self._standing.stop()
         if not recorder.begun:
             return
         if isinstance(error, (VmNotAvailable, BadRequest, ExecutionFailed)):
@@ -156,90 +149,19 @@ class AsyncVm:
         if rolled_back:
             try:
                 assert before.state is not None
-                outcome = told_to_be_back(outcome, await self._go_to(vm, before.state))
+                outcome = told_to_be_back(outcome, await self._standing.go_to(vm, before.state))
             except Exception:
-                self._tip = recorder.write(outcome, taken=taken)[1]
+                self._standing.tip = recorder.write(outcome, taken=taken)[1]
                 raise
         elif undo:
             rolled_back = True  # it changed no file: the vm is at `before` already
         try:
-            execution, self._tip = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
-        except BaseException:
-            await self.stop()  # as in `_stopped_on_failure`, which would cost 45 us here; we are shielded already
+            execution, self._standing.tip = recorder.write(outcome, taken=taken, live=vm.live, rolled_back=rolled_back)
+        except BaseException:  # as in `stopped_on_failure`, which would cost 45 us here; we are shielded already
+            await self._standing.stop()
             raise
-        self._sweep(vm, recorder.dropped + rolled_back)
+        self._standing.sweep(vm, recorder.dropped + rolled_back)
         return execution
-
-    async def _go_to(self, vm: BackendVm, state: dict[str, Any]) -> WentBack:
-        back = await vm.go_to(state)
-        self.sessions = set(back.sessions)
-        return back
-
-    @asynccontextmanager
-    async def _stopped_on_failure(self) -> AsyncIterator[None]:
-        """What the vm stands on could not be written down: its next start is from what was."""
-        try:
-            yield
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.stop()
-            raise
-
-    def _sweep(self, vm: BackendVm, dropped: int) -> None:
-        """Delete layers that no point needs, once there may be enough of them."""
-        self._dropped += dropped
-        if self._dropped >= _SWEEP_EVERY:
-            self._dropped = 0
-            with self._open.store.transaction() as tx:  # points between two writes, say, or of a removed snapshot
-                self._open.timeline.drop_states(tx, self._open.history.needless(self.id))
-            vm.sweep(self._open.timeline.kept_states(self.id))
-
-    async def _start(self) -> tuple[BackendVm, Point]:
-        """The running vm and the point it stands on; starts it when it is not running."""
-        if self._running is not None and self._tip is not None:
-            return self._running, self._tip
-        record = self._open.registry.find(self.id)
-        tip = self._open.timeline.get_point(record.tip) if record.tip else None
-        return await self._start_on(record, record.live, tip)
-
-    async def _start_anyhow(self) -> tuple[BackendVm, Point]:
-        """As `_start`; on no files at all where its own are damaged: it is about to get those of a point."""
-        try:
-            return await self._start()
-        except VmDamaged:
-            record = self._open.registry.find(self.id)
-            if record.tip is None:
-                raise
-            return await self._start_on(record, None, self._open.timeline.get_point(record.tip))
-
-    async def _start_on(
-        self, record: VmRecord, live: dict[str, Any] | None, tip: Point | None
-    ) -> tuple[BackendVm, Point]:
-        """Start on the files of `live`, which are those of `tip`; None: on none."""
-        self._claim = claim(self._open.folder, record)
-        note_lost_sessions(self._open, self.id, tip)
-        with anyio.CancelScope(shield=True):
-            async with self._stopped_on_failure():
-                self._running = await self._open.backend.create(self.id, live, tip.state if live and tip else None)
-                if tip is None:
-                    self._tip = self._add_point(await self._running.take_point(), parent=None)
-                else:
-                    self._tip = await recover(self._open, self._running, tip)
-                if live:
-                    self._running.sweep(self._open.timeline.kept_states(self.id))  # what a crash left behind
-        assert self._running is not None and self._tip is not None
-        return self._running, self._tip
-
-    async def _leave_point(self, vm: BackendVm, tip: Point) -> None:
-        taken = await vm.take_point()
-        async with self._stopped_on_failure():
-            self._tip = self._add_point(taken, parent=tip)
-
-    def _add_point(self, taken: Taken, parent: Point | None) -> Point:
-        with self._open.store.transaction() as tx:
-            point = write_point(self._open, tx, self.id, taken, parent.id if parent else None, None)
-            self._open.registry.set_live(tx, self.id, taken.live, tip=point.id)
-        return point
 
     async def rollback(
         self,
@@ -263,25 +185,27 @@ class AsyncVm:
         """
         async with self._queue:
             target = await self.point(to)
-            vm, tip = await self._start_anyhow()
+            vm, tip = await self._standing.start_anyhow()
             with anyio.CancelScope(shield=True):
                 assert target.state is not None
-                back = await self._go_to(vm, target.state)
-                async with self._stopped_on_failure():
+                back = await self._standing.go_to(vm, target.state)
+                async with self._standing.stopped_on_failure():
                     who = agent_id or self._settings.agent_id
-                    rollback = write_rollback(self._open, vm, tip, target, back, snapshot_first, who)
-            self._tip = target
-            self._sweep(vm, 1)
+                    rollback = write_rollback(
+                        self._open, vm, tip, target, back, snapshot_first=snapshot_first, agent_id=who
+                    )
+            self._standing.tip = target
+            self._standing.sweep(vm, 1)
         return await rebuilt(self, self._open.history, rollback, target) if rebuild else rollback
 
     async def put_files_back(self, target: Point) -> None:
         """Files as at a point, and sessions as they are now; leaves a point."""
         async with self._queue:
-            vm, tip = await self._start()
+            vm, tip = await self._standing.start()
             with anyio.CancelScope(shield=True):
                 assert target.state is not None and tip.state is not None
-                await self._go_to(vm, {**target.state, "sessions": tip.state.get("sessions", {})})
-                await self._leave_point(vm, tip)
+                await self._standing.go_to(vm, {**target.state, "sessions": tip.state.get("sessions", {})})
+                await self._standing.leave_point(vm, tip)
 
     async def rollback_to_last_success(self, **options: Any) -> Rollback:
         """Put the files back to after the last execution that succeeded. Raises SnapshotNotFound: none did."""
@@ -301,9 +225,9 @@ class AsyncVm:
         check_session(job)
         if chosen.session == "live":
             async with self._queue:
-                vm, _ = await self._start()
+                vm, _ = await self._standing.start()
                 await vm.begin_session(job)
-                self.sessions.add(name)
+                self._standing.sessions.add(name)
         return AsyncSession(self, chosen.name, name)
 
     async def end_session(self, name: str, language: str = "python") -> None:
@@ -311,26 +235,26 @@ class AsyncVm:
         chosen = self._settings.languages.find(language)
         async with self._queue:
             check_begun(name, chosen, self.sessions)
-            self.sessions.discard(name)
-            vm, tip = await self._start()
+            self._standing.sessions.discard(name)
+            vm, tip = await self._standing.start()
             with anyio.CancelScope(shield=True):
                 await vm.end_session(name, chosen)
-                await self._leave_point(vm, tip)
+                await self._standing.leave_point(vm, tip)
 
     async def live_points(self) -> frozenset[str]:
         """The kept points to which a rollback brings back variables, too; of the others only files are left."""
         async with self._queue:
-            if self._running is None:
+            if self._standing.running is None:
                 return frozenset()
             kept = self._open.timeline.points(self.id, kept_only=True)
-            held = await self._running.live_checkpoints(self._open.timeline.named_states(self.id))
+            held = await self._standing.running.live_checkpoints(self._open.timeline.named_states(self.id))
         return live_points(kept, held)
 
     async def snapshot(self, name: str | None = None, *, agent_id: str | None = None) -> Snapshot:
         """List the present state as a snapshot and keep it until it is removed. The name is unique in the vm."""
         timeline, who = self._open.timeline, agent_id or self._settings.agent_id
         async with self._queue:
-            vm, tip = await self._start()
+            vm, tip = await self._standing.start()
             with self._open.store.transaction() as tx:
                 made = timeline.add_snapshot(tx, vm_id=self.id, point_id=tip.id, kind="manual", name=name, agent_id=who)
             if tip.state and tip.state.get("sessions"):
@@ -348,7 +272,8 @@ class AsyncVm:
         """
         to, live = await self.point(to), await self.live_points()
         async with self._queue:
-            changes = await (await self._start())[0].changes(to.state or {}) if files else None
+            assert to.state is not None
+            changes = await (await self._standing.start())[0].changes(to.state) if files else None
             return preview(await self.points(), self.record.tip, to, live=to.id in live, changes=changes)
 
     async def points(self) -> list[Point]:
@@ -371,43 +296,34 @@ class AsyncVm:
     async def read(self, path: str, *, max_bytes: int = 64 << 20) -> bytes:
         """A file of the vm; relative to its home. Raises BadRequest: none, no regular file, too big."""
         async with self._queue:
-            vm, _ = await self._start()
+            vm, _ = await self._standing.start()
             return await vm.read(path, max_bytes)
 
     async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Create or replace a file of the vm; folders on the way are made. Leaves a point."""
         async with self._queue:
-            vm, tip = await self._start()
+            vm, tip = await self._standing.start()
             with anyio.CancelScope(shield=True):
                 await vm.write(path, data.encode() if isinstance(data, str) else data, mode)
-                await self._leave_point(vm, tip)
-            self._sweep(vm, 1)
+                await self._standing.leave_point(vm, tip)
+            self._standing.sweep(vm, 1)
 
     async def list(self, path: str = ".") -> Sequence[FileInfo]:
         """The entries of a folder of the vm, by name. Raises BadRequest."""
         async with self._queue:
-            vm, _ = await self._start()
+            vm, _ = await self._standing.start()
             return await vm.list(path)
 
     async def stop(self, *, reason: str = "stopped") -> None:
         """End its processes, and for history say the `reason`; files and history stay. Idempotent."""
-        if self._running is not None:
-            await self._running.stop()
-        self._running = self._tip = None
-        if self.sessions:
-            ended, self.sessions = self.sessions, set()
-            with self._open.store.transaction() as tx:
-                self._open.registry.note_sessions_ended(tx, self.id, ended, reason)
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
+        await self._standing.stop(reason)
 
     async def remove(self) -> None:
         """Stop it and delete its files; its executions stay in history."""
         async with self._queue:
             record = self._open.registry.find(self.id)
-            self._claim = claim(self._open.folder, record) if self._claim is None else self._claim
-            await self.stop()
+            self._standing.claim(record)
+            await self._standing.stop()
             with self._open.store.transaction() as tx:
                 self._open.registry.remove(tx, self.id)
                 self._open.timeline.drop_states(tx, [point.id for point in await self.points()])

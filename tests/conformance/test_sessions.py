@@ -501,7 +501,7 @@ async def test_nothing_is_left(backend, session):
     """When a vm stops, checkpoints and template go with it."""
     from conftest import members, namespace
 
-    running = session.vm._running
+    running = session.vm._standing.running
     inside = await namespace(running)
     assert len(members(inside)) > 3
     await session.vm.stop()

@@ -34,6 +34,7 @@ LAYERS = (
     ("opened", "seed"),
     ("preview",),
     ("recorder", "session"),
+    ("standing",),
     ("wire", "holders", "shapes"),
     ("transport",),
     ("following",),

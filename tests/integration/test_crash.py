@@ -146,7 +146,7 @@ async def test_the_supervisor_is_killed(store):
     async with AsyncRewindbox(store) as box:
         vm = await box.vm("one")
         await vm.execute("bash", "echo 1 > f")
-        inside = await namespace(vm._running)
+        inside = await namespace(vm._standing.running)
         supervisor = {parent_of(pid) for pid in members(inside)} - {0, 1, os.getpid()}
         for pid in supervisor:
             os.kill(pid, signal.SIGKILL)
@@ -165,7 +165,7 @@ async def test_a_point_while_somebody_writes(store):
     async with AsyncRewindbox(store) as box:
         vm = await box.vm("one")
         await vm.execute("bash", "mkdir many; for i in {1..150}; do echo $i > many/$i; done")
-        running = vm._running
+        running = vm._standing.running
         await running.write("big", b"1" * 5_000_000)
         for number in range(500):
             await running.write(f"more/{number}", b"x")

@@ -698,7 +698,7 @@ async def test_ten_thousand_executions(box):
     every = max(150, total // 10)  # by the first look, old points go as new ones come
     vm = await box.vm("one")
     session = await vm.session()
-    inside = await namespace(vm._running)
+    inside = await namespace(vm._standing.running)
     folder = Path(box.settings.folder, "vms", vm.id)
     first, times = None, []
     for number in range(1, total + 1):
