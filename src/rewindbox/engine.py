@@ -6,7 +6,6 @@ Async throughout; `door.py` is the same without `await`.
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
@@ -14,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 from rewindbox import config as configuration
 from rewindbox import holders, policy
 from rewindbox.backends.base import OnOutput
-from rewindbox.errors import BadRequest, InvalidArgument, RewindboxError, VmNotAvailable
+from rewindbox.errors import InvalidArgument, RewindboxError, VmNotAvailable
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import Head, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
-from rewindbox.opened import Opened, TemporaryStore, beside
+from rewindbox.opened import Opened, beside
 from rewindbox.policy import Decision, OnFailure, Support
 from rewindbox.registry import SessionsEnded, VmRecord
+from rewindbox.run import carry_out
 from rewindbox.vm import AsyncVm
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ class AsyncRewindbox:
         self.settings = configuration.of_box(
             config, role, store=store and os.fspath(store), limits=limits, agent_id=agent_id, languages=languages
         )
-        self._temporary: TemporaryStore | None = None
         self._ask_keeper = ask_keeper
         self._vms: dict[str, AsyncVm] = {}
         self._open: Opened | None = None
@@ -101,10 +100,7 @@ class AsyncRewindbox:
 
     def _opened(self) -> "Opened":
         if self._open is None:
-            if not self.settings.history.persist_history:
-                self._temporary = TemporaryStore()
-            folder = self.settings.folder if self._temporary is None else self._temporary.folder
-            self._open = Opened(self.settings, folder, in_memory=self._temporary is not None)
+            self._open = Opened(self.settings)
         return self._open
 
     async def close(self) -> None:
@@ -115,12 +111,8 @@ class AsyncRewindbox:
         for vm in list(self._vms.values()):
             await vm.stop()
         if self._open is not None:
-            await self._open.backend.close()
-            self._open.store.close()
+            await self._open.close()
             self._open = None
-        if self._temporary is not None:
-            self._temporary.remove()
-            self._temporary = None
 
     async def vm(
         self,
@@ -140,7 +132,7 @@ class AsyncRewindbox:
         """
         open_ = self._opened()
         record = open_.find_or_create(name_or_id, agent_id, create)
-        if kept and self._temporary is not None:
+        if kept and open_.is_temporary:
             raise InvalidArgument("a session that goes on, of a history that does not", remedy="set persist_history")
         if kept or (self._ask_keeper and holds(open_.folder, record.id)):
             return KeptVm(open_, record)
@@ -239,9 +231,20 @@ class AsyncRewindbox:
         """
         policy.check_on_failure(on_failure)
         decisions = await self.plan(text, threshold=threshold, request=request)
-        async with aclosing(
-            self._carry_out(decisions, vm, on_failure, agent_id, limits, session, on_decision, on_output, on_begun)
-        ) as executions:
+        name = "main" if session is True else session or None
+        running = carry_out(
+            decisions,
+            await self._place(vm, agent_id, name),
+            self.settings.languages,
+            on_failure=on_failure,
+            agent_id=agent_id,
+            limits=limits,
+            session=name,
+            on_decision=on_decision,
+            on_output=on_output,
+            on_begun=on_begun,
+        )
+        async with aclosing(running) as executions:
             async for execution in executions:
                 yield execution
 
@@ -267,71 +270,33 @@ class AsyncRewindbox:
 
         Raises InvalidArgument, ConfigError, ValidationFailed (the text is too long): nothing ran.
         """
-        from rewindbox import parsing, seed  # noqa: PLC0415  they load pydantic
-        from rewindbox.models import ParseExecuteResponse  # noqa: PLC0415
+        from rewindbox import parsing  # noqa: PLC0415  loads pydantic
 
         policy.check_on_failure(on_failure)
         asked = parsing.request(fields if given is None else given)
         settings = parsing.narrowed(self.settings, asked.vm_config)
-        blocks = await self._found(asked.llm_response, asked.request)
-        answer = ParseExecuteResponse(code_blocks=blocks, execution_results=[], errors=[])
+        answer = parsing.Answer(asked, await self._found(asked.llm_response, asked.request))
         if not asked.auto_execute:
-            return answer
-        decided: list[tuple[int, Decision]] = []
-        failed: list[tuple[int, str]] = []
+            return answer.whole()
         try:
-            decisions = policy.decide(blocks, settings, await self._programs(), asked.auto_execute_threshold)
-            where = vm if vm is not None else parsing.vm_name(asked.agent_id)
-            running = self._carry_out(
-                decisions, where, on_failure, asked.agent_id, on_decision=lambda *each: decided.append(each)
+            decisions = policy.decide(answer.blocks, settings, await self._programs(), asked.auto_execute_threshold)
+            where = await self._place(vm if vm is not None else parsing.vm_name(asked.agent_id), asked.agent_id, None)
+            languages, who = self.settings.languages, asked.agent_id
+            running = carry_out(
+                decisions, where, languages, on_failure=on_failure, agent_id=who, on_decision=answer.decide
             )
             async with aclosing(running) as executions:
                 async for execution in executions:
-                    answer.execution_results.append(seed.response(execution))
-                    failed += parsing.failure(decided[-1][0], execution)
+                    answer.add(execution)
         except RewindboxError as error:
-            answer.errors.append(str(error))
-        told = sorted([*failed, *parsing.refusals(decided, asked.auto_execute_threshold)])
-        answer.errors[:0] = [text for _, text in told]
-        return answer
+            return answer.whole(error)
+        return answer.whole()
 
-    async def _carry_out(
-        self,
-        decisions: list[Decision],
-        vm: "AnyVm | str | None",
-        on_failure: OnFailure,
-        agent_id: str | None = None,
-        limits: Limits | None = None,
-        session: str | bool = False,
-        on_decision: OnDecision | None = None,
-        on_output: OnOutput | None = None,
-        on_begun: Callable[[str], None] | None = None,
-    ) -> AsyncGenerator[Execution, None]:
-        """See `run`."""
-        name = "main" if session is True else session or None
+    async def _place(self, vm: "AnyVm | str | None", agent_id: str | None, session: str | None) -> AnyVm:
+        """The vm of a run; where it has a session that a keeper may hold, the keeper does."""
         if vm is None or isinstance(vm, str):
-            vm = await self.vm(vm, agent_id=agent_id, kept=self._ask_keeper and name is not None)
-        for number, decision in enumerate(decisions, 1):
-            if decision.path is not None:
-                decision = await _written(vm, decision.path, decision)
-            if on_decision is not None:
-                on_decision(number, decision)
-            if decision.skipped is not None:
-                continue
-            execution = await vm.execute(
-                decision.block.language,
-                decision.code,
-                agent_id=agent_id,
-                limits=limits,
-                on_output=on_output,
-                on_begun=on_begun,
-                rollback_on_failure=True if on_failure == "rollback" else None,
-                session=name if self.settings.languages.find(decision.block.language).session else None,
-                block=number,
-            )
-            yield execution
-            if not execution.success and on_failure == "stop":
-                return
+            return await self.vm(vm, agent_id=agent_id, kept=self._ask_keeper and session is not None)
+        return vm
 
     async def execution(self, ref: str) -> Execution:
         """One execution by id or unique prefix. Raises UnknownExecution."""
@@ -408,12 +373,3 @@ class AsyncRewindbox:
 
     def _forget(self, vm_id: str) -> None:
         self._vms.pop(vm_id, None)
-
-
-async def _written(vm: "AnyVm", path: str, decision: Decision) -> Decision:
-    """Write a block to its file; what came of it."""
-    try:
-        await vm.write(path, decision.block.code.encode())
-    except (BadRequest, UnicodeEncodeError) as error:
-        return replace(decision, skipped=f"not written to {path}: {error}", path=None)
-    return decision

@@ -4,7 +4,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -24,24 +24,43 @@ _OWNER = "owner"
 
 
 class Opened:
-    """What is open while a Rewindbox is."""
+    """What is open while a Rewindbox is: by its settings, a folder that stays or one that goes with it."""
 
-    def __init__(self, settings: config.Settings, folder: str, *, in_memory: bool) -> None:
-        self.settings, self.folder = settings, folder
-        self.backend = backends.load(
-            settings.backend,
-            os.path.join(folder, "vms"),
-            spare=settings.vm_pool_size > 0,
-            checkpoints=(settings.session_checkpoints, settings.session_checkpoints_mib),
-            require=settings.require,
-        )
-        _make_folder(folder)
-        self.store = Store(None if in_memory else os.path.join(folder, "history.db"))
-        self.registry, self.history, self.timeline = (
-            Registry(self.store),
-            History(self.store),
-            Timeline(self.store),
-        )
+    def __init__(self, settings: config.Settings) -> None:
+        self._temporary = None if settings.history.persist_history else TemporaryStore()
+        self.settings, self.folder = settings, self._temporary.folder if self._temporary else settings.folder
+        with ExitStack() as undo:
+            undo.callback(self._remove_temporary)
+            self.backend = backends.load(
+                settings.backend,
+                os.path.join(self.folder, "vms"),
+                spare=settings.vm_pool_size > 0,
+                checkpoints=(settings.session_checkpoints, settings.session_checkpoints_mib),
+                require=settings.require,
+            )
+            _make_folder(self.folder)
+            self.store = Store(None if self.is_temporary else os.path.join(self.folder, "history.db"))
+            self.registry, self.history, self.timeline = (
+                Registry(self.store),
+                History(self.store),
+                Timeline(self.store),
+            )
+            undo.pop_all()
+
+    @property
+    def is_temporary(self) -> bool:
+        """Nothing of it is there any more when it is closed."""
+        return self._temporary is not None
+
+    async def close(self) -> None:
+        """End what it has started. Vms that somebody holds are stopped before."""
+        await self.backend.close()
+        self.store.close()
+        self._remove_temporary()
+
+    def _remove_temporary(self) -> None:
+        if self._temporary is not None:
+            self._temporary.remove()
 
     def find_or_create(self, name: str | None, agent_id: str | None, create: bool | None) -> VmRecord:
         """See `AsyncRewindbox.vm`."""

@@ -5,16 +5,17 @@ Pure; `AsyncRewindbox.parse_execute` does what is between the two.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from rewindbox import seed
 from rewindbox.config import Settings, merge
-from rewindbox.errors import InvalidArgument
+from rewindbox.errors import InvalidArgument, RewindboxError
 from rewindbox.execution import Execution
-from rewindbox.models import ParseExecuteRequest
+from rewindbox.models import CodeBlock, ParseExecuteRequest, ParseExecuteResponse, VmExecuteResponse
 from rewindbox.policy import Decision, allowed
 
 _OVERRIDES = ("allowed_languages", "max_code_length")
@@ -67,20 +68,37 @@ def vm_name(agent_id: str) -> str:
     return f"agent_{hashlib.sha256(agent_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
-def failure(number: int, execution: Execution) -> list[tuple[int, str]]:
-    """The block and a sentence, if it failed."""
-    if execution.success:
-        return []
-    return [(number, f"block {number} ({execution.language}): {execution.error or f'exit code {execution.exit_code}'}")]
+class Answer:
+    """The answer to a request, as it comes together."""
 
+    def __init__(self, asked: Asked, blocks: list[CodeBlock]) -> None:
+        self.blocks, self._threshold = blocks, asked.auto_execute_threshold
+        self._results: list[VmExecuteResponse] = []
+        self._decided: list[tuple[int, Decision]] = []
+        self._failed: list[tuple[int, str]] = []
 
-def refusals(decisions: Iterable[tuple[int, Decision]], threshold: float) -> list[tuple[int, str]]:
-    """The number of each block that was to run and did not, and a sentence: its language and why."""
-    return [
-        (number, f"block {number} ({decision.block.language[:_SHOWN_CHARS]}): {decision.skipped[:_SHOWN_CHARS]}")
-        for number, decision in decisions
-        if decision.skipped is not None and _was_to_run(decision, threshold)
-    ]
+    def decide(self, number: int, decision: Decision) -> None:
+        """What becomes of a block, before it does."""
+        self._decided.append((number, decision))
+
+    def add(self, execution: Execution) -> None:
+        """How the block ended that was decided on last."""
+        self._results.append(seed.response(execution))
+        if not execution.success:
+            how, number = execution.error or f"exit code {execution.exit_code}", self._decided[-1][0]
+            self._failed.append((number, f"block {number} ({execution.language}): {how}"))
+
+    def whole(self, raised: RewindboxError | None = None) -> ParseExecuteResponse:
+        """All of it: a sentence for each block that was to run and failed or did not, and for what was raised."""
+        told = [text for _, text in sorted([*self._failed, *self._refused()])]
+        errors = [*told, str(raised)] if raised is not None else told
+        return ParseExecuteResponse(code_blocks=self.blocks, execution_results=self._results, errors=errors)
+
+    def _refused(self) -> Iterator[tuple[int, str]]:
+        for number, decision in self._decided:
+            if decision.skipped is not None and _was_to_run(decision, self._threshold):
+                language, why = decision.block.language[:_SHOWN_CHARS], decision.skipped[:_SHOWN_CHARS]
+                yield number, f"block {number} ({language}): {why}"
 
 
 def _was_to_run(decision: Decision, threshold: float) -> bool:

@@ -40,7 +40,7 @@ LAYERS = (
     ("following",),
     ("vm", "kept", "ready", "remote"),
     ("pool",),
-    ("parsing",),
+    ("parsing", "run"),
     ("engine",),
     ("client",),
     ("interrupts",),

@@ -6,15 +6,17 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from conftest import eventually, members, namespace, scaled, until
+from rewindbox.config import Settings
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import VmBusy
-from rewindbox.opened import TemporaryStore
+from rewindbox.errors import ConfigError, VmBusy
+from rewindbox.opened import Opened, TemporaryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -212,6 +214,7 @@ try:
 except OSError as error:
     print("impossible", error)
     sys.exit()
+from rewindbox.config import Settings
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import RewindboxError
 from rewindbox.limits import Limits
@@ -331,4 +334,13 @@ async def test_temporary_stores_of_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert (theirs / "locks").exists()
     os.chown(theirs, 0, 0)
     TemporaryStore().remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_opened_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no store can be opened, its temporary folder is not left behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settings = Settings(backend="qmeu", history=replace(Settings().history, persist_history=False))
+    with pytest.raises(ConfigError, match="no backend named 'qmeu'"):
+        Opened(settings)
     assert list(tmp_path.iterdir()) == []
