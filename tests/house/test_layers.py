@@ -97,6 +97,7 @@ INSIDE = (
         "head",
         "notebook",
         "scratch",
+        "points",
         "supervisor",
         "launcher",
     ),

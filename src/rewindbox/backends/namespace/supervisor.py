@@ -24,6 +24,7 @@ from rewindbox.backends.namespace.groups import Groups
 from rewindbox.backends.namespace.jobs import Job
 from rewindbox.backends.namespace.layers import Layers
 from rewindbox.backends.namespace.machine import Machine, StepFailed
+from rewindbox.backends.namespace.points import Points
 from rewindbox.backends.namespace.processes import StillAlive, kill_all
 from rewindbox.backends.namespace.replies import (
     DESCRIPTORS_MAX,
@@ -37,16 +38,13 @@ from rewindbox.backends.namespace.replies import (
     told_meanwhile,
     told_to_go,
 )
-from rewindbox.backends.namespace.sessions import Session, Sessions
+from rewindbox.backends.namespace.sessions import Sessions
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.turn import Turn
 from rewindbox.backends.namespace.watch import Disk, usage
 
 _FIXED = ("file_mib", "open_files", "processes")
 """Limits that the kernel counts for each process and nobody can raise again."""
-_REST_MS = 1.5
-"""So long after its turn a session's checkpoint waits, if nothing is asked of us: whoever has the answer needs the
-processor to write it down."""
 _IDLE_MS = 2.0
 """So long after a job its point has been taken, too: then there is time to get ready for the next."""
 
@@ -62,13 +60,12 @@ class Supervisor:
         self.layers = Layers(machine, live, request["point"])
         self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
         self.disk = Disk(self.layers.usage, is_new=live is None)
+        self.points = Points(self.layers, self.sessions, self.disk)
         self.job: Job | Turn | None = None
         self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
         self._job_handle = -1
-        self._resting: Session | None = None
-        """Of this one a checkpoint is due."""
-        self._rests_since, self._since = 0.0, time.monotonic()
+        self._since = time.monotonic()
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -91,8 +88,8 @@ class Supervisor:
         while True:
             pause_s = self._watch()
             ready = {descriptor for descriptor, _ in self._poll.poll(pause_s)}
-            if not ready and self._resting is not None:
-                self._checkpoint()
+            if not ready and self.points.resting is not None:
+                self.points.checkpoint()
             elif not ready and self.job is None:  # nobody waits
                 self.layers.settle()
                 self._ready_spawner()
@@ -111,8 +108,8 @@ class Supervisor:
 
     def _watch(self) -> float | None:
         """Look at the running job; milliseconds until the next look, None for ever."""
-        if self._resting is not None:
-            return max(_REST_MS - (time.monotonic() - self._rests_since) * 1000, 0.0)
+        if self.points.resting is not None:
+            return self.points.rest_ms()
         if self.job is None:
             measure_at = self.sessions.checkpoints.measure_at
             later = None if measure_at is None else max((measure_at - time.monotonic()) * 1000, _IDLE_MS)
@@ -132,7 +129,7 @@ class Supervisor:
         message, descriptors, _, _ = socket.recv_fds(self.link, MESSAGE_BYTES, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         if not message or not descriptors:
             return False
-        self._checkpoint()
+        self.points.checkpoint()
         self.layers.settle()
         answer = socket.socket(fileno=descriptors[0])
         request = json.loads(body(message, descriptors))
@@ -268,16 +265,7 @@ class Supervisor:
         self._end_job(turn.reap)
         turn.close()
         if turn.session.name in self.sessions.live:
-            self._resting = turn.session
-            self._rests_since = time.monotonic()
-            if turn.session.threads:  # they go on meanwhile
-                self._checkpoint()
-
-    def _checkpoint(self) -> None:
-        """Of the session whose turn was the last, before anything else happens to it."""
-        if self._resting is not None:
-            session, self._resting = self._resting, None
-            self.sessions.checkpoint(session)
+            self.points.rest(turn.session)
 
     def _end_job(self, result: Callable[[], Reply]) -> None:
         """No process of the job is left when its answer goes out; its code and shared memory go before all else.
@@ -288,7 +276,7 @@ class Supervisor:
         with self._job_answer as answer:
             try:
                 if say(answer, result):
-                    say(answer, self._take_point)
+                    say(answer, self.points.take)
             except StillAlive:
                 os._exit(1)
         scratch.clear(all_of_it=not self.sessions.live)
@@ -301,47 +289,12 @@ class Supervisor:
     def _point(self, _: Request) -> Reply:
         if self.job is not None:
             raise BadPath("a job is running")
-        return self._take_point()
-
-    def _take_point(self) -> Reply:
-        with self.sessions.quiet() as changing:
-            taken = self.layers.take_point(changing)
-        if taken["method"] == "freeze":
-            self.sessions.enter_folders()
-        return {**taken, "state": {**taken["state"], "sessions": self.sessions.state()}}
+        return self.points.take()
 
     def _go_to(self, request: Request) -> Reply:
-        """Files and sessions. Where that fails, sessions are what they were before, but for what ran in them.
-
-        Heads end, checkpoints fork new ones and the files are put together, all at once; before the vm moves onto
-        them all has ended that is to end, and is there that is to move.
-        """
         if self.job is not None:
             raise BadPath("a job is running")
-        before, wanted = self.sessions.state(), request["state"].get("sessions", {})
-        notes = self.sessions.leave()
-        back: list[str] = []
-        self.sessions.send_for(wanted)
-        try:
-            self.layers.go_to(request["state"], lambda: back.extend(self._wait_for_heads()))
-        except BaseException:
-            self._wait_for_heads()
-            self.sessions.leave()
-            self.sessions.gone()
-            self.sessions.send_for(before)
-            self.sessions.arrive()
-            raise
-        self.sessions.enter_folders()
-        self.disk.forget()
-        lost = sorted({*wanted, *before} - {*back})
-        return {"live": self.layers.live, "back": back, "lost": lost, "gone": notes + self.sessions.open_files()}
-
-    def _wait_for_heads(self) -> list[str]:
-        came = self.sessions.arrive()
-        self.sessions.gone()
-        self.sessions.kill_strays()
-        scratch.clear()
-        return came
+        return self.points.go_to(request["state"])
 
     def _sweep(self, request: Request) -> Reply:
         self.layers.sweep(request["keep"])
