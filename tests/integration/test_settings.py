@@ -25,10 +25,10 @@ SHOWN = {
         *("execution_timeout_ms", "max_text_chars", "session_checkpoints", "default_vm_type", "backend", "store"),
         *("history.enabled", "limits.wall_s", "limits.output_bytes"),
     ),
-    "test_engine.py": (
+    "test_going_back.py": (
         *("history.snapshot_on_execution", "history.snapshot_on_failure", "history.auto_rollback_on_failure"),
-        *("history.max_history_entries", "history.persist_history"),
     ),
+    "test_what_history_keeps.py": ("history.max_history_entries", "history.persist_history"),
     "test_every_language.py": ("languages",),
     "test_cli_sessions.py": ("session_idle_s",),
     "../conformance/test_sessions.py": ("session_checkpoints_mib",),
