@@ -1,112 +1,23 @@
-"""Executions: begun, ended, found again, and trimmed."""
+"""Executions: begun, ended, and trimmed."""
 
 import os
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta
 
 import pytest
+from histories import T0, answer, begin, box_of, ended, finish, history_of, ids, make_vm, run, whole
 
 import rewindbox.store as store_module
 from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
-from rewindbox.execution import Execution
 from rewindbox.history import History
-from rewindbox.ids import new_id
 from rewindbox.points import points_to_drop
 from rewindbox.registry import Registry
 from rewindbox.store import Store
 from rewindbox.timeline import Timeline
 
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def store(tmp_path):
-    opened = Store(str(tmp_path / "history.db"))
-    yield opened
-    assert opened.verify() == []
-    opened.close()
-
-
-@pytest.fixture
-def history(store):
-    return History(store)
-
-
-@pytest.fixture
-def vm_id(store):
-    return make_vm(store, "box")
-
-
-def make_vm(store, name):
-    with store.transaction() as tx:
-        return Registry(store).create(tx, name, vm_type="host", backend="namespace", agent_id="me").id
-
-
-def begin(store, vm_id, **more):
-    told = {"agent_id": "me", "language": "python", "code": "print(1)", "started_at": T0, **more}
-    with store.transaction() as tx:
-        return History(store).begin(tx, vm_id=vm_id, **told)
-
-
-def ended(start, **more):
-    """The execution of `start`, a success of 10 ms unless told otherwise."""
-    told = {
-        "ended": "exit",
-        "exit_code": 0,
-        "stdout_bytes": b"1\n",
-        "stderr_bytes": b"",
-        "truncated": False,
-        "wall_s": 0.01,
-        "cpu_s": 0.005,
-        "memory_peak_bytes": 9_000_000,
-        "error": None,
-        "after": None,
-    }
-    same = {name: getattr(start, name) for name in ("id", "vm_id", "agent_id", "language", "code", "before")}
-    return Execution(**{**same, "started_at": start.started_at, **told, **more})
-
-
-def finish(store, execution):
-    with store.transaction() as tx:
-        History(store).finish(tx, execution)
-    return execution
-
-
-def run(store, vm_id, *, after=False, exit_code=0, **more):
-    """Begin and end one execution; `after`: with a point, which becomes the tip."""
-    tip = Registry(store).find(vm_id).tip
-    start = begin(store, vm_id, **{"before": tip, **more})
-    with store.transaction() as tx:
-        point_id = None
-        if after:
-            point_id = new_id("pt")
-            Timeline(store).add_point(
-                tx,
-                vm_id=vm_id,
-                parent_id=tip,
-                method="copy",
-                written_bytes=0,
-                state={},
-                execution_id=start.id,
-                point_id=point_id,
-            )
-            Registry(store).set_live(tx, vm_id, {}, tip=point_id)
-        execution = ended(start, exit_code=exit_code, after=point_id)
-        History(store).finish(tx, execution)
-    return execution
-
-
-def ids(found):
-    return [execution.id for execution in found]
-
-
-def answer(history, **asked):
-    page = history.query(**asked)
-    assert page.note is None
-    return page.entries, page.total
-
+store, history, vm_id = pytest.fixture(whole), pytest.fixture(history_of), pytest.fixture(box_of)
 
 # --- beginning and ending
 
@@ -223,159 +134,6 @@ def test_end_of_another(store, history, vm_id, other):
         with pytest.raises(Internal, match="was begun with"), store.transaction() as tx:
             history.finish(tx, replace(ended(start), **other), known)
     assert history.unfinished() == [start]
-
-
-# --- finding
-
-
-def test_get_by_prefix(store, history, vm_id):
-    """An execution is found by its id and by a unique prefix; what is not found says why."""
-    execution = run(store, vm_id)
-    for ref in (execution.id, execution.id[:9], execution.id[:-1]):
-        assert history.get(ref) == execution
-    for ref, said in [
-        ("ex_14", "'ex_14' is no id; give `ex_` and 6 characters or more"),
-        ("", "is no id"),
-        (execution.id[3:], "is no id"),
-        ("ex_aaaaaaaaaaaaaaaaa", "no execution has the id"),
-        (execution.id + "a", "no execution has the id"),
-    ]:
-        with pytest.raises(UnknownExecution, match=said):
-            history.get(ref)
-
-
-def test_get_prefix_of_several(store, history, vm_id, monkeypatch):
-    """A prefix of two ids is refused, and asks for more characters."""
-    made = iter(["ex_" + "a" * 25 + "b", "ex_" + "a" * 25 + "c"])
-    monkeypatch.setattr("rewindbox.history.new_id", lambda kind: next(made))
-    first, second = run(store, vm_id), run(store, vm_id)
-    with pytest.raises(UnknownExecution, match=r"several ids begin with .*; give more characters"):
-        history.get("ex_aaaaaaaaa")
-    assert (history.get(first.id), history.get(second.id)) == (first, second)
-
-
-@pytest.fixture
-def twelve(store):
-    """Twelve executions of two vms, a minute apart; every third fails; agents and languages alternate."""
-    vms = [make_vm(store, "one"), make_vm(store, "two")]
-    return [
-        run(
-            store,
-            vms[n % 2],
-            agent_id=f"agent{n % 3}",
-            language=("python", "bash")[n // 6],
-            exit_code=int(n % 3 == 2),
-            started_at=T0 + timedelta(minutes=n),
-        )
-        for n in range(12)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("asked", "numbers"),
-    [
-        ({}, range(12)),
-        ({"vm_id": 0}, range(0, 12, 2)),
-        ({"vm_id": 1, "failures_only": True}, [5, 11]),
-        ({"failures_only": True}, [2, 5, 8, 11]),
-        ({"agent_id": "agent1"}, [1, 4, 7, 10]),
-        ({"agent_id": "agent1", "failures_only": True}, []),
-        ({"agent_id": "agent1", "vm_id": 0, "language": "bash"}, [10]),
-        ({"language": "bash"}, range(6, 12)),
-        ({"language": "BASH"}, []),
-        ({"since": T0 + timedelta(minutes=3)}, range(3, 12)),
-        ({"until": T0 + timedelta(minutes=3)}, range(4)),
-        ({"since": T0 + timedelta(minutes=3), "until": T0 + timedelta(minutes=3)}, [3]),
-        ({"since": T0 + timedelta(minutes=3, microseconds=1), "until": T0 + timedelta(minutes=4)}, [4]),
-        ({"since": T0 + timedelta(minutes=4), "until": T0 + timedelta(minutes=3)}, []),
-        ({"since": (T0 + timedelta(minutes=9)).astimezone(timezone(timedelta(hours=14)))}, [9, 10, 11]),
-        ({"until": (T0 + timedelta(minutes=2)).astimezone(timezone(timedelta(hours=-12)))}, [0, 1, 2]),
-        ({"vm_id": "vm_none"}, []),
-    ],
-)
-@pytest.mark.parametrize("page", [(100, 0), (None, 0), (2, 0), (2, 1), (0, 0), (None, 3), (5, 50)])
-def test_query(history, twelve, asked, numbers, page):
-    """A query gives the newest first, its page of them, and the true total of all that match."""
-    limit, offset = page
-    if isinstance(asked.get("vm_id"), int):
-        asked = {**asked, "vm_id": twelve[asked["vm_id"]].vm_id}
-    matching = [twelve[n] for n in reversed(numbers)]
-    found, total = answer(history, **asked, limit=limit, offset=offset)
-    assert found == matching[offset:][:limit]
-    assert total == len(matching)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"since": datetime(2026, 1, 1)},
-        {"until": datetime(2026, 1, 1)},
-        {"limit": -1},
-        {"offset": -1},
-        {"limit": 2**70},
-    ],
-)
-def test_bad_query(history, asked):
-    """A time without a timezone and a number that is no count are refused."""
-    with pytest.raises(ValidationFailed):
-        history.query(**asked)
-
-
-def test_equal_times_keep_their_order(store, history, vm_id):
-    """Executions that started in the same microsecond come in the order of recording, newest first."""
-    made = [run(store, vm_id) for _ in range(5)]
-    assert ids(answer(history)[0]) == ids(made)[::-1]
-
-
-# --- the success to go back to
-
-
-def test_last_success_is_the_nearest_above_the_tip(store, history, vm_id):
-    """Of the successes with a kept point, the nearest at or above the tip is taken, not the newest."""
-    assert history.last_success(vm_id) is None
-    run(store, vm_id)
-    assert history.last_success(vm_id) is None
-    good = run(store, vm_id, after=True)
-    assert history.last_success(vm_id) == good
-    run(store, vm_id, after=True, exit_code=1)
-    assert history.last_success(vm_id) == good
-    aside = run(store, vm_id, after=True)
-    assert history.last_success(vm_id) == aside
-    with store.transaction() as tx:
-        Registry(store).set_live(tx, vm_id, {}, tip=good.after)
-    run(store, vm_id, after=True, exit_code=1)
-    assert history.last_success(vm_id) == good
-
-
-def test_last_success_elsewhere_in_the_tree(store, history, vm_id):
-    """Where no kept point above the tip is a success, the newest recorded one is taken."""
-    root = Timeline(store)
-    with store.transaction() as tx:
-        base = root.add_point(tx, vm_id=vm_id, parent_id=None, method="copy", written_bytes=0, state={})
-        Registry(store).set_live(tx, vm_id, {}, tip=base.id)
-    run(store, vm_id, after=True, started_at=T0 + timedelta(days=1))
-    newest = run(store, vm_id, after=True)
-    with store.transaction() as tx:
-        Registry(store).set_live(tx, vm_id, {}, tip=base.id)
-    assert history.last_success(vm_id) == newest
-    with store.transaction() as tx:
-        Timeline(store).drop_states(tx, [newest.after, newest.before])
-    assert history.last_success(vm_id) is None
-
-
-def test_last_success_is_of_its_vm(store, history, vm_id):
-    """A success of another vm is never taken."""
-    other = make_vm(store, "other")
-    run(store, other, after=True)
-    run(store, vm_id, after=True, exit_code=1)
-    assert history.last_success(vm_id) is None
-
-
-def test_last_success_of_a_shared_point(store, history, vm_id):
-    """Where several successes left the same point, the newest of them is taken."""
-    first = run(store, vm_id, after=True)
-    second = finish(store, ended(begin(store, vm_id, before=first.after), after=first.after))
-    assert history.last_success(vm_id) == second
 
 
 # --- trimming
