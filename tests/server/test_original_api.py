@@ -1,23 +1,16 @@
 """The original's HTTP API over a real server, by the requests that its clients send."""
 
-import json
 import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from served import Served
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
+from originals import ROUTES, asking, good, made_for_it, run, serving
 
-from conftest import PATIENCE_S, remove, scaled, until
+from conftest import until
 from rewindbox.models import (
     CommandHistoryEntry,
     HistoryQueryResponse,
@@ -27,45 +20,12 @@ from rewindbox.models import (
     VmPoolResponse,
 )
 from rewindbox.server import original
-from rewindbox.server.tokens import Tokens
+
+url = pytest.fixture(scope="module")(serving)
+client = pytest.fixture(scope="module")(asking)
+vm = pytest.fixture(made_for_it)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "original-api.md"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    """Where a server without tokens is, with a small pool."""
-    store = tmp_path_factory.mktemp("original") / "store"
-    with Served(store, "--no-auth", POOL_MAX="5", POOL_WAIT_S="0.2") as made:
-        yield made.url
-    remove(store)
-
-
-@pytest.fixture(scope="module")
-def client(url):
-    """A client that sends no token."""
-    with httpx.Client(base_url=url, timeout=PATIENCE_S) as made:
-        yield made
-
-
-def good(answer):
-    assert answer.is_success, (answer.status_code, answer.text)
-    return answer.json()
-
-
-def run(client, code, language="bash", **more):
-    """As the Rust client sends it: eight keys, nulls kept."""
-    asked = {"agent_id": "a1", "language": language, "code": code, "vm_id": None, "requirements": []}
-    asked |= {"timeout_seconds": 30, "working_dir": None, "metadata": None, **more}
-    return good(client.post("/api/llm/execute", json=asked))
-
-
-@pytest.fixture
-def vm(client):
-    """The id of a vm as the Rust client makes it, removed after the test."""
-    made = good(client.post("/api/vms", json={"vm_type": "focal-optimized", "vm_name": "agent-a1-vm"}))
-    yield made["id"]
-    good(client.delete(f"/api/vms/{made['id']}"))
 
 
 def test_the_rust_client_makes_a_vm_and_waits_for_it(client):
@@ -289,288 +249,12 @@ def test_no_time_is_the_configured_one(client, vm):
         assert run(client, "sleep 0.2; echo on", vm_id=vm, **given_time)["stdout"] == "on\n"
 
 
-def test_what_is_nowhere_is_said_as_clients_read_it(client):
-    """A path that is none, which a name that is not encoded makes, and a wrong method: `error` and `message`."""
-    for method, path, status in (("POST", "/api/vms/a/b c/snapshots", 404), ("PUT", "/api/vms", 405)):
-        answer = client.request(method, path, json={})
-        assert answer.status_code == status
-        assert answer.json()["error"] == answer.json()["message"] == answer.json()["detail"]
-    assert "message" not in client.get("/v1/nothing").json()
-
-
 def test_files_in_and_out(client, vm):
     """What is uploaded is downloaded, byte by byte."""
     data = bytes(range(256))
     good(client.post(f"/api/vms/{vm}/upload", params={"path": "a/b"}, content=data))
     assert client.get(f"/api/vms/{vm}/download", params={"path": "a/b"}).content == data
     assert client.get(f"/api/vms/{vm}/download", params={"path": "none"}).status_code == 404
-
-
-def test_a_full_pool_says_when_to_come_again(client):
-    """Five vms are held: another agent is told 429, with Retry-After, and nothing has run."""
-    held = [
-        good(client.post("/api/vm-pool/allocate", json={"vm_id": f"held{n}", "agent_id": f"h{n}"})) for n in range(5)
-    ]
-    answer = client.post("/api/llm/execute", json={"agent_id": "late", "language": "bash", "code": "true"})
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-    assert answer.json()["code"] == "pool_full"
-    for one in held:
-        good(client.post(f"/api/vm-pool/release/{one['vm_id']}"))
-        good(client.delete(f"/api/vms/{one['vm_id']}"))
-    run(client, "true", agent_id="late")
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        *(("POST", "/chat"), ("GET", "/workflows"), ("POST", "/workflows/prompt-chain"), ("POST", "/workflows/route")),
-        *(("POST", "/workflows/prompt_chain"), ("GET", "/workflows/x/status"), ("POST", "/api/vm/agent/execute")),
-    ],
-)
-def test_what_needs_an_agent_says_so(client, method, path):
-    """501, with the reason."""
-    answer = client.request(method, path, json={})
-    assert (answer.status_code, "agents" in answer.json()["error"]) == (501, True)
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b"null", b'{"code": 5}', b'{"code": "x", "timeout_ms": -1}', b"\xff"]
-)
-def test_malformed_requests_are_named(client, body):
-    """JSON with `error`, and no bug of ours."""
-    answer = client.post("/api/llm/execute", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code == 400
-    assert answer.json()["error"]
-
-
-TEXTS = st.text(st.characters(), max_size=12) | st.sampled_from(["\ud800", "\0", "../..", "vm_", "x" * 300, "%00"])
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
-    max_leaves=4,
-)
-NAMES = (
-    *("code", "language", "agent_id", "vm_id", "timeout_ms", "timeout_seconds", "working_dir", "requirements"),
-    *("llm_response", "auto_execute", "auto_execute_threshold", "vm_config", "name", "vm_name", "vm_type"),
-    *("command", "snapshot_id", "metadata"),
-)
-FITTING = st.fixed_dictionaries(
-    {
-        "agent_id": TEXTS,
-        "code": TEXTS,
-        "language": st.sampled_from(["bash", "py", "sql"]),
-        "name": TEXTS,
-        "vm_id": TEXTS,
-    }
-)
-
-
-def test_whatever_is_posted_is_answered(client):
-    """No request is a bug of ours: what does not fit is 4xx, with a text."""
-    places = [path for method, path in ROUTES if method == "POST"]
-
-    @settings(max_examples=scaled(30), deadline=None)
-    @given(place=st.sampled_from(places), name=TEXTS, body=st.dictionaries(st.sampled_from(NAMES), VALUES) | FITTING)
-    def posted(place, name, body):
-        part = "".join(f"%{byte:02x}" for byte in name.encode("utf-8", "replace")) or "x"
-        place = re.sub(r"\{.*?\}", part, place)
-        answer = client.post(place, content=json.dumps(body), headers={"content-type": "application/json"})
-        assert answer.status_code < 500 or answer.status_code == 501, (place, body, answer.text)
-        assert answer.is_success or answer.json().get("error") or answer.json().get("detail")
-        if answer.is_success and place.endswith("/allocate"):
-            good(client.post(f"/api/vm-pool/release/{answer.json()['vm_id']}"))
-
-    posted()
-    for one in good(client.get("/api/vms"))["vms"]:
-        good(client.delete(f"/api/vms/{one['id']}"))
-
-
-@contextmanager
-def talking(url, path):
-    """A WebSocket: a function that sends, one that gives the next message."""
-    with connect(f"ws{url.removeprefix('http')}{path}", open_timeout=PATIENCE_S) as socket:
-        yield socket, lambda: json.loads(socket.recv(PATIENCE_S))
-
-
-def say(socket, kind, **data):
-    socket.send(json.dumps({"message_type": kind, "data": data}))
-
-
-def test_a_vms_socket_delivers(url, client, vm):
-    """Output as it comes, the end, history, a snapshot and a rollback, in the words of its documents."""
-    with talking(url, f"/ws/{vm}") as (socket, heard):
-        code = "echo one; echo two >&2"
-        say(socket, "LlmExecuteCode", agent_id="a1", language="bash", code=code, execution_id="mine")
-        told = [heard()]
-        while told[-1]["message_type"] == "LlmExecutionOutput":
-            told.append(heard())
-        assert {entry["data"]["execution_id"] for entry in told} == {"mine"}
-        content = {"stdout": "", "stderr": ""}
-        for entry in told[:-1]:
-            content[entry["data"]["stream"]] += entry["data"]["content"]
-        assert content == {"stdout": "one\n", "stderr": "two\n"}
-        assert (told[-1]["message_type"], told[-1]["data"]["exit_code"]) == ("LlmExecutionComplete", 0)
-        say(socket, "CreateSnapshot", name="here", description="", agent_id="a1")
-        kept = heard()
-        assert kept["message_type"] == "SnapshotCreated"
-        say(socket, "QueryHistory", agent_id="a1", limit=10, failures_only=False)
-        assert [entry["command"] for entry in heard()["data"]["history"]] == [code]
-        target = {"snapshot_id": kept["data"]["snapshot_id"], "agent_id": "a1", "create_pre_rollback_snapshot": True}
-        say(socket, "RollbackToSnapshot", **target)
-        assert heard()["data"]["pre_rollback_snapshot_id"]
-        say(socket, "LlmExecuteCode", agent_id="a1", language="klingon", code="x", execution_id="bad")
-        failed = heard()
-        assert (failed["message_type"], failed["data"]["execution_id"]) == ("LlmExecutionError", "bad")
-        text = "Run it:\n```bash\necho parsed\n```"
-        asked = {"agent_id": "a1", "llm_response": text, "auto_execute": True, "auto_execute_threshold": 0.0}
-        say(socket, "LlmParseExecute", **asked)
-        result = heard()["data"]["execution_results"][0]
-        assert (result["stdout"], result["vm_id"]) == ("parsed\n", vm)
-
-
-def test_output_comes_while_code_runs_and_goes_on_without_us(url, client, vm):
-    """A client hears of output before the end; one that goes away does not end the code."""
-    with talking(url, f"/ws/{vm}") as (socket, heard):
-        say(socket, "LlmExecuteCode", language="bash", code="echo begun; sleep 600")
-        told = heard()["data"]
-        assert told["content"].startswith("begun")
-    run(client, "true", agent_id="meanwhile")
-    (task,) = good(client.get(f"/api/vms/{vm}/tasks"))["tasks"]
-    assert (task["id"], task["status"]) == (told["execution_id"], "running")
-    good(client.post(f"/v1/executions/{task['id']}/cancel"))
-    place = f"/api/vms/{vm}/history"
-    until(lambda: good(client.get(place))["total"] == 1, "the execution is recorded")
-    assert good(client.get(place))["entries"][0]["ended"] == "killed"
-
-
-def test_the_guides_socket(url):
-    """`execute_code`, a sign of life, and the reason why there are no workflows yet."""
-    with talking(url, "/ws") as (socket, heard):
-        begun = heard()
-        assert begun["response_type"] == "connection_established"
-        assert (begun["sessionId"], begun["data"]["capabilities"]) == (
-            begun["data"]["session_id"],
-            ["command_execution"],
-        )
-        assert datetime.fromisoformat(begun["data"]["server_time"])
-        socket.send(json.dumps({"command_type": "get_session_info", "session_id": None, "data": {}}))
-        info = heard()
-        assert (info["response_type"], info["sessionId"]) == ("session_info", begun["sessionId"])
-        assert info["data"]["subscribed_workflows"] == []
-        asked = {"session_id": "s", "workflow_id": "w"}
-        ask = {"language": "python", "code": "print(42)", "agent_id": "guide"}
-        socket.send(json.dumps({"command_type": "execute_code", **asked, "data": ask}))
-        told = [heard()]
-        while told[-1]["response_type"] == "execution_output":
-            told.append(heard())
-        assert "".join(entry["data"]["stdout"] for entry in told[:-1]) == "42\n"
-        assert (told[0]["session_id"], told[0]["workflowId"]) == ("s", "w")
-        assert (told[-1]["response_type"], told[-1]["data"]["exit_code"]) == ("execution_complete", 0)
-        socket.send(json.dumps({"command_type": "ping"}))
-        assert heard()["response_type"] == "pong"
-        socket.send(json.dumps({"command_type": "subscribe_workflow", "workflow_id": "w"}))
-        failed = heard()
-        assert (failed["success"], "agents" in failed["error"]) == (False, True)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
-)
-KINDS = st.sampled_from(["LlmExecuteCode", "LlmParseExecute", "QueryHistory", "CreateSnapshot", "RollbackToSnapshot"])
-FIELDS = st.sampled_from(["code", "language", "agent_id", "limit", "name", "snapshot_id", "llm_response", "timeout_ms"])
-MESSAGES = st.one_of(
-    st.binary(max_size=30),
-    st.text(max_size=30),
-    JSON.map(json.dumps),
-    st.fixed_dictionaries({"message_type": KINDS | JSON, "data": JSON | st.dictionaries(FIELDS, JSON, max_size=4)}).map(
-        json.dumps
-    ),
-)
-
-
-def test_whatever_a_socket_is_told_it_answers(url, vm):
-    """Each message has an answer or an error, and the connection goes on."""
-    with talking(url, f"/ws/{vm}") as (socket, heard):
-
-        @settings(max_examples=scaled(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-        @given(message=MESSAGES)
-        def told(message):
-            socket.send(message)
-            answer = heard()
-            while answer["message_type"] == "LlmExecutionOutput":
-                answer = heard()
-            assert answer["data"].get("code") != "internal", answer
-
-        told()
-        say(socket, "QueryHistory", limit=0)
-        assert heard()["message_type"] == "HistoryResponse"
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    """A server with tokens, that undoes what fails."""
-    store = tmp_path_factory.mktemp("guarded") / "store"
-    with Served(store, HISTORY_AUTO_ROLLBACK_ON_FAILURE="true") as made:
-        yield made
-    remove(store)
-
-
-def test_a_failure_is_undone_and_told(guarded):
-    """With auto_rollback_on_failure the files are those of before, and the answer says to which point it went."""
-    with guarded.client() as client:
-        done = run(client, "echo good > f", agent_id="undo")
-        failed = run(client, "echo bad > f; exit 1", agent_id="undo", vm_id=done["vm_id"])
-        assert failed["rolled_back_to"] == done["snapshot_id"]
-        assert run(client, "cat f", agent_id="undo")["stdout"] == "good\n"
-
-
-def test_with_tokens_every_call_needs_one(guarded):
-    """Without one: 401, on every route and socket."""
-    with httpx.Client(base_url=guarded.url, timeout=PATIENCE_S) as client:
-        for method, path in ROUTES:
-            assert client.request(method, path).status_code == 401, path
-    for path in ("/ws", "/ws/x"):
-        with pytest.raises(InvalidStatus, match="401"):
-            connect(f"ws{guarded.url.removeprefix('http')}{path}")
-
-
-def test_an_agents_token_sees_what_is_the_agents(guarded):
-    """Another agent's vm is 404 on every route, whatever is asked of it; to run as another agent is refused."""
-    tied = Tokens(str(guarded.store)).create("anns", "ann")
-    with guarded.client() as client:
-        bobs = good(client.post("/api/vms", json={"name": "bobs", "agent_id": "bob"}))["id"]
-    with guarded.client(tied) as client:
-        for method, path in ROUTES:
-            if "{vm}" in path or "{session}" in path:
-                place = path.format(vm=bobs, session="bobs", snapshot="x")
-                body = {"command": "true", "snapshot_id": "x", "name": "x"} if method == "POST" else None
-                answer = client.request(method, place, params={"path": "x"}, json=body)
-                assert answer.status_code == 404, (method, path, answer.text)
-        mine = run(client, "echo me", agent_id="ann")
-        assert mine["stdout"] == "me\n"
-        other = {"agent_id": "bob", "language": "bash", "code": "true"}
-        assert client.post("/api/llm/execute", json=other).status_code == 403
-        assert client.get("/api/llm/vm-pool/bob").status_code == 403
-        assert client.post("/api/llm/execute", json={**other, "agent_id": "ann", "vm_id": bobs}).status_code == 404
-        assert client.post("/api/vm-pool/allocate", json={"vm_id": bobs}).status_code == 404
-        assert [one["id"] for one in good(client.get("/api/vms"))["vms"]] == [mine["vm_id"]]
-
-
-ROUTES = [
-    *(("GET", "/api/vms"), ("POST", "/api/vms"), ("GET", "/api/vms/metrics"), ("GET", "/api/vms/{vm}")),
-    *(("DELETE", "/api/vms/{vm}"), ("GET", "/api/vms/{vm}/metrics"), ("GET", "/api/vms/{vm}/tasks")),
-    *(("GET", "/api/vms/{vm}/history"), ("POST", "/api/vms/{vm}/snapshots"), ("GET", "/api/vms/{vm}/snapshots")),
-    *(("POST", "/api/vms/{vm}/rollback/{snapshot}"), ("POST", "/api/vms/{vm}/upload")),
-    *(("GET", "/api/vms/{vm}/download"), ("POST", "/api/llm/execute"), ("POST", "/api/llm/parse-execute")),
-    *(("GET", "/api/llm/vm-pool/{agent}"), ("POST", "/api/llm/provision/{agent}"), ("GET", "/api/vm-pool")),
-    *(("GET", "/api/vm-pool/list"), ("GET", "/api/vm-pool/stats"), ("POST", "/api/vm-pool/allocate")),
-    *(("POST", "/api/vm-pool/release/{vm}"), ("POST", "/sessions"), ("POST", "/sessions/{session}/execute")),
-    *(("POST", "/sessions/{session}/snapshots"), ("POST", "/sessions/{session}/rollback")),
-    *(("GET", "/sessions/{session}/info"), ("DELETE", "/sessions/{session}"), ("POST", "/chat")),
-    *(("GET", "/workflows"), ("POST", "/workflows/{path:path}"), ("POST", "/api/vm/agent/execute")),
-]
 
 
 def test_every_route_is_documented_and_tested():
