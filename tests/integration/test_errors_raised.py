@@ -20,7 +20,7 @@ NOT_YET = {"Timeout"}
 raises them."""
 ELSEWHERE = {
     "Internal": ("unit/test_store.py", "pytest.raises(Internal"),
-    "ApiError": ("server/test_server_client.py", "pytest.raises(ApiError"),
+    "ApiError": ("server/test_server_way.py", "pytest.raises(ApiError"),
 }
 """Kinds that need a bug of ours, or a server that is none: kind -> where it is raised, and what shows it there."""
 
