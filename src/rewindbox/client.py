@@ -161,6 +161,9 @@ class RemoteBox(AsyncRewindbox):
         text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
+        older_than: str | None = None,
+        max_bytes: int | None = None,
+        output: bool = True,
     ) -> HistoryPage:
         """See `AsyncRewindbox.history`."""
         return await history(
@@ -176,6 +179,9 @@ class RemoteBox(AsyncRewindbox):
             text=text,
             limit=limit,
             offset=offset,
+            older_than=older_than,
+            max_bytes=max_bytes,
+            output=output,
         )
 
     async def export(self) -> AsyncGenerator[Execution, None]:

@@ -41,6 +41,7 @@ def _history(call: Call) -> int:
                 text=arguments.search,
                 limit=arguments.limit,
                 offset=arguments.offset,
+                output=arguments.json or arguments.search is not None,
             )
         names = {record.id: record.name for record in box.vms()}
         live = _live_points(box, {entry.vm_id for entry in page.entries})

@@ -215,6 +215,9 @@ class Rewindbox:
         text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
+        older_than: str | None = None,
+        max_bytes: int | None = None,
+        output: bool = True,
     ) -> HistoryPage:
         """See `AsyncRewindbox.history`."""
         return self.call(
@@ -230,6 +233,9 @@ class Rewindbox:
             text=text,
             limit=limit,
             offset=offset,
+            older_than=older_than,
+            max_bytes=max_bytes,
+            output=output,
         )
 
     def settle(self) -> list[str]:

@@ -15,7 +15,7 @@ from rewindbox import holders, policy
 from rewindbox.backends.base import OnOutput
 from rewindbox.errors import InvalidArgument, RewindboxError, VmNotAvailable
 from rewindbox.execution import Ended, Execution
-from rewindbox.history import Head, HistoryPage
+from rewindbox.history import Head, History, HistoryPage
 from rewindbox.kept import KeptVm, held, holds
 from rewindbox.limits import Limits
 from rewindbox.opened import Opened, beside
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rewindbox.remote import RemoteVm
 
 AnyVm: TypeAlias = "AsyncVm | KeptVm | RemoteVm"
-_AT_ONCE = 32
-"""Executions in memory while history is exported; each may have 16 MiB of output."""
 OnDecision = Callable[[int, Decision], None]
 
 
@@ -316,10 +314,14 @@ class AsyncRewindbox:
         text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
+        older_than: str | None = None,
+        max_bytes: int | None = None,
+        output: bool = True,
     ) -> HistoryPage:
         """Executions, newest first; see `History.asking`. A removed vm is found by its id, a language by an alias."""
         open_ = self._opened()
         vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
+        cut = {"limit": limit, "offset": offset, "older_than": older_than, "max_bytes": max_bytes, "output": output}
         return await open_.page(
             vm_id,
             session=session,
@@ -330,8 +332,7 @@ class AsyncRewindbox:
             language=language,
             ended=ended,
             text=text,
-            limit=limit,
-            offset=offset,
+            **cut,
         )
 
     async def export(self) -> AsyncGenerator[Execution, None]:
@@ -340,7 +341,7 @@ class AsyncRewindbox:
         `Execution.as_dict` of each is a line of JSON Lines. What ends meanwhile may come or not.
         """
         last = 0
-        while found := self._opened().history.after(last, _AT_ONCE):
+        while found := await self._opened().aside(partial(History.after, seq=last)):
             for _, execution in found:
                 yield execution
             last = found[-1][0]

@@ -59,6 +59,8 @@ class Execution:
     """The session that ran it; None: a process of its own."""
     displays: tuple[Display, ...] = field(default=(), repr=False)
     """What it showed: the value of its last expression, figures, tables."""
+    displays_bytes: int = field(default=0, repr=False, compare=False)
+    """How long that is as JSON: to find out by looking takes time."""
 
     @property
     def success(self) -> bool:
@@ -93,8 +95,8 @@ class Execution:
 
     @property
     def size_bytes(self) -> int:
-        """Of its code and of what it wrote."""
-        return len(self.code) + len(self.stdout_bytes) + len(self.stderr_bytes)
+        """Of its code, of what it wrote and of what it showed."""
+        return len(self.code) + len(self.stdout_bytes) + len(self.stderr_bytes) + self.displays_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """The documented JSON shape of an execution."""

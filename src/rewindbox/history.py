@@ -4,10 +4,9 @@
 clock put back cannot make the execution of this minute the oldest. Environment and stdin never come here.
 """
 
-import json
 import os
 import re
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -18,12 +17,12 @@ from rewindbox.execution import Ended, Execution
 from rewindbox.ids import PREFIX_MIN, id_bounds, new_id
 from rewindbox.rows import Start, end_row, read_execution, read_start, refuse_another
 from rewindbox.schema import BEGUN, ENDED, OUTPUT_DROPPED
-from rewindbox.store import Steps, Store, Transaction, Value, done, to_us
+from rewindbox.store import Row, Steps, Store, Transaction, Value, done, to_us
 from rewindbox.timeline import Timeline
 
 _BIGGEST = 2**63 - 1
-_ENOUGH_BYTES = 4 << 20
-"""Read at once, of executions one after the other."""
+_MANY, _MANY_BYTES = 500, 4 << 20
+"""Read at once, of executions one after the other: as many as are well worth a thread."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +31,14 @@ class HistoryPage:
 
     entries: list[Execution]
     total: int
+    next: str | None = None
+    """Given as `older_than`, the page that follows comes: its last execution. None: nothing follows."""
     note: str | None = None
     """What the user should know of how it was found."""
 
     @property
     def size_bytes(self) -> int:
-        """Of their code and of what they wrote."""
+        """Of their code, of what they wrote and of what they showed."""
         return sum(entry.size_bytes for entry in self.entries)
 
 
@@ -137,6 +138,13 @@ class History:
 
         Raises UnknownExecution: none, several, or one that has not ended; the text says which.
         """
+        begun = self._find(ref)
+        for execution in self._each([begun["seq"]]):
+            return execution
+        raise UnknownExecution(f"{begun['id']} has not ended", remedy="ask again when it has")
+
+    def _find(self, ref: str) -> Row:
+        """What has begun, by id or a unique prefix of one. Raises UnknownExecution."""
         bounds = id_bounds("ex", ref)
         if bounds is None:
             raise UnknownExecution(f"{ref!r} is no id", remedy=f"give `ex_` and {PREFIX_MIN} characters or more")
@@ -144,11 +152,15 @@ class History:
         if len(found) > 1:
             raise UnknownExecution(f"several ids begin with {ref!r}", remedy="give more characters of the id")
         if not found:
-            raise UnknownExecution(f"no execution has the id {ref!r}", remedy="choose one that history lists")
-        ended = self._load("x.start_seq = ?", (found[0]["seq"],))
-        if not ended:
-            raise UnknownExecution(f"{found[0]['id']} has not ended", remedy="ask again when it has")
-        return ended[0]
+            raise _unknown(ref)
+        return found[0]
+
+    def _place(self, ref: str, agent_id: str | None) -> tuple[int, int]:
+        """Where an execution stands, by its whole id. Raises UnknownExecution, also of another agent's."""
+        sql = "select started_us, seq from starts where id = :id and (:agent is null or agent_id = :agent)"
+        for row in self._store.rows(sql, {"id": ref, "agent": agent_id}):
+            return row["started_us"], row["seq"]
+        raise _unknown(ref)
 
     def query(self, **asked: Any) -> HistoryPage:
         """What `asking` finds, at once."""
@@ -168,8 +180,11 @@ class History:
         text: str | None = None,
         limit: int | None = 100,
         offset: int = 0,
+        older_than: str | None = None,
+        max_bytes: int | None = None,
+        output: bool = True,
     ) -> Steps[HistoryPage]:
-        """Ended executions, newest start first, and how many match in all, whatever `limit` and `offset`.
+        """Ended executions, newest start first, and how many match in all, whatever is on the page.
 
         Args:
             session: The name of a session, of any vm.
@@ -179,13 +194,19 @@ class History:
             text: Stands in the code, in stdout or in stderr, in upper or lower case. Output that is no longer kept
                 is not searched. The first search in a long history makes an index of it.
             limit: At most so many; None: all of them, with their output, in memory.
+            offset: Without the newest so many. Where an execution ends between two pages, what is newest has changed.
+            older_than: Only what began before this execution, by its whole id: the `next` of the page before. What had
+                ended when the first page was asked for comes once, and on one page, whatever ends meanwhile. With
+                `agent_id` it is one of that agent's.
+            max_bytes: The page ends before code, output and displays are more, but for a single execution that is.
+            output: False: what they wrote and showed is left out, and not read; `output_dropped` says what it said.
 
         It pauses while it makes an index, so that whoever asks can do something else in between.
-        Raises InvalidArgument: a time without a timezone, a negative number, or no way to end.
+        Raises InvalidArgument: a time without a timezone, a negative number, or no way to end. UnknownExecution.
         """
-        from rewindbox.query import Query, found  # noqa: PLC0415  an execution does without
+        from rewindbox.query import Cut, Query, found  # noqa: PLC0415  an execution does without
 
-        for name, number in (("limit", limit or 0), ("offset", offset)):
+        for name, number in (("limit", limit or 0), ("offset", offset), ("max_bytes", max_bytes or 0)):
             if not 0 <= number <= _BIGGEST:
                 raise InvalidArgument(f"{name} is {number}", remedy="give 0 or more")
         if ended is not None and ended not in get_args(Ended):
@@ -201,9 +222,11 @@ class History:
             until_us=None if until is None else to_us(until),
             text=text or "",
         )
-        numbers, total, note = yield from found(self._store, asked, limit=limit, offset=offset)
-        entries = self._load("x.start_seq in (select value from json_each(?))", (json.dumps(numbers),))
-        return HistoryPage(entries=entries, total=total, note=note)
+        past = None if older_than is None else self._place(older_than, agent_id)
+        page = yield from found(self._store, asked, Cut(limit, offset, past))
+        entries = list(within(self._each(page.numbers, output=output), max_bytes))
+        is_last = page.before + len(entries) >= page.total or not entries
+        return HistoryPage(entries=entries, total=page.total, next=None if is_last else entries[-1].id, note=page.note)
 
     def head(self) -> Head:
         """What the history ends with now."""
@@ -220,19 +243,14 @@ class History:
 
         return [*self._store.verify(None if expect is None else _expected(expect)), *problems(self._store)]
 
-    def after(self, seq: int, limit: int) -> list[tuple[int, Execution]]:
+    def after(self, seq: int) -> list[tuple[int, Execution]]:
         """The next ended executions in the order of recording, each with its number; 0 begins at the first.
 
-        Fewer than `limit` where they have written much.
+        Fewer where they have written much.
         """
-        sql, found, size_bytes = f"{_EXECUTIONS} where x.start_seq > ? order by x.start_seq limit ?", [], 0
-        with closing(self._store.each(sql, (seq, limit))) as rows:
-            for row in rows:
-                found.append((row["start_seq"], read_execution(row)))
-                size_bytes += found[-1][1].size_bytes
-                if size_bytes > _ENOUGH_BYTES:
-                    break
-        return found
+        sql = "select start_seq from executions where start_seq > ? order by start_seq limit ?"
+        numbers = [row["start_seq"] for row in self._store.rows(sql, (seq, _MANY))]
+        return list(zip(numbers, within(self._each(numbers), _MANY_BYTES), strict=False))
 
     def of_session(self, vm_id: str, session: str, point_id: str) -> list[Execution]:
         """What made the variables that a session had at a point: its executions since it began, oldest first.
@@ -242,8 +260,7 @@ class History:
         with self._store.reading():
             rows = self._store.rows(_LINE_OF_SESSION, {"vm": vm_id, "session": session, "point": point_id})
             begun = max((number for number, row in enumerate(rows) if row["session_begins"]), default=0)
-            found = [self._load("x.start_seq = ?", (row["start_seq"],)) for row in rows[begun:]]
-        return [execution for (execution,) in found]
+            return list(self._each([row["start_seq"] for row in rows[begun:]]))
 
     def last_success(self, vm_id: str) -> Execution | None:
         """The success whose `after` point the vm can go back to; None when no kept point is one.
@@ -253,7 +270,7 @@ class History:
         with self._store.reading():
             asked = {"vm": vm_id}
             found = self._store.rows(_NEAREST_SUCCESS, asked) or self._store.rows(_NEWEST_SUCCESS, asked)
-            return self._load("x.start_seq = ?", (found[0]["found"],))[0] if found else None
+            return next(self._each([found[0]["found"]])) if found else None
 
     def recent_points(self, vm_id: str, limit: int) -> list[tuple[str | None, str | None]]:
         """(before, after) of the newest executions whose output is kept; for `points.points_to_drop`."""
@@ -289,14 +306,34 @@ class History:
         """
         return [row["id"] for row in self._store.rows(_NEEDLESS, {"vm": vm_id})]
 
-    def _load(self, where: str, values: tuple[Value, ...]) -> list[Execution]:
-        sql = f"{_EXECUTIONS} where {where} order by x.started_us desc, x.start_seq desc"
-        return [read_execution(row) for row in self._store.rows(sql, values)]
+    def _each(self, numbers: Iterable[int], *, output: bool = True) -> Iterator[Execution]:
+        """Those that have ended, one after the other. To sort them SQLite would have all that they wrote in memory."""
+        sql = f"{_EXECUTIONS if output else _WITHOUT_OUTPUT} where x.start_seq = ?"
+        for number in numbers:
+            yield from map(read_execution, self._store.rows(sql, (number,)))
 
 
-_EXECUTIONS = """
-select s.id, s.code, s.session, x.*, o.start_seq is null as output_dropped, o.stdout, o.stderr, o.displays
-from executions x join starts s on s.seq = x.start_seq left join outputs o on o.start_seq = x.start_seq"""
+def within(executions: Iterable[Execution], max_bytes: int | None) -> Iterator[Execution]:
+    """As many as are no more than that together; the first one in any case. None: all of them."""
+    size_bytes = 0
+    for number, execution in enumerate(executions):
+        size_bytes += execution.size_bytes
+        if number and max_bytes is not None and size_bytes > max_bytes:
+            return
+        yield execution
+
+
+def _unknown(ref: str) -> UnknownExecution:
+    return UnknownExecution(f"no execution has the id {ref!r}", remedy="choose one that history lists")
+
+
+_WRITTEN = "o.stdout, o.stderr, o.displays"
+
+_EXECUTIONS = f"""
+select s.id, s.code, s.session, x.*, o.start_seq is null as output_dropped, {_WRITTEN}
+from executions x join starts s on s.seq = x.start_seq left join outputs o on o.start_seq = x.start_seq"""  # noqa: S608 (our names)
+
+_WITHOUT_OUTPUT = _EXECUTIONS.replace(_WRITTEN, "null as stdout, null as stderr, null as displays")
 
 _ENDED_COUNT = "select count(*) from executions"
 

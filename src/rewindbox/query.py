@@ -6,8 +6,9 @@ written (a read-only file, say), the facts themselves are read: the same answer,
 """
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from rewindbox import listing, texts
@@ -59,32 +60,59 @@ class Query:
         return conditions(kind for kind, _ in kinds), (*(value for _, value in kinds), *self.bounds())
 
 
-def found(store: Store, query: Query, *, limit: int | None, offset: int) -> Steps[tuple[list[int], int, str | None]]:
-    """The numbers of a page, newest first, how many match in all, and what the user should know of how it was found.
+Place = tuple[int, int]
+"""Of an execution in the history: start and number."""
 
-    `limit` None: all of them.
-    """
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which of those that match, newest first, are on a page."""
+
+    limit: int | None
+    """None: all of them."""
+    offset: int
+    past: Place | None = None
+    """Only what stands behind it: older ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The numbers of a page, newest first."""
+
+    numbers: list[int]
+    before: int
+    """So many of those that match stand before the page."""
+    total: int
+    """So many match in all."""
+    note: str | None = None
+    """What the user should know of how it was found."""
+
+
+def found(store: Store, query: Query, cut: Cut) -> Steps[Found]:
+    """A page."""
     try:
-        return *(yield from _found(store, query, limit, offset)), None
+        return (yield from _found(store, query, cut))
     except HistoryError as error:
         if not is_damage(error):
             raise
         note = f"what makes searching quick was damaged, and is made anew ({error.detail})"
     forget(store)
-    return *(yield from _found(store, query, limit, offset)), note
+    return replace((yield from _found(store, query, cut)), note=note)
 
 
-def _found(store: Store, query: Query, limit: int | None, offset: int) -> Steps[tuple[list[int], int]]:
+def _found(store: Store, query: Query, cut: Cut) -> Steps[Found]:
     is_listed = yield from listing.bring_up(store)
     with_text = (yield from _with_text(store, query, is_listed=is_listed)) if query.text else None
     with store.reading():  # so that total and page are of the same moment
         if with_text is not None:
-            return _page(with_text, limit, offset)
-        many = -1 if limit is None else limit
-        if is_listed:
-            stretch = Stretch(store, _narrowing(store, query), *query.bounds())
-            return stretch.page(many, offset), stretch.total()
-        return _counted(store, query, many, offset)
+            return _page(with_text, cut)
+        if not is_listed:
+            return _counted(store, query, cut)
+        asked, bounds = _narrowing(store, query), query.bounds()
+        stretch, before = Stretch(store, asked, *bounds), cut.offset
+        if cut.past is not None:
+            before += _newer(store, query, asked, cut.past)
+        return Found(stretch.page(-1 if cut.limit is None else cut.limit, before), before, stretch.total())
 
 
 def _narrowing(store: Store, query: Query) -> list[tuple[Kind, Value]]:
@@ -97,17 +125,36 @@ def _narrowing(store: Store, query: Query) -> list[tuple[Kind, Value]]:
     return asked if is_narrower else others
 
 
+def _newer(store: Store, query: Query, asked: Sequence[tuple[Kind, Value]], past: Place) -> int:
+    """How many stand before what is behind that place, without going through them."""
+    (at_us, number), (since_us, until_us) = past, query.bounds()
+    later = Stretch(store, asked, max(at_us + 1, since_us), until_us).total()
+    if not since_us <= at_us <= until_us:
+        return later
+    same = replace(query, since_us=at_us, until_us=at_us)
+    return later + _count(store, same, _source(query, is_listed=True), "l.start_seq >= ?", (number,))
+
+
 def _source(query: Query, *, is_listed: bool) -> str:
     return f"listing l indexed by {query.kinds()[0][0].index}" if is_listed else f"({listing.ROWS}) l"
 
 
-def _counted(store: Store, query: Query, limit: int, offset: int) -> tuple[list[int], int]:
+def _counted(store: Store, query: Query, cut: Cut) -> Found:
     """By going through the facts."""
     (where, values), source = query.where(), _source(query, is_listed=False)
-    total = store.rows(f"select count(*) from {source} where {where}", values)[0][0]  # noqa: S608 (our own conditions)
+    total, before = _count(store, query, source), cut.offset
+    if cut.past is not None:
+        before += _count(store, query, source, "(l.started_us, l.start_seq) >= (?, ?)", cut.past)
     newest = "order by l.started_us desc, l.start_seq desc limit ? offset ?"
     sql = f"select l.start_seq from {source} where {where} {newest}"  # noqa: S608 (our own conditions)
-    return [row[0] for row in store.rows(sql, (*values, limit, offset))], total
+    limit = -1 if cut.limit is None else cut.limit
+    return Found([row[0] for row in store.rows(sql, (*values, limit, before))], before, total)
+
+
+def _count(store: Store, query: Query, source: str, more: str = "1", place: tuple[int, ...] = ()) -> int:
+    where, values = query.where()
+    sql = f"select count(*) from {source} where {where} and {more}"  # noqa: S608 (our own conditions)
+    return int(store.rows(sql, (*values, *place))[0][0])
 
 
 def _with_text(store: Store, query: Query, *, is_listed: bool) -> Steps[Iterator[Row]]:
@@ -131,22 +178,26 @@ def _number(store: Store, query: Query) -> int:
     return Stretch(store, query.kinds()[:1], *query.bounds()).total()
 
 
-def _page(rows: Iterator[Row], limit: int | None, offset: int) -> tuple[list[int], int]:
+def _page(rows: Iterator[Row], cut: Cut) -> Found:
     """Of rows in any order; no more of them are in memory than are asked for."""
-    count = 0
+    total = newer = 0
 
-    def counted() -> Iterator[tuple[int, int]]:
-        nonlocal count
+    def behind() -> Iterator[Place]:
+        nonlocal total, newer
         for row in rows:
-            count += 1
-            yield row[0], row[1]
+            total += 1
+            place = (row[0], row[1])
+            if cut.past is not None and place >= cut.past:
+                newer += 1
+            else:
+                yield place
 
-    if limit is None:
-        newest = sorted(counted(), reverse=True)[offset:]
+    if cut.limit is None:
+        newest = sorted(behind(), reverse=True)[cut.offset :]
     else:
-        newest = heapq.nlargest(offset + limit, counted())[offset:]
-        count += sum(1 for _ in counted())  # of no page nobody reads the rows
-    return [start_seq for _, start_seq in newest], count
+        newest = heapq.nlargest(cut.offset + cut.limit, behind())[cut.offset :]
+        deque(behind(), maxlen=0)  # of no page nobody reads the rows
+    return Found([start_seq for _, start_seq in newest], cut.offset + newer, total)
 
 
 def forget(store: Store) -> None:

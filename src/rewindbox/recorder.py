@@ -114,6 +114,7 @@ class Recorder:
             rolled_back_to=self.before.id if rolled_back else None,
             session=self._job.session,
             displays=outcome.displays,
+            displays_bytes=outcome.displays_bytes,
         )
 
     def _list_snapshots(self, tx: Transaction, execution: Execution) -> None:

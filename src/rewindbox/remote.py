@@ -16,7 +16,7 @@ from rewindbox.config import Settings
 from rewindbox.errors import BadRequest, SnapshotNotFound, UnknownLease, UnknownVm
 from rewindbox.execution import Execution, rfc3339
 from rewindbox.following import Following
-from rewindbox.history import HistoryPage
+from rewindbox.history import HistoryPage, within
 from rewindbox.ids import new_id
 from rewindbox.limits import Limits
 from rewindbox.meanwhile import lent
@@ -285,19 +285,25 @@ class RemotePool:
         return readable(shapes.pool_stats, told, "/v1/pool")
 
 
-async def history(server: Server, *, limit: int | None = 100, offset: int = 0, **query: Any) -> HistoryPage:
-    """See `AsyncRewindbox.history`; a vm is an id or a name. A server tells so many at once."""
+async def history(
+    server: Server, *, limit: int | None = 100, max_bytes: int | None = None, **query: Any
+) -> HistoryPage:
+    """See `AsyncRewindbox.history`; a vm is an id or a name. A server tells so many at once, or so many bytes."""
     for name in ("since", "until"):
         if query.get(name) is not None:
             query[name] = rfc3339(query[name])
     entries: list[Execution] = []
     while True:
         left = _PAGE if limit is None else limit - len(entries)
-        told = await server.get("/v1/history", **query, limit=min(_PAGE, left), offset=offset + len(entries))
+        told = await server.get("/v1/history", **query, limit=min(_PAGE, left))
         page = readable(shapes.history_page, told, "/v1/history")
         entries += page.entries
-        if len(page.entries) < _PAGE or len(entries) == limit:
-            return HistoryPage(entries=entries, total=page.total)
+        fitting = list(within(entries, max_bytes))
+        if len(fitting) < len(entries):
+            return replace(page, entries=fitting, next=fitting[-1].id)
+        if page.next is None or len(entries) == limit:
+            return replace(page, entries=entries)
+        query |= {"older_than": page.next, "offset": 0}
 
 
 def _target(to: str | Execution | Snapshot | Point | None) -> dict[str, Any]:

@@ -117,4 +117,5 @@ def read_execution(row: Row) -> Execution:
         output_dropped=bool(row["output_dropped"]),
         session=row["session"],
         displays=tuple(json.loads(row["displays"] or "[]")),
+        displays_bytes=len(row["displays"] or ""),
     )

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from rewindbox.backends.base import FileChange, FileInfo
+from rewindbox.chain import canonical
 from rewindbox.choosing import Counts, PoolStats
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
@@ -48,6 +49,7 @@ def execution(value: Mapping[str, Any], written: Mapping[str, bytes] | None = No
         wall_s=(_time(value["completed_at"]) - started).total_seconds(),
         cpu_s=value["cpu_ms"] / 1000,
         displays=tuple(value["displays"]),
+        displays_bytes=len(canonical(value["displays"])) if value["displays"] else 0,
         stdout_bytes=_exact(value["stdout"], value.get("stdout_base64")) if written is None else written["stdout"],
         stderr_bytes=_exact(value["stderr"], value.get("stderr_base64")) if written is None else written["stderr"],
     )
@@ -55,7 +57,8 @@ def execution(value: Mapping[str, Any], written: Mapping[str, bytes] | None = No
 
 def history_page(value: Mapping[str, Any]) -> HistoryPage:
     """A page of the history."""
-    return HistoryPage(entries=[execution(entry) for entry in value["entries"]], total=value["total"])
+    entries = [execution(entry) for entry in value["entries"]]
+    return HistoryPage(entries=entries, total=value["total"], next=value["next"])
 
 
 def point(value: Mapping[str, Any], vm_id: str) -> Point:

@@ -236,9 +236,17 @@ class HistoryMachine(RuleBasedStateMachine):
         ended=st.none() | st.sampled_from(get_args(Ended)),
         limit=st.none() | st.integers(0, 4),
         offset=st.integers(0, 4),
+        max_bytes=st.none() | st.integers(0, 40),
     )
-    def query(self, data: st.DataObject, agent: str | None, failures_only: bool, **asked: Any) -> None:
+    def query(
+        self, data: st.DataObject, agent: str | None, failures_only: bool, max_bytes: int | None, **asked: Any
+    ) -> None:
         vm = data.draw(st.none() | st.sampled_from(self.vms))
+        known = [(execution.started_at, number, execution) for one in self.vms for number, execution in one.ended]
+        known += [(start.started_at, start.seq, start) for one in self.vms for start in one.running]
+        past = data.draw(
+            st.none() | st.sampled_from([each for each in known if agent in (None, each[2].agent_id)] or [None])
+        )
         matching = [
             (execution.started_at, number, execution)
             for one in self.vms
@@ -252,9 +260,21 @@ class HistoryMachine(RuleBasedStateMachine):
             and (asked["ended"] is None or execution.ended == asked["ended"])
         ]
         matching.sort(key=lambda found: found[:2], reverse=True)
-        expected = [execution for *_, execution in matching][asked["offset"] :][: asked["limit"]]
-        answer = self.history.query(vm_id=vm.id if vm else None, agent_id=agent, failures_only=failures_only, **asked)
-        assert answer == HistoryPage(entries=expected, total=len(matching))
+        behind = [found for found in matching if past is None or found[:2] < past[:2]][asked["offset"] :]
+        expected = [execution for *_, execution in behind[: asked["limit"]]]
+        sizes = [sum(entry.size_bytes for entry in expected[: end + 1]) for end in range(len(expected))]
+        if max_bytes is not None:
+            expected = expected[: max(1, sum(size <= max_bytes for size in sizes))]
+        following = expected[-1].id if 0 < len(expected) < len(behind) else None
+        answer = self.history.query(
+            vm_id=vm.id if vm else None,
+            agent_id=agent,
+            failures_only=failures_only,
+            older_than=past and past[2].id,
+            max_bytes=max_bytes,
+            **asked,
+        )
+        assert answer == HistoryPage(entries=expected, total=len(matching), next=following)
 
     @invariant()
     def nothing_is_wrong_with_the_file(self) -> None:

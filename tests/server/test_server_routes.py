@@ -129,7 +129,7 @@ def test_what_is_anothers_is_not_there(server, client):
             answers = [outside.get(url.format(name)).text.replace(name, "X") for name in (there, nowhere)]
             assert answers[0] == answers[1]
         assert outside.get("/v1/vms").json() == {"vms": []}
-        assert outside.get("/v1/history").json() == {"entries": [], "total": 0}
+        assert outside.get("/v1/history").json() == {"entries": [], "total": 0, "next": None}
         asked = {"name": "own", "agent_id": "me"}
         assert outside.post("/v1/vms", json=asked).json()["code"] == "refused"
         assert outside.post("/v1/vms", json={"name": "mine"}).json()["code"] == "invalid_argument"
@@ -162,7 +162,7 @@ def test_an_execution_is_what_its_schema_says():
     assert set(ExecutionBody.model_fields) == {*Execution.__slots__, *_TOLD} - _INSIDE
 
 
-_INSIDE = {"stdout_bytes", "stderr_bytes", "wall_s", "cpu_s"}
+_INSIDE = {"displays_bytes", "stdout_bytes", "stderr_bytes", "wall_s", "cpu_s"}
 _TOLD = {"success", "stdout", "stderr", "stdout_base64", "stderr_base64", "completed_at", "duration_ms", "cpu_ms"}
 
 

@@ -273,9 +273,9 @@ def test_a_file_of_an_older_version(tmp_path, monkeypatch, version):
 def test_what_is_long_is_read_a_few_at_a_time(store, history, vm_id, monkeypatch):
     """All of them in order, however much they wrote; no more at once than is enough."""
     made = [run(store, vm_id, exit_code=code) for code in range(7)]
-    monkeypatch.setattr("rewindbox.history._ENOUGH_BYTES", 2 * made[0].size_bytes)
+    monkeypatch.setattr("rewindbox.history._MANY_BYTES", 3 * made[0].size_bytes)
     found, last, sizes = [], 0, []
-    while part := history.after(last, 32):
+    while part := history.after(last):
         found += [execution.id for _, execution in part]
         last = part[-1][0]
         sizes.append(len(part))

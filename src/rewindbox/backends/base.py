@@ -56,6 +56,8 @@ class Outcome:
     error: str | None = None
     displays: tuple[Display, ...] = ()
     """What a session showed: MIME bundles, in order."""
+    displays_bytes: int = 0
+    """How long they are as JSON."""
     lost_session: bool = False
     """The session's process has ended with it: only going back brings its variables back."""
     gone: tuple[str, ...] = ()

@@ -11,6 +11,8 @@ class Bounds:
     """A request's JSON: an answer of a model with its code, many times over."""
     file_bytes: int = 64 << 20
     """A file on its way into or out of a vm: it is held in memory."""
+    page_bytes: int = 8 << 20
+    """Of code, output and displays on a page of the history; a single execution may have more. As JSON it is longer."""
     message_bytes: int = 1 << 20
     """One WebSocket message of a client."""
     headers_s: float = 10.0

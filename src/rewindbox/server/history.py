@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
-from rewindbox.errors import UnknownVm
+from rewindbox.errors import UnknownExecution, UnknownVm
 from rewindbox.execution import Ended
 from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
@@ -33,9 +33,10 @@ class History(BaseModel):
 
     entries: list[ExecutionBody] = Field(description="Executions that have ended, newest first.")
     total: int = Field(description="How many match in all, on every page.")
+    next: str | None = Field(description="What follows comes with this as `older_than`. Null: nothing follows.")
 
 
-@routes.get("/history", response_model=History, responses=responses(UnknownVm))
+@routes.get("/history", response_model=History, responses=responses(UnknownVm, UnknownExecution))
 async def history(
     who: Who,
     vm: Annotated[Words, Query(description="Of this vm, by name or id; a removed one by its id.")] = None,
@@ -49,8 +50,16 @@ async def history(
     until: When = None,
     limit: Annotated[int, Query(ge=0, le=100, description="At most so many.")] = 20,
     offset: Annotated[int, Query(ge=0, lt=2**53, description="Without the newest so many.")] = 0,
+    older_than: Annotated[Words, Query(description="That began before this execution: the `next` of a page.")] = None,
+    output: Annotated[bool, Query(description="False: without what they wrote and showed.")] = True,
 ) -> Response:
-    """Executions that have ended, newest first, with their output."""
+    """Executions that have ended, newest first, with their output.
+
+    A page ends before its code, output and displays are more than 8 MiB, but for a single execution that has more:
+    then there are fewer than `limit`. While `next` is not null, the same question with it as `older_than` goes on. What
+    had ended when the first page was asked for comes once, whatever ends meanwhile; with `offset` alone, which counts
+    from what is the newest then, something may come twice.
+    """
     if vm is not None:
         await _check_seen(who, vm)
     page = await who.service.box.history(
@@ -65,10 +74,14 @@ async def history(
         ended=ended,
         limit=limit,
         offset=offset,
+        older_than=older_than,
+        max_bytes=who.service.bounds.page_bytes,
+        output=output,
     )
 
     def told() -> dict[str, Any]:
-        return {"entries": [execution_body(entry) for entry in page.entries], "total": page.total}
+        entries = [execution_body(entry) for entry in page.entries]
+        return {"entries": entries, "total": page.total, "next": page.next}
 
     return await encoding.answer(told, page.size_bytes)
 

@@ -100,6 +100,7 @@ def outcome(job: Job, answer: dict[str, Any], output: Output) -> Outcome:
         memory_peak_bytes=answer["memory_peak_bytes"],
         error=error,
         displays=tuple(output.displays()),
+        displays_bytes=len(output.kept.get(None, b"")),
         lost_session=answer.get("session") == "lost" or (output.has_displays and output.truncated),
         gone=tuple(answer.get("ended", ())),
     )

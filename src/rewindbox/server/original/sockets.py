@@ -176,8 +176,8 @@ async def _parse(talk: Talk, data: dict[str, Any]) -> None:
 async def _history(talk: Talk, data: dict[str, Any]) -> None:
     vm = await talk.who.vm(str(talk.vm))
     given = {name: value for name, value in data.items() if value is not None}
-    found = await history_of(vm, Page.model_validate(given))
-    await talk.tell("HistoryResponse", lambda: history_body(found), found[1].size_bytes)
+    found = await history_of(talk.who, vm, Page.model_validate(given))
+    await talk.tell("HistoryResponse", lambda: history_body(found), found.size_bytes)
 
 
 async def _snapshot(talk: Talk, data: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -54,6 +54,7 @@ class Page(Lenient):
 
     limit: int = Field(_PAGE, ge=0, le=10_000)
     offset: int = Field(0, ge=0)
+    older_than: str | None = None
     failures_only: bool = False
     agent_id: str | None = None
     start_date: When = None
@@ -191,7 +192,7 @@ def measured(who: Caller, record: VmRecord, usage: Usage) -> dict[str, Any]:
 async def tasks(who: Who, vm: str) -> dict[str, Any]:
     """The executions of a vm: those that go on, then those that have ended, newest first."""
     found = await who.vm(vm)
-    page = await found.history(limit=_PAGE)
+    page = await found.history(limit=_PAGE, output=False)
     feeds = who.service.work.going_on().items()
     going_on = [(name, feed.begun_at) for name, feed in feeds if feed.vm_id == found.id and feed.begun_at is not None]
     listed: list[dict[str, Any]] = [
@@ -214,34 +215,55 @@ async def tasks(who: Who, vm: str) -> dict[str, Any]:
 @routes.get("/{vm}/history", response_model=None)
 async def history(who: Who, vm: str, page: Annotated[Page, Query()]) -> Response:
     """Executions of a vm, newest first; each with every name that a client looks for."""
-    found = await history_of(await who.vm(vm), page)
-    return await encoding.answer(partial(history_body, found), found[1].size_bytes)
+    found = await history_of(who, await who.vm(vm), page)
+    return await encoding.answer(partial(history_body, found), found.size_bytes)
 
 
-async def history_of(vm: AsyncVm, page: Page) -> tuple[str, HistoryPage]:
-    """A page of a vm's history, and the id of the vm."""
-    found = await vm.history(
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of a vm's history."""
+
+    vm_id: str
+    page: HistoryPage
+    rest: HistoryPage
+    """What follows on it, without output: clients look through all rows for the last success, and know of no `next`."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that is on it."""
+        return self.page.size_bytes + self.rest.size_bytes
+
+
+async def history_of(who: Caller, vm: AsyncVm, page: Page) -> Listed:
+    """A page of a vm's history: as many rows as are asked for, with as much output as a page may have."""
+    ask = partial(
+        vm.history,
         agent_id=page.agent_id,
         failures_only=page.failures_only,
         since=page.start_date,
         until=page.end_date,
-        limit=page.limit,
-        offset=page.offset,
+        max_bytes=who.service.bounds.page_bytes,
     )
-    return vm.id, found
+    found = await ask(limit=page.limit, offset=page.offset, older_than=page.older_than)
+    rest = HistoryPage(entries=[], total=found.total, next=found.next)
+    if found.next is not None and len(found.entries) < page.limit:
+        rest = await ask(limit=page.limit - len(found.entries), older_than=found.next, output=False)
+    return Listed(vm.id, found, rest)
 
 
-def history_body(found: tuple[str, HistoryPage]) -> dict[str, Any]:
+def history_body(found: Listed) -> dict[str, Any]:
     """The page as clients read it; `total` counts all that match."""
-    vm_id, page = found
-    entries = [entry_body(execution) for execution in page.entries]
-    return {"vm_id": vm_id, "history": entries, "entries": entries, "total": page.total}
+    entries = [entry_body(execution) for execution in found.page.entries]
+    entries += [entry_body(execution, is_left_out=True) for execution in found.rest.entries]
+    page = {"history": entries, "entries": entries, "total": found.page.total, "next": found.rest.next}
+    return {"vm_id": found.vm_id, **page}
 
 
-def entry_body(execution: Execution) -> dict[str, Any]:
-    """An execution as history gives it."""
+def entry_body(execution: Execution, *, is_left_out: bool = False) -> dict[str, Any]:
+    """An execution as history gives it; `is_left_out`: it wrote something, perhaps, for which there was no room."""
     body = seed.entry(execution).model_dump(mode="json")
-    return both({**body, "timestamp": body["executed_at"], "ended": execution.ended, "error": execution.error})
+    more = {"timestamp": body["executed_at"], "ended": execution.ended, "error": execution.error}
+    return both({**body, **more, "output_left_out": is_left_out})
 
 
 @routes.post("/{vm}/snapshots", status_code=201)
