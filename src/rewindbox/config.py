@@ -24,7 +24,7 @@ _PLACES = {
     "flag": "an argument",
 }
 """Where a value can come from, the nearest last, and how a message calls it."""
-_ABOVE_0 = ("pool.max", "pool.per_agent", "pool.health_s")
+_ABOVE_0 = ("pool.max", "pool.per_agent", "pool.health_s", "pool.lease_s")
 _NOT_SETTINGS = (
     *("REWINDBOX_CONFIG", "REWINDBOX_DEBUG", "REWINDBOX_TEST_DATA"),
     *("REWINDBOX_SERVER", "REWINDBOX_TOKEN"),  # where a command asks, and what lets it
@@ -69,6 +69,8 @@ class PoolSettings:
     """Unused for so long it is stopped; its files stay."""
     health_s: float = 30.0
     """So often each one that nobody uses is asked whether it is well."""
+    lease_s: float = 600.0
+    """A client of the service that holds one and has asked nothing of it for so long is taken to be gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

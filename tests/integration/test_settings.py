@@ -38,6 +38,7 @@ SHOWN = {
         *("limits.disk_mib", "limits.inodes"),
     ),
     "test_pool.py": ("pool.min", "pool.max", "pool.per_agent", "pool.wait_s", "pool.executions", "pool.health_s"),
+    "../server/test_server_leases.py": ("pool.lease_s",),
     "../unit/test_choosing.py": ("pool.age_s", "pool.idle_s"),
     "../unit/test_config.py": ("history.integration_mode", "vm_pool_size"),
 }

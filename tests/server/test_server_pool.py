@@ -239,9 +239,10 @@ def test_what_a_pool_can_do_it_can_there():
 def test_who_is_gone_holds_nothing(tmp_path, monkeypatch):
     """A vm that is held and not used is given back; not one that is used, and none is kept for who waits no more."""
     monkeypatch.setenv("REWINDBOX_POOL_MAX", "2")
+    monkeypatch.setenv("REWINDBOX_POOL_LEASE_S", "0.2")
     store = tmp_path / "store"
     with (
-        inside(store, Bounds(lease_s=0.2)) as url,
+        inside(store, Bounds()) as url,
         httpx.Client(base_url=url, headers=_header(store), timeout=PATIENCE_S) as client,
     ):
         held = [client.post("/v1/pool/leases", json={"agent_id": agent}).json() for agent in ("ann", "bob")]

@@ -1,6 +1,6 @@
 """What one request may see: the vms and executions of its token's agent. Another agent's are not there: 404."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -32,8 +32,6 @@ class Service:
     metrics: Metrics
     readiness: Readiness
     leases: Leases
-    allocated: dict[str, AsyncVm] = field(default_factory=dict)
-    """Vms of the pool that clients of the original's API hold, by id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def made(box: AsyncRewindbox, choices: Choices) -> tuple[ASGIApp, FastAPI]:
             runs = Runs(opened.settings.folder, opened, work)
             runs.prepare()
             await _settle(opened)
-            leases = Leases(opened.pool, choices.bounds.lease_s)
+            leases = Leases(opened.pool, opened.settings.pool.lease_s)
             app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened), leases)
             group.start_soon(opened.pool.keep)
             group.start_soon(leases.keep)

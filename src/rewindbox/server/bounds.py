@@ -29,8 +29,6 @@ class Bounds:
     """At once, of one token; a stream is one as long as it is open."""
     executions: int = 32
     """At once, of one token, those that wait for their turn included."""
-    lease_s: float = 600.0
-    """A client that holds a vm of the pool and has had nothing to do with it for so long is taken to be gone."""
     wall_s: float = 3600.0
     """The longest time that a client may set for an execution, wall clock and CPU. Other limits are at most those
     that are configured."""

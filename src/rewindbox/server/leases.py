@@ -4,11 +4,12 @@ A client that is gone cannot give one back: whose vm nobody has asked anything o
 goes on, is given back for it.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 import anyio
+from anyio import sleep
 
 from rewindbox.errors import UnknownLease
 from rewindbox.ids import new_id
@@ -36,12 +37,20 @@ class Leases:
         self._pool, self._unused_s = pool, unused_s
         self._held: dict[str, Lease] = {}
 
-    async def begin(self, agent_id: str, vm_id: str | None, wait_s: float | None) -> Lease:
-        """Hold a vm. Raises as `Pool.lease`."""
+    async def begin(
+        self, agent_id: str, vm_id: str | None, wait_s: float | None = None, *, lease_id: str | None = None
+    ) -> Lease:
+        """Hold a vm. Raises as `Pool.lease`.
+
+        `lease_id`: by which it is held, once, however often that is asked for; None: by a new one.
+        """
         vm = await self._pool.lease(agent_id, vm_id=vm_id, wait_s=wait_s)
-        lease = Lease(new_id("lease"), agent_id, vm, time.monotonic())
-        self._held[lease.id] = lease
-        return lease
+        lease = Lease(lease_id or new_id("lease"), agent_id, vm, monotonic())
+        first = self._held.setdefault(lease.id, lease)
+        if first is not lease:
+            with anyio.CancelScope(shield=True):
+                await self._pool.give_back(vm)
+        return first
 
     def find(self, lease_id: str, sees: Callable[[str], bool]) -> Lease:
         """Raises UnknownLease: none has that id, or it is for an agent that the caller does not see."""
@@ -61,16 +70,16 @@ class Leases:
         """Somebody has asked for that vm."""
         for lease in self._held.values():
             if lease.vm.id == vm_id:
-                lease.used_s = time.monotonic()
+                lease.used_s = monotonic()
 
     async def keep(self) -> None:
         """Give back what is not used, until cancelled."""
         while True:
-            await anyio.sleep(self._unused_s / 4)
+            await sleep(self._unused_s / 4)
             for lease in list(self._held.values()):
                 if is_busy(lease.vm):
                     self.used(lease.vm.id)
-                elif time.monotonic() - lease.used_s >= self._unused_s:
+                elif monotonic() - lease.used_s >= self._unused_s:
                     await self._expire(lease)
 
     async def _expire(self, lease: Lease) -> None:

@@ -102,8 +102,8 @@ async def look(who: Who) -> PoolBody:
 async def lease(who: Who, asked: NewLease, request: Request, response: Response) -> LeaseBody:
     """Hold a vm: the agent's own, with its files and sessions, or a ready one, or the one that is named.
 
-    It is given back by `DELETE`, or when nobody has asked anything of the vm for 10 minutes and nothing goes on in it.
-    Where none is free in time, 429 with `Retry-After`.
+    It is given back by `DELETE`, or when nobody has asked anything of the vm for 10 minutes (`pool.lease_s`) and
+    nothing goes on in it. Where none is free in time, 429 with `Retry-After`.
     """
     vm_id = None if asked.vm is None else (await who.vm(asked.vm)).id
     agent_id = who.agent(asked.agent_id) or who.service.box.settings.agent_id

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from rewindbox.config import Settings
-from rewindbox.errors import UnknownVm
+from rewindbox.errors import UnknownLease, UnknownVm
 from rewindbox.models import HistoryConfig, VmExecutionConfig
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.original.route import Lenient, Route
@@ -69,24 +69,23 @@ async def _stats(who: Caller) -> dict[str, Any]:
 
 @routes.post("/api/vm-pool/allocate")
 async def allocate(who: Who, asked: Allocation) -> dict[str, Any]:
-    """Hold a vm, so that it goes on running, until it is released."""
+    """Hold a vm, so that it goes on running, until it is released, or nobody asks anything of it for `pool.lease_s`."""
     try:
         vm = await who.vm(asked.vm_id)
     except UnknownVm:
         if asked.vm_id.startswith("vm_"):
             raise
         vm = await make(who, asked.vm_id, asked.agent_id)
-    held = who.service.allocated
-    if vm.id not in held:
-        held[vm.id] = await who.service.box.pool.lease(vm.record.agent_id, vm_id=vm.id)
+    await who.service.leases.begin(vm.record.agent_id, vm.id, lease_id=vm.id)
     return {"vm_id": vm.id, "ip_address": ""}
 
 
 @routes.post("/api/vm-pool/release/{vm}")
 async def release(who: Who, vm: str) -> dict[str, Any]:
-    """Hold it no longer. One that nobody holds stays as it is."""
-    found = await who.vm(vm)
-    held = who.service.allocated.pop(found.id, None)
-    if held is not None:
-        await who.service.box.pool.give_back(held)
-    return {"vm_id": found.id, "released": held is not None, "message": f"vm {found.name} is released"}
+    """Hold it no longer. One that nobody holds, or not any more, stays as it is."""
+    found, released = await who.vm(vm), True
+    try:
+        await who.service.leases.end(who.service.leases.find(found.id, who.sees))
+    except UnknownLease:
+        released = False
+    return {"vm_id": found.id, "released": released, "message": f"vm {found.name} is released"}

@@ -156,7 +156,6 @@ async def remove(who: Who, vm: str) -> dict[str, Any]:
     """Remove a vm with its files; its executions stay in history."""
     found = await who.vm(vm)
     await who.service.box.pool.remove(found.id)
-    who.service.allocated.pop(found.id, None)
     return {"id": found.id, "vm_id": found.id, "message": f"vm {found.name} is removed"}
 
 
