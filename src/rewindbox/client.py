@@ -142,10 +142,10 @@ class RemoteBox(AsyncRewindbox):
         assert isinstance(vm, RemoteVm)
         return vm.sessions_ended
 
-    async def execution(self, ref: str) -> Execution:
+    async def execution(self, ref: str, *, output: bool = True) -> Execution:
         """See `AsyncRewindbox.execution`."""
         path = f"/v1/executions/{segment(ref, UnknownExecution)}"
-        return readable(shapes.execution, await self.server.get(path), path)
+        return readable(shapes.execution, await self.server.get(path, output=output), path)
 
     async def history(
         self,

@@ -290,7 +290,7 @@ def _rollback(call: Call) -> int:
         raise InvalidArgument(f"{arguments.reference} is an execution", remedy=f"say --before {arguments.reference}")
     with opened(call) as box:
         vm = box.vm(arguments.vm, create=False, kept=arguments.rebuild)
-        to = box.execution(arguments.before) if arguments.before else arguments.reference
+        to = box.execution(arguments.before, output=False) if arguments.before else arguments.reference
         if arguments.preview:
             seen = vm.preview(to)
             return call.emit(documents.preview_as_dict(seen), lambda: show.preview(call.out, seen, vm.name))

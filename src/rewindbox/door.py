@@ -197,9 +197,9 @@ class Rewindbox:
         where = vm.inner if isinstance(vm, Vm) else vm
         return self.call(self._box.parse_execute, given, vm=where, on_failure=on_failure, **fields)
 
-    def execution(self, ref: str) -> Execution:
+    def execution(self, ref: str, *, output: bool = True) -> Execution:
         """See `AsyncRewindbox.execution`."""
-        return self.call(self._box.execution, ref)
+        return self.call(self._box.execution, ref, output=output)
 
     def history(
         self,

@@ -296,9 +296,9 @@ class AsyncRewindbox:
             return await self.vm(vm, agent_id=agent_id, kept=self._ask_keeper and session is not None)
         return vm
 
-    async def execution(self, ref: str) -> Execution:
-        """One execution by id or unique prefix. Raises UnknownExecution."""
-        return self._opened().history.get(ref)
+    async def execution(self, ref: str, *, output: bool = True) -> Execution:
+        """One execution by id or unique prefix; `output`: as in `history`. Raises UnknownExecution."""
+        return await self._opened().execution(ref, output=output)
 
     async def history(
         self,

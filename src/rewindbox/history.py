@@ -23,6 +23,8 @@ from rewindbox.timeline import Timeline
 _BIGGEST = 2**63 - 1
 _MANY, _MANY_BYTES = 500, 4 << 20
 """Read at once, of executions one after the other: as many as are well worth a thread."""
+_LONG_BYTES = 256 << 10
+"""Output that takes as long to read as a thread takes to begin, half a millisecond."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,15 +135,19 @@ class History:
         )
         return [read_start(dict(row)) for row in rows]
 
-    def get(self, ref: str) -> Execution:
-        """By id, or a unique prefix of one (`ex_` and 6 characters or more).
+    def get(self, ref: str, *, output: bool = True) -> Execution:
+        """By id, or a unique prefix of one (`ex_` and 6 characters or more); `output`: as in `asking`.
 
         Raises UnknownExecution: none, several, or one that has not ended; the text says which.
         """
         begun = self._find(ref)
-        for execution in self._each([begun["seq"]]):
+        for execution in self._each([begun["seq"]], output=output):
             return execution
         raise UnknownExecution(f"{begun['id']} has not ended", remedy="ask again when it has")
+
+    def is_long(self, execution_id: str) -> bool:
+        """Whether reading what it wrote and showed takes long; to know that takes none: it is not read."""
+        return bool(self._store.rows(_IS_LONG, (execution_id, _LONG_BYTES)))
 
     def _find(self, ref: str) -> Row:
         """What has begun, by id or a unique prefix of one. Raises UnknownExecution."""
@@ -252,15 +258,14 @@ class History:
         numbers = [row["start_seq"] for row in self._store.rows(sql, (seq, _MANY))]
         return list(zip(numbers, within(self._each(numbers), _MANY_BYTES), strict=False))
 
-    def of_session(self, vm_id: str, session: str, point_id: str) -> list[Execution]:
+    def of_session(self, vm_id: str, session: str, point_id: str) -> Iterator[Execution]:
         """What made the variables that a session had at a point: its executions since it began, oldest first.
 
-        Only those that led to the point; what was undone did not.
+        Only those that led to the point; what was undone did not. Each is read when it is asked for.
         """
-        with self._store.reading():
-            rows = self._store.rows(_LINE_OF_SESSION, {"vm": vm_id, "session": session, "point": point_id})
-            begun = max((number for number, row in enumerate(rows) if row["session_begins"]), default=0)
-            return list(self._each([row["start_seq"] for row in rows[begun:]]))
+        rows = self._store.rows(_LINE_OF_SESSION, {"vm": vm_id, "session": session, "point": point_id})
+        begun = max((number for number, row in enumerate(rows) if row["session_begins"]), default=0)
+        return self._each([row["start_seq"] for row in rows[begun:]])
 
     def last_success(self, vm_id: str) -> Execution | None:
         """The success whose `after` point the vm can go back to; None when no kept point is one.
@@ -334,6 +339,10 @@ select s.id, s.code, s.session, x.*, o.start_seq is null as output_dropped, {_WR
 from executions x join starts s on s.seq = x.start_seq left join outputs o on o.start_seq = x.start_seq"""  # noqa: S608 (our names)
 
 _WITHOUT_OUTPUT = _EXECUTIONS.replace(_WRITTEN, "null as stdout, null as stderr, null as displays")
+
+_IS_LONG = """
+select 1 from starts s join outputs o on o.start_seq = s.seq
+where s.id = ? and (length(o.stdout) + length(o.stderr) > ? or o.displays is not null)"""
 
 _ENDED_COUNT = "select count(*) from executions"
 

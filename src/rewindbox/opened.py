@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from rewindbox import backends, config
 from rewindbox.errors import HistoryError, RewindboxError, UnknownVm, VmBusy
+from rewindbox.execution import Execution
 from rewindbox.history import History, HistoryPage
 from rewindbox.registry import Registry, VmRecord
 from rewindbox.store import Store
@@ -86,6 +87,15 @@ class Opened:
         """See `History.asking`; the language by its name or an alias."""
         name = None if language is None else self.settings.languages.canonical(language)
         return await self.aside(lambda history: history.query(vm_id=vm_id, language=name, **query))
+
+    async def execution(self, ref: str, *, output: bool = True) -> Execution:
+        """See `AsyncRewindbox.execution`. Without output it is found in this step; what is long is read aside."""
+        found = self.history.get(ref, output=False)
+        if not output:
+            return found
+        if not self.history.is_long(found.id):
+            return self.history.get(found.id)
+        return await self.aside(lambda history: history.get(found.id))
 
     async def aside(self, ask: Callable[[History], T]) -> T:
         """Ask the history what may take long, in a thread and over a connection of its own: nobody waits meanwhile.

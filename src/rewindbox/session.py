@@ -83,11 +83,11 @@ async def rebuilt(vm: "AsyncVm", history: History, rollback: Rollback, target: P
     names = sorted(set((target.state or {}).get("sessions", {})) & set(rollback.lost))
     found = []
     for name in names:
-        recorded, differences = history.of_session(vm.id, name, target.id), []
-        for old in recorded:
+        many, differences = 0, list[str]()
+        for old in history.of_session(vm.id, name, target.id):
             new = await vm.execute(old.language, old.code, session=name, rollback_on_failure=False)
-            differences += _differences(old, new)
-        found.append(Rebuilt(session=name, executions=len(recorded), differences=tuple(differences)))
+            many, differences = many + 1, [*differences, *_differences(old, new)]
+        found.append(Rebuilt(session=name, executions=many, differences=tuple(differences)))
     if names:
         await vm.put_files_back(target)
     return replace(rollback, lost=tuple(sorted(set(rollback.lost) - set(names))), rebuilt=tuple(found))

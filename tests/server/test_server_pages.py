@@ -2,47 +2,19 @@
 
 import os
 import re
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from served import Served, inside
+from written import write
 
 from conftest import PATIENCE_S, remove
 from rewindbox import Rewindbox
-from rewindbox.execution import Execution
-from rewindbox.history import History
-from rewindbox.registry import Registry
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.tokens import Tokens
-from rewindbox.store import Store
 
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
 PAGE_BYTES = 4000
-
-
-def write(store: Path, outputs) -> str:
-    """A history with an execution for each output; the id of their vm."""
-    with closing(Store(str(store / "history.db"))) as opened:
-        history = History(opened)
-        with opened.transaction() as tx:
-            vm_id = Registry(opened).create(tx, "box", vm_type="host", backend="namespace", agent_id="me").id
-        for number, output in enumerate(outputs):
-            add(opened, history, vm_id, number, output)
-    return vm_id
-
-
-def add(store, history, vm_id, number, output):
-    begun = {"agent_id": "me", "language": "bash", "code": "true", "started_at": T0 + timedelta(seconds=number)}
-    with store.transaction() as tx:
-        start = history.begin(tx, vm_id=vm_id, **begun)
-        done = Execution(
-            id=start.id, vm_id=vm_id, **begun, ended="exit", exit_code=0, stdout_bytes=output, stderr_bytes=b"",
-            truncated=False, wall_s=0.5, cpu_s=0.25, memory_peak_bytes=1, error=None, before=None, after=None,
-        )  # fmt: skip
-        history.finish(tx, done, start)
 
 
 @pytest.fixture
@@ -50,7 +22,7 @@ def service(tmp_path):
     """A server whose pages are short, over a history of which many a page has more; store, vm, URL and token."""
     store = tmp_path / "store"
     sizes = [10, 3000, 900, 9000, 10, 10, 4500, 10] + [10] * 120 + [3000] * 4
-    vm_id = write(store, (os.urandom(size // 2).hex().encode() for size in sizes))
+    vm_id, _ = write(store, (os.urandom(size // 2).hex().encode() for size in sizes))
     token = Tokens(str(store)).create("test", None)
     with inside(store, Bounds(page_bytes=PAGE_BYTES)) as url:
         yield store, vm_id, url, token
@@ -127,7 +99,7 @@ def test_clients_of_the_original_have_every_row(service):
 def test_a_long_history_takes_little_memory(tmp_path):
     """Of 160 MiB of output the server never has much at once, whoever asks for all of it, and however."""
     each_bytes, many = (4 << 20) - 1024, 40
-    vm_id = write(tmp_path / "store", (b"x" * each_bytes for _ in range(many)))
+    vm_id, _ = write(tmp_path / "store", (b"x" * each_bytes for _ in range(many)))
     with Served(tmp_path / "store") as server, server.client() as client:
         assert client.get("/v1/history?limit=1&output=false").status_code == 200  # what is loaded by that is loaded
         before_mib = _memory_mib(server.process.pid, "VmRSS")

@@ -90,12 +90,16 @@ class Caller:
         """Those that are there, oldest first."""
         return [vm for vm in await self.service.box.vms() if self.sees(vm.agent_id)]
 
-    async def execution(self, ref: str) -> Execution:
-        """One that has ended. Raises UnknownExecution: none has, or it is another agent's; it does not say which."""
+    async def execution(self, ref: str, *, output: bool = True) -> Execution:
+        """One that has ended; `output`: as in `AsyncRewindbox.history`.
+
+        Raises UnknownExecution: none has, or it is another agent's; it does not say which.
+        """
+        box = self.service.box
         try:
-            found = await self.service.box.execution(ref)
+            found = await box.execution(ref, output=False)
             if self.sees(found.agent_id):
-                return found
+                return await box.execution(found.id) if output else found
         except UnknownExecution:
             if self.token.agent is None:
                 raise

@@ -8,6 +8,7 @@ import base64
 import json
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rewindbox.execution import Display, Ended, Execution, decoded
@@ -18,6 +19,7 @@ Text = Annotated[str, Field(max_length=256)]
 ExecutionId = Annotated[str, Field(pattern=r"^ex_[a-z2-7]{26}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Output = Annotated[bool, Query(description="False: without what was written and shown.")]
 _PIECE_BYTES = 48 << 10
 """As many thirds as base64 writes without padding between."""
 TEXT_CHARS = 400_000

@@ -22,6 +22,7 @@ from rewindbox.server.bodies import (
     ExecutionRequest,
     Given,
     GoingOn,
+    Output,
     execution_body,
     is_whole,
 )
@@ -107,14 +108,14 @@ def _lent(who: Caller, agent_id: str | None, asked: ExecutionRequest) -> Abstrac
 
 
 async def _known(who: Caller, execution_id: str) -> Feed | Execution | None:
-    """What has that id, whoever's it is. Nothing else gets its turn before the caller has begun it."""
+    """What has that id, whoever's it is. Where nothing has, nobody else has a turn before the caller has begun it."""
     feed = who.service.work.feed(execution_id)
     if feed is None:
         try:
-            execution = await who.service.box.execution(execution_id)
+            await who.service.box.execution(execution_id, output=False)
         except errors.UnknownExecution:
             return None
-        return await who.execution(execution.id)
+        return await who.execution(execution_id)
     if not who.sees(feed.agent_id):
         raise errors.UnknownExecution(f"no execution has the id {execution_id!r}", remedy="make another")
     return feed
@@ -216,12 +217,12 @@ async def going_on(who: Who) -> AllGoingOn:
     response_model=ExecutionBody,
     responses=responses(errors.UnknownExecution, also={202: {"model": Accepted, "description": "It goes on."}}),
 )
-async def look(who: Who, execution: str) -> Response:
+async def look(who: Who, execution: str, output: Output = True) -> Response:
     """How an execution ended, by its id or the beginning of one that no other has."""
     feed = live(who, execution)
     if feed is not None:
         return JSONResponse(_accepted(feed).model_dump(), 202)
-    return await _told(await who.execution(execution))
+    return await _told(await who.execution(execution, output=output))
 
 
 @routes.get(
@@ -267,7 +268,7 @@ async def give(who: Caller, execution: str, data: bytes | str, *, close: bool, a
     """See `stdin`. Raises what `Stdin.write` raises; UnknownExecution, InputClosed: nobody reads it."""
     feed = live(who, execution)
     if feed is None:
-        ended = await who.execution(execution)
+        ended = await who.execution(execution, output=False)
         raise errors.InputClosed(f"{ended.id} has ended", remedy="nothing that is written now can be read")
     if feed.stdin is None:
         raise errors.InputClosed(f"{feed.execution_id} was given its input whole", remedy="begin it with `stdin_open`")
@@ -299,7 +300,7 @@ async def events(who: Who, execution: str, after: LastId) -> Response:
     meanwhile, and when the server was started anew: then events come from the record. Comments are signs of life.
     """
     if after == feeds.END:
-        await who.execution(execution)
+        await who.execution(execution, output=False)
         return Response(status_code=204)
     found = await follow(who, execution, after)
     return EventStream(found, who.service.bounds)

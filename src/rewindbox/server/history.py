@@ -9,7 +9,7 @@ from rewindbox.errors import UnknownExecution, UnknownVm
 from rewindbox.execution import Ended
 from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
-from rewindbox.server.bodies import ExecutionBody, execution_body
+from rewindbox.server.bodies import ExecutionBody, Output, execution_body
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1", tags=["history"])
@@ -51,7 +51,7 @@ async def history(
     limit: Annotated[int, Query(ge=0, le=100, description="At most so many.")] = 20,
     offset: Annotated[int, Query(ge=0, lt=2**53, description="Without the newest so many.")] = 0,
     older_than: Annotated[Words, Query(description="That began before this execution: the `next` of a page.")] = None,
-    output: Annotated[bool, Query(description="False: without what they wrote and showed.")] = True,
+    output: Output = True,
 ) -> Response:
     """Executions that have ended, newest first, with their output.
 

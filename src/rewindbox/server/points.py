@@ -208,5 +208,5 @@ async def rollback(who: Who, vm: str, asked: RollbackRequest) -> Rollback | Prev
 
 async def _target(who: Caller, vm: AsyncVm, asked: RollbackRequest) -> Recorded:
     if asked.before is not None:
-        return await vm.point(await who.execution(asked.before))
+        return await vm.point(await who.execution(asked.before, output=False))
     return await vm.point(asked.to)  # None: to the last success

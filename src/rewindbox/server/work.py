@@ -106,7 +106,8 @@ class Work:
                 journal.unexpected(error)  # it has run; giving the vm back went wrong
             how = how or problems.ours(error)
         finally:
-            self.end(feed, how or await self.outcome_of(feed))
+            with anyio.CancelScope(shield=True):
+                self.end(feed, how or await self.outcome_of(feed))
 
     async def outcome_of(self, feed: Feed) -> Execution | RewindboxError:
         """How an execution ended that was cancelled: that is in the record, unless it never began."""

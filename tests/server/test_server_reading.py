@@ -1,0 +1,102 @@
+"""What an execution wrote is read aside where it is much: whatever reads it, others are answered meanwhile."""
+
+import asyncio
+import threading
+
+import httpx
+import pytest
+from served import follow, inside, output_of
+from written import write
+
+from conftest import PATIENCE_S, remove, until
+from rewindbox import history
+from rewindbox.server.bounds import Bounds
+from rewindbox.server.tokens import Tokens
+
+LONG, SHORT = b"x" * 1_000_000, b"short"
+
+
+class Gate(threading.Event):
+    """Who reads the record in a thread waits here until it is set; `reached`: somebody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    made, read = Gate(), history.read_execution
+
+    def held(row):
+        if asyncio._get_running_loop() is None:
+            made.reached.set()
+            assert made.wait(PATIENCE_S)
+        return read(row)
+
+    monkeypatch.setattr(history, "read_execution", held)
+    yield made
+    made.set()
+
+
+@pytest.fixture
+def service(tmp_path):
+    """A server over a record of a long and a short execution; their ids, and a client."""
+    store = tmp_path / "store"
+    _, ids = write(store, (LONG, SHORT))
+    header = {"Authorization": f"Bearer {Tokens(str(store)).create('test', None)}"}
+    with inside(store, Bounds()) as url, httpx.Client(base_url=url, headers=header, timeout=PATIENCE_S) as client:
+        yield ids, client
+    remove(store)
+
+
+@pytest.mark.parametrize("part", ["", "/output/stdout", "/events"])
+def test_a_long_one_is_read_aside(service, gate, part):
+    """Others are answered while it is read, a short execution is one of them; and it comes whole at last."""
+    (long, short), client = service
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(client.get(f"/v1/executions/{long}{part}")))
+    asking.start()
+    try:
+        assert gate.reached.wait(PATIENCE_S)
+        assert client.get("/health").status_code == 200
+        assert client.get(f"/v1/executions/{short}").json()["stdout"] == SHORT.decode()
+        bare = client.get(f"/v1/executions/{long}", params={"output": False}).json()
+        assert (bare["id"], bare["stdout"]) == (long, "") and not answers
+    finally:
+        gate.set()
+        asking.join(PATIENCE_S)
+    assert answers[0].status_code == 200 and answers[0].text.count("x") >= len(LONG)
+
+
+def test_one_that_is_cancelled_is_read_so(service):
+    """What it had written until then is told to who follows it, and recorded."""
+    _, client = service
+    code = "head -c 1000000 /dev/zero | tr '\\0' x; sleep 1000"
+    client.post("/v1/vms", json={"name": "slow"})
+    begun = client.post("/v1/vms/slow/executions", json={"language": "bash", "code": code, "wait": False}).json()
+
+    def written():
+        going_on = client.get("/v1/executions").json()["executions"]
+        return going_on and going_on[0]["stdout_bytes"] == len(LONG)
+
+    until(written, "it has written all")
+    client.post(f"{begun['url']}/cancel")
+    *output, ended = follow(client, begun["events"])
+    assert (ended["event"], ended["data"]["ended"]) == ("ended", "killed")
+    assert output_of(output) == client.get(begun["url"]).json()["stdout"] == LONG.decode()
+
+
+def test_so_is_an_export(service, gate):
+    """While the record is read for it, others are answered."""
+    _, client = service
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(client.get("/v1/history/export")))
+    asking.start()
+    try:
+        assert gate.reached.wait(PATIENCE_S)
+        assert client.get("/health").status_code == 200 and not answers
+    finally:
+        gate.set()
+        asking.join(PATIENCE_S)
+    assert len(answers[0].text.splitlines()) == 2
