@@ -263,7 +263,8 @@ class AsyncRewindbox:
 
         Args:
             given: It, or a mapping of its fields; or the fields themselves as arguments. Its `vm_config` may take
-                languages or length away; its `request`, what the user has asked for, counts in the confidence.
+                languages or length away; its `request`, what the user has asked for, counts in the confidence. Beyond
+                its `max_bytes` of output results come without, and `errors` says so; history has it.
             vm: Where; None: the agent's own, which is made by its first request and stays.
 
         Raises InvalidArgument, ConfigError, ValidationFailed (the text is too long): nothing ran.

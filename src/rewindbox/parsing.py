@@ -27,6 +27,9 @@ class Asked(ParseExecuteRequest):
     """The original's request, and what is ours in it."""
 
     request: str | None = Field(default=None, description="What the user had asked for; None: unknown.")
+    max_bytes: int | None = Field(
+        default=None, ge=0, description="Results have so much output; beyond it is left out, and `errors` says so."
+    )
 
 
 def request(given: ParseExecuteRequest | Mapping[str, Any]) -> Asked:
@@ -75,7 +78,8 @@ class Answer:
         self.blocks, self._threshold = blocks, asked.auto_execute_threshold
         self._results: list[VmExecuteResponse] = []
         self._decided: list[tuple[int, Decision]] = []
-        self._failed: list[tuple[int, str]] = []
+        self._told: list[tuple[int, str]] = []
+        self._left_bytes = asked.max_bytes
 
     def decide(self, number: int, decision: Decision) -> None:
         """What becomes of a block, before it does."""
@@ -83,14 +87,28 @@ class Answer:
 
     def add(self, execution: Execution) -> None:
         """How the block ended that was decided on last."""
-        self._results.append(seed.response(execution))
         if not execution.success:
-            how, number = execution.error or f"exit code {execution.exit_code}", self._decided[-1][0]
-            self._failed.append((number, f"block {number} ({execution.language}): {how}"))
+            self._tell(execution, execution.error or f"exit code {execution.exit_code}")
+        self._results.append(seed.response(self._fitting(execution)))
+
+    def _fitting(self, execution: Execution) -> Execution:
+        """With its output, if there is room for that."""
+        written_bytes = len(execution.stdout_bytes) + len(execution.stderr_bytes)
+        if self._left_bytes is None:
+            return execution
+        if written_bytes <= self._left_bytes:
+            self._left_bytes -= written_bytes
+            return execution
+        self._tell(execution, f"its output of {written_bytes} bytes is left out: {execution.id} has it")
+        return replace(execution, stdout_bytes=b"", stderr_bytes=b"")
+
+    def _tell(self, execution: Execution, text: str) -> None:
+        number = self._decided[-1][0]
+        self._told.append((number, f"block {number} ({execution.language}): {text}"))
 
     def whole(self, raised: RewindboxError | None = None) -> ParseExecuteResponse:
-        """All of it: a sentence for each block that was to run and failed or did not, and for what was raised."""
-        told = [text for _, text in sorted([*self._failed, *self._refused()])]
+        """All of it: a sentence for each block to run that did not, failed or wrote too much, and for what was raised."""
+        told = [text for _, text in sorted([*self._told, *self._refused()])]
         errors = [*told, str(raised)] if raised is not None else told
         return ParseExecuteResponse(code_blocks=self.blocks, execution_results=self._results, errors=errors)
 

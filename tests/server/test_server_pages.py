@@ -96,6 +96,23 @@ def test_clients_of_the_original_have_every_row(service):
         )
 
 
+def test_an_answer_has_no_more_output_than_a_page(service):
+    """Results of blocks that ran come without output where it is too much; the errors say which execution has it."""
+    *_, url, token = service
+    blocks = [f"```bash\nhead -c {size} /dev/zero | tr '\\0' x\n```\n" for size in (3000, 2000, 900, 5000, 10)]
+    asked = {"agent_id": "me", "llm_response": "\n".join(blocks), "auto_execute": True, "auto_execute_threshold": 0.0}
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_S) as client:
+        told = client.post("/api/llm/parse-execute", json={**asked, "max_bytes": 10_000}).json()
+        results = told["execution_results"]
+        assert [len(result["stdout"]) for result in results] == [3000, 0, 900, 0, 10]
+        for number, size, error in ((1, 2000, told["errors"][0]), (3, 5000, told["errors"][1])):
+            name = results[number]["execution_id"]
+            assert error == f"block {number + 1} (bash): its output of {size} bytes is left out: {name} has it"
+            assert len(client.get(f"/v1/executions/{name}").json()["stdout"]) == size
+        long = client.post("/api/llm/parse-execute", json={**asked, "llm_response": "x" * 400_001})
+        assert (long.status_code, long.json()["code"]) == (400, "validation_failed")
+
+
 def test_a_long_history_takes_little_memory(tmp_path):
     """Of 160 MiB of output the server never has much at once, whoever asks for all of it, and however."""
     each_bytes, many = (4 << 20) - 1024, 40

@@ -13,6 +13,7 @@ from rewindbox.errors import InvalidArgument, NotYet, ValidationFailed
 from rewindbox.execution import Execution
 from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
+from rewindbox.server.bodies import TEXT_CHARS
 from rewindbox.server.feeds import Feed
 from rewindbox.server.original.route import Lenient, Route, both, check_unicode
 from rewindbox.server.original.vms import shown
@@ -85,18 +86,26 @@ def response(execution: Execution) -> dict[str, Any]:
 async def parse_execute(who: Who, asked: dict[str, Any]) -> Response:
     """Find the code of an answer, and run what is sure enough to be meant."""
     told = await parsed(who, asked)
-    written = sum(len(result[name]) for result in told["execution_results"] for name in ("stdout", "stderr"))
-    return await encoding.answer(lambda: told, written)
+    return await encoding.answer(lambda: told, written_bytes(told))
+
+
+def written_bytes(told: dict[str, Any]) -> int:
+    """How much output and code an answer of `parsed` has, about."""
+    results = sum(len(result[name]) for result in told["execution_results"] for name in ("stdout", "stderr"))
+    return results + sum(len(block["code"]) for block in told["code_blocks"])
 
 
 async def parsed(who: Caller, asked: dict[str, Any], vm_name: str | None = None) -> dict[str, Any]:
     """What `AsyncRewindbox.parse_execute` answers, in the vm that is named or in one of the agent's."""
     vm_id = (await who.vm(vm_name)).id if vm_name is not None else None
     check_unicode(asked)
+    if len(text := str(asked.get("llm_response", ""))) > TEXT_CHARS:
+        raise ValidationFailed(f"a text of {len(text)} characters", remedy=f"send at most {TEXT_CHARS}")
     agent_id = asked.get("agent_id")
     if agent_id is not None and not isinstance(agent_id, str):
         raise InvalidArgument("parse_execute: agent_id is no text", remedy="correct agent_id")
-    known = {**asked, "agent_id": who.agent(agent_id) or who.service.box.settings.agent_id}
+    most = {"max_bytes": who.service.bounds.page_bytes}
+    known = {**asked, **most, "agent_id": who.agent(agent_id) or who.service.box.settings.agent_id}
 
     async def run() -> dict[str, Any]:
         box = who.service.box

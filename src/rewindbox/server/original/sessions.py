@@ -4,11 +4,12 @@ import hashlib
 import re
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
 from rewindbox.errors import SessionNotFound, UnknownVm
 from rewindbox.execution import rfc3339
+from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.original.route import Lenient, Route, both
 from rewindbox.server.original.runs import Run, ran, response
@@ -70,13 +71,13 @@ async def begin(who: Who, asked: NewSession) -> dict[str, Any]:
         return {**shown(vm.record, who.service.box), "name": asked.name, "session_id": asked.name}
 
 
-@routes.post("/{session}/execute")
-async def execute(who: Who, session: str, asked: Command) -> dict[str, Any]:
+@routes.post("/{session}/execute", response_model=None)
+async def execute(who: Who, session: str, asked: Command) -> Response:
     """Run a line in bash; `output` is what it wrote, with its errors at the end."""
     vm = await vm_of(who, session)
     run = Run(code=asked.command, language="bash", vm_id=vm.id, timeout_seconds=asked.timeout_seconds)
     done = await ran(who, run)
-    return {**response(done), "output": done.stdout + done.stderr}
+    return await encoding.answer(lambda: {**response(done), "output": done.stdout + done.stderr}, done.size_bytes)
 
 
 @routes.post("/{session}/snapshots", status_code=201)

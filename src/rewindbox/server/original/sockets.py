@@ -24,7 +24,7 @@ from rewindbox.server.access import Caller, Who
 from rewindbox.server.encoding import encoded
 from rewindbox.server.feeds import Feed, Place
 from rewindbox.server.original.route import Lenient, both, failure
-from rewindbox.server.original.runs import NO_AGENTS, Run, parsed, ran, response
+from rewindbox.server.original.runs import NO_AGENTS, Run, parsed, ran, response, written_bytes
 from rewindbox.server.original.vms import (
     NewSnapshot,
     Page,
@@ -170,7 +170,8 @@ async def _followed(talk: Talk, run: Run, output: Callable[[str, str, str | None
 
 async def _parse(talk: Talk, data: dict[str, Any]) -> None:
     assert talk.vm is not None
-    await talk.say("LlmExecutionComplete", await parsed(talk.who, data, talk.vm))
+    told = await parsed(talk.who, data, talk.vm)
+    await talk.tell("LlmExecutionComplete", lambda: told, written_bytes(told))
 
 
 async def _history(talk: Talk, data: dict[str, Any]) -> None:
