@@ -351,9 +351,9 @@ class Vm:
         """See `AsyncVm.point`."""
         return self._call(self.inner.point, to)
 
-    def points(self) -> list[Point]:
+    def points(self, *, newer_than: str | None = None, limit: int | None = None) -> list[Point]:
         """See `AsyncVm.points`."""
-        return self._call(self.inner.points)
+        return self._call(self.inner.points, newer_than=newer_than, limit=limit)
 
     def snapshots(self) -> list[Snapshot]:
         """See `AsyncVm.snapshots`."""

@@ -23,6 +23,7 @@ RewindboxError
 │   ├── LanguageRefused        known, but not in `allowed_languages`
 │   ├── Unauthorized           a server does not know the token
 │   ├── TooManyVms             an agent has as many vms as it may; remove some
+│   ├── TooManySnapshots       a vm at a server has as many snapshots as it may; remove some
 │   ├── InputFull              a program has not read enough yet; try again later
 │   └── TooMany                a token has as much going on as it may; try again when some of it has ended
 └── Broken                     the host or the vm failed, not the code          (exit code 4)
@@ -303,6 +304,12 @@ class TooManyVms(Refused):
     """The agent has as many vms as it may; none was made. Those that it removes make room."""
 
     code = "too_many_vms"
+
+
+class TooManySnapshots(Refused):
+    """The vm has as many snapshots that were asked for as it may; none was made. One that is removed makes room."""
+
+    code = "too_many_snapshots"
 
 
 class InputFull(Refused):

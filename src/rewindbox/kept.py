@@ -113,9 +113,9 @@ class KeptVm:
         found: Point = await self._ask("point", to=to)
         return found
 
-    async def points(self) -> list[Point]:
+    async def points(self, *, newer_than: str | None = None, limit: int | None = None) -> list[Point]:
         """See `AsyncVm.points`."""
-        return self._open.timeline.points(self.id)
+        return self._open.timeline.points(self.id, newer_than=newer_than, limit=limit)
 
     async def snapshots(self) -> list[Snapshot]:
         """See `AsyncVm.snapshots`."""

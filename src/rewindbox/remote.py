@@ -29,6 +29,8 @@ from rewindbox.transport import Server, readable, segment
 
 _PAGE = 100
 """Executions of the history that a server tells at once."""
+_POINTS = 1000
+"""Points that it tells at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +160,20 @@ class RemoteVm:
         asked = {**_target(to), "preview": True, "files": files}
         return readable(shapes.preview, await self._server.post(f"{self._path}/rollback", asked), self._path)
 
-    async def points(self) -> list[Point]:
+    async def points(self, *, newer_than: str | None = None, limit: int | None = None) -> list[Point]:
         """See `AsyncVm.points`. What a point's state is, is known to the server alone."""
-        told = await self._points()
+        told = await self._points(newer_than, limit)
         return readable(lambda told: [shapes.point(entry, self.id) for entry in told], told, self._path)
 
-    async def _points(self) -> list[Any]:
-        return listed(await self._server.get(f"{self._path}/points"), "points")
+    async def _points(self, newer_than: str | None = None, limit: int | None = None) -> list[Any]:
+        path, found = f"{self._path}/points", list[Any]()
+        while True:
+            most = _POINTS if limit is None else min(_POINTS, limit - len(found))
+            told = await self._server.get(path, newer_than=newer_than, limit=most)
+            found += listed(told, "points")
+            newer_than = readable(lambda told: told["next"], told, path)
+            if newer_than is None or len(found) == limit:
+                return found
 
     async def rollback(
         self,

@@ -62,14 +62,24 @@ class Timeline:
             raise SnapshotNotFound(f"no point has the id {point_id!r}", remedy=_CHOOSE)
         return _read_point(rows[0])
 
-    def points(self, vm_id: str, *, kept_only: bool = False, among: Collection[str] | None = None) -> list[Point]:
-        """The points of a vm, oldest first; `kept_only`: those with a state; `among`: of these ids."""
+    def points(
+        self,
+        vm_id: str,
+        *,
+        kept_only: bool = False,
+        among: Collection[str] | None = None,
+        newer_than: str | None = None,
+        limit: int | None = None,
+    ) -> list[Point]:
+        """The points of a vm, oldest first; `kept_only`: those with a state; `among`: of these ids.
+
+        `newer_than`: that were taken after this point. Raises SnapshotNotFound: it is none of the vm's.
+        """
         kept = " and state is not null" if kept_only else ""
         narrowed, ids = _among("id", among)
-        rows = self._store.rows(
-            f"select * from points where vm_id = ?{kept}{narrowed} order by seq",  # noqa: S608 (our own conditions)
-            (vm_id, *ids),
-        )
+        sql = f"select * from points where vm_id = ?{kept}{narrowed} and seq > ? order by seq limit ?"  # noqa: S608 (ours)
+        seq = 0 if newer_than is None else self._one("pt", vm_id, newer_than)["seq"]
+        rows = self._store.rows(sql, (vm_id, *ids, seq, -1 if limit is None else limit))
         return [_read_point(row) for row in rows]
 
     def kept_states(self, vm_id: str) -> list[dict[str, Any]]:
@@ -137,11 +147,8 @@ class Timeline:
     def list_snapshots(self, vm_id: str, *, among: Collection[str] | None = None) -> list[Snapshot]:
         """The snapshots of a vm that were not removed, oldest first; `among`: of these points."""
         narrowed, ids = _among("point_id", among)
-        rows = self._store.rows(
-            f"{_LISTED}select * from listed where vm_id = ?{narrowed} order by seq",  # noqa: S608 (our own conditions)
-            (vm_id, *ids),
-        )
-        return [_snapshot(dict(row)) for row in rows]
+        sql = f"{_LISTED}select * from listed where vm_id = ?{narrowed} order by seq"  # noqa: S608 (our own conditions)
+        return [_snapshot(dict(row)) for row in self._store.rows(sql, (vm_id, *ids))]
 
     def remove_snapshot(self, tx: Transaction, vm_id: str, ref: str) -> Snapshot:
         """No longer list a snapshot, given by id, unique prefix or name. Point and execution stay.
@@ -233,8 +240,7 @@ class Timeline:
         """The row of the only point or snapshot of this vm whose id begins with `ref`."""
         bounds = id_bounds(kind, ref)
         if bounds is None:
-            remedy = f"give `{kind}_` and {PREFIX_MIN} characters or more"
-            raise SnapshotNotFound(f"{ref!r} is no id", remedy=remedy)
+            raise SnapshotNotFound(f"{ref!r} is no id", remedy=f"give `{kind}_` and {PREFIX_MIN} characters or more")
         sql = f"{_LISTED}select * from {_TABLES[kind]} where id >= ? and id < ?"  # noqa: S608 (our own names)
         found = self._store.rows(sql, bounds)
         mine = [row for row in found if row["vm_id"] == vm_id]

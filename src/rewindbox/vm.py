@@ -276,9 +276,9 @@ class AsyncVm:
             changes = await (await self._standing.start())[0].changes(to.state) if files else None
             return preview(await self.points(), self.record.tip, to, live=to.id in live, changes=changes)
 
-    async def points(self) -> list[Point]:
-        """Oldest first; those without a state can no longer be gone back to."""
-        return self._open.timeline.points(self.id)
+    async def points(self, *, newer_than: str | None = None, limit: int | None = None) -> list[Point]:
+        """Oldest first; those without a state can no longer be gone back to. `newer_than`: taken after that point."""
+        return self._open.timeline.points(self.id, newer_than=newer_than, limit=limit)
 
     async def snapshots(self) -> list[Snapshot]:
         """Oldest first."""

@@ -7,9 +7,10 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from rewindbox.engine import AsyncRewindbox
-from rewindbox.errors import InvalidArgument, Refused, UnknownExecution, UnknownVm
+from rewindbox.errors import InvalidArgument, Refused, TooManySnapshots, UnknownExecution, UnknownVm
 from rewindbox.execution import Execution
 from rewindbox.limits import Limits
+from rewindbox.points import Snapshot
 from rewindbox.registry import VmRecord
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.leases import Leases
@@ -85,6 +86,13 @@ class Caller:
         vm = await self.service.box.vm(name, agent_id=self.agent(asked), create=True)
         assert isinstance(vm, AsyncVm)
         return vm, True
+
+    async def keep(self, vm: AsyncVm, name: str | None, agent_id: str | None) -> Snapshot:
+        """A snapshot of what a vm is now. Raises TooManySnapshots, and as `AsyncVm.snapshot`."""
+        kept = sum(snapshot.kind == "manual" for snapshot in await vm.snapshots())
+        if kept >= self.service.bounds.snapshots:
+            raise TooManySnapshots(f"vm {vm.name} has {kept} snapshots", remedy="remove some of them first")
+        return await vm.snapshot(name, agent_id=self.agent(agent_id))
 
     async def vms(self) -> list[VmRecord]:
         """Those that are there, oldest first."""

@@ -23,6 +23,8 @@ class Bounds:
     """A client that has not taken an event by then is taken to be gone. It can come back for it."""
     alive_s: float = 15.0
     """Between two signs of life on a stream on which nothing happens."""
+    snapshots: int = 1000
+    """Of one vm, those that were asked for: each keeps a state until it is removed, and a list has all of them."""
     connections: int = 512
     """At once, of all clients. Those beyond are answered 503."""
     requests: int = 64

@@ -1,9 +1,9 @@
 """/v1/vms/VM/points, /snapshots and /rollback: where a vm can go back to, and going there."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -16,6 +16,8 @@ from rewindbox.server.problems import responses
 from rewindbox.vm import AsyncVm
 
 routes = APIRouter(prefix="/v1/vms/{vm}", tags=["points"])
+_MOST = 1000
+"""Points on a page."""
 _STARTING = (errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable)
 
 
@@ -37,6 +39,7 @@ class Points(BaseModel):
     """The points of a vm: a tree, by their parents."""
 
     points: list[Point] = Field(description="Oldest first.")
+    next: str | None = Field(description="What follows comes with this as `newer_than`. Null: nothing follows.")
 
 
 _TEXT: JsonDict = {"type": "string"}
@@ -142,12 +145,19 @@ class Preview(BaseModel):
     is_complete: bool = Field(description="Whether these are all of them: at most 10,000 are told.")
 
 
-@routes.get("/points", responses=responses(errors.UnknownVm))
-async def points(who: Who, vm: str) -> Points:
-    """Every point of a vm."""
+@routes.get("/points", responses=responses(errors.UnknownVm, errors.SnapshotNotFound))
+async def points(
+    who: Who,
+    vm: str,
+    newer_than: Annotated[Text | None, Query(description="Taken after this point: the `next` of a page.")] = None,
+    limit: Annotated[int, Query(ge=0, le=_MOST, description="At most so many.")] = _MOST,
+) -> Points:
+    """The points of a vm. An execution leaves one that stays in the tree, so that there may be many."""
     found = await who.vm(vm)
     live, tip = await found.live_points(), found.record.tip
+    page = await found.points(newer_than=newer_than, limit=limit + 1)
     return Points(
+        next=page[limit - 1].id if 0 < limit < len(page) else None,
         points=[
             Point(
                 id=point.id,
@@ -160,8 +170,8 @@ async def points(who: Who, vm: str) -> Points:
                 live=point.id in live,
                 is_tip=point.id == tip,
             )
-            for point in await found.points()
-        ]
+            for point in page[:limit]
+        ],
     )
 
 
@@ -172,10 +182,10 @@ async def snapshots(who: Who, vm: str) -> Snapshots:
     return Snapshots.model_validate({"snapshots": [documents.snapshot_as_dict(snapshot) for snapshot in found]})
 
 
-@routes.post("/snapshots", status_code=201, responses=responses(*_STARTING))
+@routes.post("/snapshots", status_code=201, responses=responses(*_STARTING, errors.TooManySnapshots))
 async def keep(who: Who, vm: str, asked: NewSnapshot) -> Snapshot:
     """Keep the present state, until the snapshot is removed."""
-    made = await (await who.vm(vm)).snapshot(asked.name, agent_id=who.agent(asked.agent_id))
+    made = await who.keep(await who.vm(vm), asked.name, asked.agent_id)
     return Snapshot.model_validate(documents.snapshot_as_dict(made))
 
 

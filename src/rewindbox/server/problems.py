@@ -37,6 +37,7 @@ STATUS: Mapping[type[RewindboxError], int] = {
     errors.VmDamaged: 409,
     errors.InputClosed: 409,
     errors.TooManyVms: 409,
+    errors.TooManySnapshots: 409,
     errors.TooLarge: 413,
     errors.TooMany: 429,
     errors.InputFull: 429,

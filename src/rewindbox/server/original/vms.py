@@ -277,7 +277,7 @@ async def labelled(who: Caller, vm: AsyncVm, wanted: str | None, agent_id: str |
     async with leased(who, vm):
         taken = {snapshot.name or "" for snapshot in await vm.snapshots()}
         name = None if wanted is None else free_name(wanted, taken)
-        return await vm.snapshot(name, agent_id=who.agent(agent_id))
+        return await who.keep(vm, name, agent_id)
 
 
 @routes.get("/{vm}/snapshots")
