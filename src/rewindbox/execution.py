@@ -1,6 +1,7 @@
 """One run of one piece of code in one vm: what went in, how it ended, what it left."""
 
 import codecs
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -17,7 +18,8 @@ Display = dict[str, Any]
 """A MIME bundle as in Jupyter's messages: `kind` ("result" or "display"), `data` (type -> content; binary
 types in base64), `metadata`."""
 
-_PIECE_BYTES = 64 << 10
+PIECE_BYTES = 64 << 10
+"""Of output, decoded at once."""
 EXIT_TIMEOUT = 124
 EXIT_KILLED = 137
 
@@ -129,11 +131,17 @@ class Execution:
 
 def decoded(written: bytes, errors: str = "strict") -> str:
     """As `bytes.decode`, piece by piece: other threads have their turn between two of them."""
-    if len(written) <= _PIECE_BYTES:
+    if len(written) <= PIECE_BYTES:
         return written.decode("utf-8", errors)
+    return "".join(decoded_pieces(written, errors))
+
+
+def decoded_pieces(written: bytes, errors: str = "strict") -> Iterator[str]:
+    """The same, each piece when it is asked for."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    starts = range(0, len(written), _PIECE_BYTES)
-    return "".join(decoder.decode(written[at : at + _PIECE_BYTES]) for at in starts) + decoder.decode(b"", final=True)
+    for at in range(0, len(written), PIECE_BYTES):
+        yield decoder.decode(written[at : at + PIECE_BYTES])
+    yield decoder.decode(b"", final=True)
 
 
 def rfc3339(when: datetime) -> str:

@@ -107,7 +107,7 @@ class Answer:
         self._told.append((number, f"block {number} ({execution.language}): {text}"))
 
     def whole(self, raised: RewindboxError | None = None) -> ParseExecuteResponse:
-        """All of it: a sentence for each block to run that did not, failed or wrote too much, and for what was raised."""
+        """All: a sentence for each block to run that did not, failed or wrote too much, and for what was raised."""
         told = [text for _, text in sorted([*self._told, *self._refused()])]
         errors = [*told, str(raised)] if raised is not None else told
         return ParseExecuteResponse(code_blocks=self.blocks, execution_results=self._results, errors=errors)

@@ -12,7 +12,7 @@ from served import inside
 
 from conftest import PATIENCE_S, is_in, remove, until
 from rewindbox import Rewindbox, texts
-from rewindbox.server import encoding, record
+from rewindbox.server import encoding
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.tokens import Tokens
 from rewindbox.store import Store, done
@@ -131,8 +131,7 @@ def held_back(patch):
             assert gate.wait(PATIENCE_S)
         return encoded(*given)
 
-    for module in (encoding, record):
-        patch.setattr(module, "encoded", held)
+    patch.setattr(encoding, "encoded", held)
     try:
         yield gate
     finally:

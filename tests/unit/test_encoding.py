@@ -2,16 +2,28 @@
 
 import base64
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewindbox.execution import decoded
+from rewindbox.execution import Execution, decoded
 from rewindbox.server import bodies, encoding
 
 PIECE = 64 << 10
 ODD = b"\xff\xc3\xa4\xf0\x9f\x98\x80\xed\xa0\x80\xf0\x9f\x00x"
+
+
+def execution(**written):
+    """One that has ended, and wrote that."""
+    return Execution(
+        id="ex_a", vm_id="vm_a", agent_id="me", language="bash", code="true", ended="exit", exit_code=0,
+        truncated=False, started_at=datetime(2026, 1, 1, tzinfo=UTC), wall_s=1.0, cpu_s=1.0, memory_peak_bytes=1,
+        error=None, before=None, after=None, **written,
+    )  # fmt: skip
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -27,12 +39,12 @@ def test_a_value_in_parts_is_the_value(value, text):
 
 def test_long_is_in_parts():
     """What is long is in parts of about one size; the end comes last; deep is no trouble; NaN is no JSON."""
-    parts = encoding.encoded({"stdout": "\U0001f600" * (1 << 20), "code": "x" * (1 << 20)}, "\n")
+    parts = list(encoding.encoded({"stdout": "\U0001f600" * (1 << 20), "code": "x" * (1 << 20)}, "\n"))
     assert len(parts) > 10 and max(map(len, parts)) < 2 << 20 and parts[-1].endswith(b"}\n")
     deep = json.loads("[" * 500 + "]" * 500)
     assert json.loads(b"".join(encoding.encoded(deep))) == deep
     with pytest.raises(ValueError, match="JSON"):
-        encoding.encoded({"x": float("nan")})
+        list(encoding.encoded({"x": float("nan")}))
 
 
 @pytest.mark.parametrize("shift", range(len(ODD)))
@@ -44,6 +56,11 @@ def test_text_in_pieces_is_the_text(shift):
         text, exact = bodies.told(written)
         assert (text, exact is None) == (written.decode("utf-8", "replace"), False)
         assert base64.b64decode(exact) == written
+        done = execution(stdout_bytes=written, stderr_bytes=b"good" * PIECE)
+        body = json.loads(b"".join(encoding.encoded(bodies.execution_body(done))))
+        assert (body["stdout"], body["stdout_base64"]) == (text, exact)
+        assert (body["stderr"], body["stderr_base64"]) == ("good" * PIECE, None)
+        assert set(body) == set(bodies.ExecutionBody.model_fields)
     good = b"x" * (PIECE - shift) + "\u00e4\u20ac\U0001f600".encode() * 4
     assert bodies.told(good) == (good.decode(), None)
     with pytest.raises(UnicodeDecodeError):

@@ -6,12 +6,15 @@ Requests refuse what they do not know. Times are RFC 3339 in UTC, ids carry thei
 
 import base64
 import json
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from rewindbox.execution import Display, Ended, Execution, decoded
+from rewindbox.execution import PIECE_BYTES, Display, Ended, Execution, decoded, decoded_pieces
 from rewindbox.ids import id_bounds
 
 _EXAMPLE_ID = "7f3k2mqxwz4tb5ncg6hjlsdarv"
@@ -154,29 +157,39 @@ class AllGoingOn(BaseModel):
 
 
 def execution_body(execution: Execution) -> dict[str, Any]:
-    """An execution as `ExecutionBody`."""
-    return {
-        **execution.as_dict(),
-        "stdout_base64": _exact(execution.stdout_bytes),
-        "stderr_base64": _exact(execution.stderr_bytes),
-        "displays": [_plain(display) for display in execution.displays],
-    }
+    """An execution as `ExecutionBody`. A text that is long is an iterator of its pieces, as `encoding` takes it."""
+    body = replace(execution, stdout_bytes=b"", stderr_bytes=b"").as_dict()
+    for name, written in (("stdout", execution.stdout_bytes), ("stderr", execution.stderr_bytes)):
+        body[name] = _told(decoded_pieces(written, "replace"), len(written))
+        body[f"{name}_base64"] = None if _is_text(written) else _told(_base64_pieces(written), len(written))
+    return {**body, "displays": [_plain(display) for display in execution.displays]}
+
+
+def _told(pieces: Iterator[str], size_bytes: int) -> str | Iterator[str]:
+    """A text as it is; as its pieces, where it is long."""
+    return "".join(pieces) if size_bytes <= PIECE_BYTES else pieces
 
 
 def told(written: bytes) -> tuple[str, str | None]:
     """Bytes as text, and in base64 where the text is not exactly they."""
-    exact = _exact(written)
-    return decoded(written, "strict" if exact is None else "replace"), exact
+    if _is_text(written):
+        return decoded(written), None
+    return decoded(written, "replace"), "".join(_base64_pieces(written))
 
 
-def _exact(written: bytes) -> str | None:
-    """In base64, where it is no UTF-8; piece by piece, as `decoded`."""
+def _is_text(written: bytes) -> bool:
+    """It is UTF-8."""
     try:
-        decoded(written)
+        deque(decoded_pieces(written), maxlen=0)
     except UnicodeDecodeError:
-        starts = range(0, len(written), _PIECE_BYTES)
-        return "".join(base64.b64encode(written[at : at + _PIECE_BYTES]).decode() for at in starts)
-    return None
+        return False
+    return True
+
+
+def _base64_pieces(written: bytes) -> Iterator[str]:
+    """In base64, piece by piece, as `decoded_pieces`."""
+    for at in range(0, len(written), _PIECE_BYTES):
+        yield base64.b64encode(written[at : at + _PIECE_BYTES]).decode()
 
 
 def _plain(display: Display) -> Display:

@@ -1,7 +1,10 @@
-"""JSON that may be long: made in a thread, a piece at a time, so that others are answered meanwhile."""
+"""JSON that may be long: made in a thread, a piece at a time, so that others are answered meanwhile, and each part when
+the one before is on its way, so that never all of it is in memory: it can be seven times as long as what it tells."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -22,38 +25,55 @@ async def answer(
     make: Callable[[], Any], size_bytes: int, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """What `make` gives, as JSON. `size_bytes`: about as long as that is; where it is short, no thread is worth it."""
-    parts = await beside(lambda: encoded(make()), size_bytes)
-    if len(parts) == 1:
-        return Response(parts[0], status, headers, "application/json")
-    return _Parted(parts, status, {**(headers or {}), "content-length": str(sum(map(len, parts)))})
+    parts = told(make, size_bytes)
+    first, second = await anext(parts), await anext(parts, None)
+    if second is None:
+        return Response(first, status, headers, "application/json")
+    return _Parted((first, second), parts, status, headers or {})
+
+
+async def told(make: Callable[[], Any], size_bytes: int, end: str = "") -> AsyncGenerator[bytes, None]:
+    """The same in parts, each made when it is asked for; `end` follows."""
+    parts = await beside(lambda: encoded(make(), end), size_bytes)
+    while (part := await beside(partial(next, parts, None), size_bytes)) is not None:
+        yield part
 
 
 class _Parted(Response):
-    """A response in parts: who is sent a long one is waited for, and all of it is nowhere copied at once."""
+    """A response in parts, whose length nobody knows before: who is sent a long one is waited for."""
 
     media_type = "application/json"
 
-    def __init__(self, parts: Sequence[bytes], status: int, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, first: Sequence[bytes], rest: AsyncGenerator[bytes, None], status: int, headers: Mapping[str, str]
+    ) -> None:
         super().__init__(None, status, headers)
-        self._parts = parts
+        del self.headers["content-length"]
+        self._first, self._rest = first, rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for part in self._parts:
+        for part in self._first:
             await send({"type": "http.response.body", "body": part, "more_body": True})
+        async with aclosing(self._rest) as rest:
+            async for part in rest:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
-def encoded(value: Any, end: str = "") -> list[bytes]:
-    """A value as JSON, in parts; `end` follows it. Raises ValueError: it is none."""
-    parts, pending, size_chars = [], [], 0
+def encoded(value: Any, end: str = "") -> Iterator[bytes]:
+    """A value as JSON, in parts, one at least; `end` follows it. Raises ValueError: it is none.
+
+    An iterator in it stands for the text whose pieces it gives.
+    """
+    pending, size_chars = [], 0
     for piece in chain(_pieces(value, _DEPTH), (end,)):
         pending.append(piece)
         size_chars += len(piece)
         if size_chars > _PART_CHARS:
-            parts.append("".join(pending).encode())
+            yield "".join(pending).encode()
             pending, size_chars = [], 0
-    return [*parts, "".join(pending).encode()]
+    yield "".join(pending).encode()
 
 
 def _pieces(value: Any, depth: int) -> Iterator[str]:
@@ -61,6 +81,11 @@ def _pieces(value: Any, depth: int) -> Iterator[str]:
         yield '"'
         for at in range(0, len(value), _PIECE_CHARS):
             yield json.dumps(value[at : at + _PIECE_CHARS])[1:-1]
+        yield '"'
+    elif isinstance(value, Iterator):
+        yield '"'
+        for piece in value:
+            yield json.dumps(piece)[1:-1]
         yield '"'
     elif depth and isinstance(value, Mapping):
         for number, (name, entry) in enumerate(value.items()):

@@ -9,11 +9,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from rewindbox import errors
-from rewindbox.execution import Execution
-from rewindbox.opened import beside
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Text, execution_body
-from rewindbox.server.encoding import encoded
+from rewindbox.server.encoding import told
 from rewindbox.server.problems import responses
 
 routes = APIRouter(prefix="/v1", tags=["history"])
@@ -39,14 +37,10 @@ async def export(who: Who) -> Response:
     async def lines() -> AsyncIterator[bytes]:
         async for execution in who.service.box.export():
             if who.sees(execution.agent_id):
-                for part in await beside(partial(_line, execution), execution.size_bytes):
+                async for part in told(partial(execution_body, execution), execution.size_bytes, "\n"):
                     yield part
 
     return StreamingResponse(lines(), media_type=_LINES)
-
-
-def _line(execution: Execution) -> list[bytes]:
-    return encoded(execution_body(execution), "\n")
 
 
 class VerifyRequest(Asked):
