@@ -21,7 +21,7 @@ class Gate(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reached = threading.Event()
+        self.reached, self.waiting = threading.Event(), 0
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def gate(monkeypatch):
     def held(row):
         if asyncio._get_running_loop() is None:
             made.reached.set()
+            made.waiting += 1
             assert made.wait(PATIENCE_S)
         return read(row)
 
@@ -85,6 +86,39 @@ def test_one_that_is_cancelled_is_read_so(service):
     *output, ended = follow(client, begun["events"])
     assert (ended["event"], ended["data"]["ended"]) == ("ended", "killed")
     assert output_of(output) == client.get(begun["url"]).json()["stdout"] == LONG.decode()
+
+
+def test_a_token_reads_so_much_at_once(tmp_path, gate):
+    """Beyond it a request waits for its turn, then it is to come again; other tokens and other requests do not wait."""
+    store = tmp_path / "store"
+    _, (long, _) = write(store, (LONG, SHORT))
+    headers = [{"Authorization": f"Bearer {Tokens(str(store)).create(name, None)}"} for name in ("one", "other")]
+    place, answers = f"/v1/executions/{long}", []
+
+    def ask(client):
+        answers.append(client.get(place).status_code)
+
+    with (
+        inside(store, Bounds(readings=2, turn_s=0.2)) as url,
+        httpx.Client(base_url=url, headers=headers[0], timeout=PATIENCE_S) as one,
+        httpx.Client(base_url=url, headers=headers[1], timeout=PATIENCE_S) as other,
+    ):
+        asking = [threading.Thread(target=ask, args=(client,)) for client in (one, one, other)]
+        try:
+            for number, thread in enumerate(asking):
+                thread.start()
+                until(lambda many=number: gate.waiting == many + 1, "it reads")
+            for late in (place, f"{place}/output/stdout", "/v1/history"):
+                answer = one.get(late)
+                assert (answer.status_code, answer.json()["code"]) == (429, "too_many")
+            assert one.get("/v1/executions").status_code == other.get("/v1/history?limit=0").status_code == 200
+        finally:
+            gate.set()
+            for thread in asking:
+                thread.join(PATIENCE_S)
+        assert answers == [200] * 3
+        assert [one.get(place).status_code for _ in range(3)] == [200] * 3
+    remove(store)
 
 
 def test_so_is_an_export(service, gate):

@@ -29,6 +29,10 @@ class Bounds:
     """At once, of all clients. Those beyond are answered 503."""
     requests: int = 64
     """At once, of one token; a stream is one as long as it is open."""
+    readings: int = 4
+    """At once, of one token: requests that read the record, each of which may have much in memory. Others wait."""
+    turn_s: float = 30.0
+    """So long."""
     executions: int = 32
     """At once, of one token, those that wait for their turn included."""
     wall_s: float = 3600.0

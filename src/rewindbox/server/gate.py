@@ -6,8 +6,9 @@ that asks, the token, how much of this token goes on already, and, while it is r
 
 import ipaddress
 import json
-from collections.abc import Collection, Iterator, MutableMapping
-from contextlib import contextmanager
+import re
+from collections.abc import AsyncIterator, Collection, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
@@ -22,6 +23,7 @@ from rewindbox.server.tokens import ANYBODY, Token, Tokens
 
 OPEN = ("/health", "/ready")
 """Paths that say no more than that we are there, to whoever asks."""
+_OF_THE_RECORD = re.compile(r"/v1/history|/v1/executions/[^/]+(/output/[^/]+)?|/api/vms/[^/]+/history")
 PROTOCOL = "rewindbox.bearer."
 """A browser cannot set a header of a WebSocket: it offers a protocol of this name with the token behind."""
 
@@ -45,6 +47,7 @@ class Gate:
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._origins = set(origins)
         self._busy: dict[str, int] = {}
+        self._readings: dict[str, anyio.Semaphore] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it through, or say why not."""
@@ -57,7 +60,8 @@ class Gate:
             token = self._admitted(scope)
             scope.setdefault("state", {})["token"] = token
             with self._turn(token):
-                await self.app(scope, _Body(scope, receive, self._bounds), told)
+                async with self._reading(token, scope):
+                    await self.app(scope, _Body(scope, receive, self._bounds), told)
         except RewindboxError as error:
             if told.has_begun:
                 raise
@@ -102,6 +106,24 @@ class Gate:
             self._busy[token.name] -= 1
             if not self._busy[token.name]:
                 del self._busy[token.name]
+
+    @asynccontextmanager
+    async def _reading(self, token: Token, scope: Scope) -> AsyncIterator[None]:
+        """Wait for a turn to read the record, until the answer is sent. Raises TooMany: there was none in time."""
+        if scope["type"] != "http" or not _OF_THE_RECORD.fullmatch(scope["path"]):
+            yield
+            return
+        turns = self._readings.setdefault(token.name, anyio.Semaphore(self._bounds.readings))
+        try:
+            with anyio.fail_after(self._bounds.turn_s):
+                await turns.acquire()
+        except TimeoutError as error:
+            text = f"{self._bounds.readings} requests of this token read the record"
+            raise TooMany(text, remedy="take their answers first") from error
+        try:
+            yield
+        finally:
+            turns.release()
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         route = getattr(scope.get("route"), "path", "none")
