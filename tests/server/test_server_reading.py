@@ -5,7 +5,7 @@ import threading
 
 import httpx
 import pytest
-from served import follow, inside, output_of
+from served import events, follow, inside, output_of
 from written import write
 
 from conftest import PATIENCE_S, remove, until
@@ -89,7 +89,7 @@ def test_one_that_is_cancelled_is_read_so(service):
 
 
 def test_a_token_reads_so_much_at_once(tmp_path, gate):
-    """Beyond it a request waits for its turn, then it is to come again; other tokens and other requests do not wait."""
+    """Beyond it one waits for its turn, a stream until it comes; other tokens and other requests do not wait."""
     store = tmp_path / "store"
     _, (long, _) = write(store, (LONG, SHORT))
     headers = [{"Authorization": f"Bearer {Tokens(str(store)).create(name, None)}"} for name in ("one", "other")]
@@ -111,6 +111,10 @@ def test_a_token_reads_so_much_at_once(tmp_path, gate):
             for late in (place, f"{place}/output/stdout", "/v1/history"):
                 answer = one.get(late)
                 assert (answer.status_code, answer.json()["code"]) == (429, "too_many")
+            with one.stream("GET", f"{place}/events") as replayed:
+                assert one.get("/health").status_code == 200 and gate.waiting == len(asking)
+                gate.set()
+                assert output_of(list(events(replayed.iter_lines()))) == LONG.decode()
             assert one.get("/v1/executions").status_code == other.get("/v1/history?limit=0").status_code == 200
         finally:
             gate.set()

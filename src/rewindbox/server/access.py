@@ -18,6 +18,7 @@ from rewindbox.server.metrics import Metrics
 from rewindbox.server.readiness import Readiness
 from rewindbox.server.runs import Runs
 from rewindbox.server.tokens import Token
+from rewindbox.server.turns import Turns
 from rewindbox.server.work import Work
 from rewindbox.vm import AsyncVm
 
@@ -33,6 +34,7 @@ class Service:
     metrics: Metrics
     readiness: Readiness
     leases: Leases
+    turns: Turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from rewindbox.server.metrics import Metrics
 from rewindbox.server.readiness import Readiness
 from rewindbox.server.runs import Runs
 from rewindbox.server.tokens import Tokens
+from rewindbox.server.turns import Turns
 from rewindbox.server.work import Work
 
 ROUTES = (
@@ -90,7 +91,7 @@ def described(openapi: dict[str, Any]) -> dict[str, Any]:
 
 def made(box: AsyncRewindbox, choices: Choices) -> tuple[ASGIApp, FastAPI]:
     """The app behind its gate, and the app; `app.state.service` is there while it runs."""
-    app, metrics = routed(), Metrics()
+    app, metrics, turns = routed(), Metrics(), Turns(choices.bounds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -100,7 +101,7 @@ def made(box: AsyncRewindbox, choices: Choices) -> tuple[ASGIApp, FastAPI]:
             runs.prepare()
             await _settle(opened)
             leases = Leases(opened.pool, opened.settings.pool.lease_s)
-            app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened), leases)
+            app.state.service = Service(opened, work, runs, choices.bounds, metrics, Readiness(opened), leases, turns)
             group.start_soon(opened.pool.keep)
             group.start_soon(leases.keep)
             try:
@@ -118,6 +119,7 @@ def made(box: AsyncRewindbox, choices: Choices) -> tuple[ASGIApp, FastAPI]:
         origins=choices.origins,
         bounds=choices.bounds,
         metrics=metrics,
+        turns=turns,
     )
     if choices.origins:
         gate = CORSMiddleware(

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Annotated, Any
 
@@ -169,8 +169,8 @@ async def execute_somewhere(who: Who, asked: ExecutionRequest, request: Request)
 
 async def _answered(who: Caller, feed: Feed | Execution, asked: ExecutionRequest, request: Request) -> Response:
     if MEDIA_TYPE in request.headers.get("accept", ""):
-        events = feed.events if isinstance(feed, Feed) else partial(feeds.recorded, feed)
-        return EventStream(events(Place(), from_the_start=True), who.service.bounds)
+        found = feed.events(Place(), from_the_start=True) if isinstance(feed, Feed) else _replayed(who, feed.id, None)
+        return EventStream(found, who.service.bounds)
     if isinstance(feed, Execution):
         return await _told(feed)
     if asked.wait:
@@ -312,7 +312,16 @@ async def follow(who: Caller, execution: str, after: str | None) -> AsyncGenerat
     feed = live(who, execution)
     if feed is not None:
         return feed.events(place, from_the_start=after is None)
-    return feeds.recorded(await who.execution(execution), place, from_the_start=after is None)
+    return _replayed(who, (await who.execution(execution, output=False)).id, None if after is None else place)
+
+
+async def _replayed(who: Caller, execution_id: str, after: Place | None) -> AsyncGenerator[Event, None]:
+    """The events of one that has ended, after a place, when it has its turn; None: from the first."""
+    async with who.service.turns.had(who.token):
+        found = await who.execution(execution_id)
+        async with aclosing(feeds.recorded(found, after or Place(), from_the_start=after is None)) as events:
+            async for event in events:
+                yield event
 
 
 def live(who: Caller, execution: str) -> Feed | None:

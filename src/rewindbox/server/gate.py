@@ -7,8 +7,8 @@ that asks, the token, how much of this token goes on already, and, while it is r
 import ipaddress
 import json
 import re
-from collections.abc import AsyncIterator, Collection, Iterator, MutableMapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Collection, Iterator, MutableMapping
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from rewindbox.server import journal, problems
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.metrics import Metrics
 from rewindbox.server.tokens import ANYBODY, Token, Tokens
+from rewindbox.server.turns import Turns
 
 OPEN = ("/health", "/ready")
 """Paths that say no more than that we are there, to whoever asks."""
@@ -40,6 +41,7 @@ class Gate:
         origins: Collection[str] = (),
         bounds: Bounds,
         metrics: Metrics,
+        turns: Turns,
     ) -> None:
         """`tokens` None: anybody may ask. `hosts`: names by which we may be called besides addresses and localhost.
         `origins`: web pages that may ask besides those that we served ourselves."""
@@ -47,7 +49,7 @@ class Gate:
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._origins = set(origins)
         self._busy: dict[str, int] = {}
-        self._readings: dict[str, anyio.Semaphore] = {}
+        self._turns = turns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it through, or say why not."""
@@ -107,23 +109,11 @@ class Gate:
             if not self._busy[token.name]:
                 del self._busy[token.name]
 
-    @asynccontextmanager
-    async def _reading(self, token: Token, scope: Scope) -> AsyncIterator[None]:
-        """Wait for a turn to read the record, until the answer is sent. Raises TooMany: there was none in time."""
+    def _reading(self, token: Token, scope: Scope) -> AbstractAsyncContextManager[None]:
+        """A turn to read the record, until the answer is sent, where the request is one for that. Raises TooMany."""
         if scope["type"] != "http" or not _OF_THE_RECORD.fullmatch(scope["path"]):
-            yield
-            return
-        turns = self._readings.setdefault(token.name, anyio.Semaphore(self._bounds.readings))
-        try:
-            with anyio.fail_after(self._bounds.turn_s):
-                await turns.acquire()
-        except TimeoutError as error:
-            text = f"{self._bounds.readings} requests of this token read the record"
-            raise TooMany(text, remedy="take their answers first") from error
-        try:
-            yield
-        finally:
-            turns.release()
+            return nullcontext()
+        return self._turns.had(token, self._bounds.turn_s)
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         route = getattr(scope.get("route"), "path", "none")

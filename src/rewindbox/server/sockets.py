@@ -6,6 +6,7 @@ stands in every answer to it. The end of the connection is not the end of the co
 
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import anyio
@@ -145,9 +146,10 @@ class _Connection:
         return feed.execution_id
 
     async def _told(self, events: AsyncGenerator[Event, None], execution_id: str, ref: str | None) -> None:
-        async for event in events:
-            told = {"event": event.kind, "id": event.id, "execution_id": execution_id, "ref": ref}
-            await self._send({**told, "data": event.data})
+        async with aclosing(events):
+            async for event in events:
+                told = {"event": event.kind, "id": event.id, "execution_id": execution_id, "ref": ref}
+                await self._send({**told, "data": event.data})
 
     async def _send(self, message: dict[str, Any]) -> None:
         """One message; a client that does not take it in time is let go."""
