@@ -83,13 +83,20 @@ class Footprint:
             "folders": sorted(os.listdir(self.folder)),
         }
 
-    def is_at_rest(self) -> bool:
-        """Every supervisor has, besides itself, the thread that will start the next program, which is ready.
+    async def at_rest(self) -> dict[str, object]:
+        """What there is when every supervisor has, besides itself, the thread that will start the next program, ready.
 
         And nothing that one of them has alone: a thread that deletes files, a descriptor of what has just ended.
         """
-        has = {(len(os.listdir(f"/proc/{pid}/fd")), status_of(pid)["Threads"]) for pid in self.supervisors}
-        return all(has_ready_thread(pid) for pid in self.supervisors) and len(has) == 1
+        found: dict[str, object] = {}
+
+        def rests() -> bool:
+            found.update(self.look())
+            same = all(len(set(found[name][1:])) == 1 for name in ("threads", "descriptors"))
+            return same and all(has_ready_thread(pid) for pid in self.supervisors)
+
+        await eventually(rests, "every vm is ready for its next program")
+        return found
 
     def resident_kib(self) -> list[int]:
         return [int(status_of(pid)["VmRSS"].split()[0]) for pid in (self.launcher, *self.supervisors)]
@@ -114,8 +121,7 @@ async def test_nothing_survives(backend, vms_folder, capsys):
         await vms[number].go_to(states[number][0])
     footprint = Footprint(inside, vms_folder)
     await back_at_rest(vms, states)
-    await eventually(footprint.is_at_rest, "every vm is ready for its next program")
-    before, resident = footprint.look(), footprint.resident_kib()
+    before, resident = await footprint.at_rest(), footprint.resident_kib()
     disk = trees.usage(str(vms_folder))
     ends: dict[str, int] = {}
     rollbacks = 0
@@ -131,7 +137,7 @@ async def test_nothing_survives(backend, vms_folder, capsys):
             await vm.go_to(chance.choice(kept))
             rollbacks += 1
     await back_at_rest(vms, states)
-    await eventually(footprint.is_at_rest, "every vm is ready for its next program")
+    await footprint.at_rest()
     await eventually(lambda: footprint.look() == before, f"threads that delete files have ended: {before}")
     grown = [now - then for now, then in zip(footprint.resident_kib(), resident, strict=True)]
     assert max(grown) < _GROWTH_KIB, grown
