@@ -322,7 +322,6 @@ class AsyncRewindbox:
         """Executions, newest first; see `History.asking`. A removed vm is found by its id, a language by an alias."""
         open_ = self._opened()
         vm_id = open_.registry.find(vm, removed=True).id if isinstance(vm, str) else vm.id if vm else None
-        cut = {"limit": limit, "offset": offset, "older_than": older_than, "max_bytes": max_bytes, "output": output}
         return await open_.page(
             vm_id,
             session=session,
@@ -333,7 +332,11 @@ class AsyncRewindbox:
             language=language,
             ended=ended,
             text=text,
-            **cut,
+            limit=limit,
+            offset=offset,
+            older_than=older_than,
+            max_bytes=max_bytes,
+            output=output,
         )
 
     async def export(self) -> AsyncGenerator[Execution, None]:

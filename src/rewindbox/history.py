@@ -145,9 +145,12 @@ class History:
             return execution
         raise UnknownExecution(f"{begun['id']} has not ended", remedy="ask again when it has")
 
-    def is_long(self, execution_id: str) -> bool:
-        """Whether reading what it wrote and showed takes long; to know that takes none: it is not read."""
-        return bool(self._store.rows(_IS_LONG, (execution_id, _LONG_BYTES)))
+    def is_long(self, ref: str) -> bool:
+        """Whether reading what it wrote and showed takes long; to know that takes none: it is not read.
+
+        By id or a prefix, as `get`. Raises UnknownExecution: none, or several.
+        """
+        return bool(self._store.rows(_IS_LONG, (self._find(ref)["seq"], _LONG_BYTES)))
 
     def _find(self, ref: str) -> Row:
         """What has begun, by id or a unique prefix of one. Raises UnknownExecution."""
@@ -341,8 +344,7 @@ from executions x join starts s on s.seq = x.start_seq left join outputs o on o.
 _WITHOUT_OUTPUT = _EXECUTIONS.replace(_WRITTEN, "null as stdout, null as stderr, null as displays")
 
 _IS_LONG = """
-select 1 from starts s join outputs o on o.start_seq = s.seq
-where s.id = ? and (length(o.stdout) + length(o.stderr) > ? or o.displays is not null)"""
+select 1 from outputs where start_seq = ? and (length(stdout) + length(stderr) > ? or displays is not null)"""
 
 _ENDED_COUNT = "select count(*) from executions"
 

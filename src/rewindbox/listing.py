@@ -251,13 +251,17 @@ class Stretch:
             return self._store.rows(_BUCKETS, (asked[0][0].name, asked[0][1], self._since_us, self._until_us))
         if not all(kind.is_mixed for kind, _ in asked):
             return []
-        mixed = " and ".join(f"{kind.column} = ? and {kind.among}" for kind, _ in asked)
-        return self._store.rows(_MIXES.format(mixed=mixed), (*self._values, self._since_us, self._until_us))
+        mixes = _MIXES.format(mixed=_asked_for(kind for kind, _ in asked))
+        return self._store.rows(mixes, (*self._values, self._since_us, self._until_us))
 
 
 def conditions(kinds: Iterable[Kind]) -> str:
     """In SQL, of `listing l`, with a place for the value of each, and for the first and the last moment."""
-    return " and ".join([*(f"{kind.column} = ? and {kind.among}" for kind in kinds), "l.started_us between ? and ?"])
+    return f"{_asked_for(kinds)} and l.started_us between ? and ?"
+
+
+def _asked_for(kinds: Iterable[Kind]) -> str:
+    return " and ".join(f"{kind.column} = ? and {kind.among}" for kind in kinds)
 
 
 _BUCKETS = """

@@ -90,12 +90,9 @@ class Opened:
 
     async def execution(self, ref: str, *, output: bool = True) -> Execution:
         """See `AsyncRewindbox.execution`. Without output it is found in this step; what is long is read aside."""
-        found = self.history.get(ref, output=False)
-        if not output:
-            return found
-        if not self.history.is_long(found.id):
-            return self.history.get(found.id)
-        return await self.aside(lambda history: history.get(found.id))
+        if output and self.history.is_long(ref):
+            return await self.aside(lambda history: history.get(ref))
+        return self.history.get(ref, output=output)
 
     async def aside(self, ask: Callable[[History], T]) -> T:
         """Ask the history what may take long, in a thread and over a connection of its own: nobody waits meanwhile.

@@ -301,14 +301,14 @@ async def history(
     for name in ("since", "until"):
         if query.get(name) is not None:
             query[name] = rfc3339(query[name])
-    entries: list[Execution] = []
+    entries, size_bytes = list[Execution](), 0
     while True:
         left = _PAGE if limit is None else limit - len(entries)
         told = await server.get("/v1/history", **query, limit=min(_PAGE, left))
         page = readable(shapes.history_page, told, "/v1/history")
-        entries += page.entries
-        fitting = list(within(entries, max_bytes))
-        if len(fitting) < len(entries):
+        entries, size_bytes = entries + page.entries, size_bytes + page.size_bytes
+        if max_bytes is not None and size_bytes > max_bytes and len(entries) > 1:
+            fitting = list(within(entries, max_bytes))
             return replace(page, entries=fitting, next=fitting[-1].id)
         if page.next is None or len(entries) == limit:
             return replace(page, entries=entries)

@@ -86,7 +86,8 @@ async def rebuilt(vm: "AsyncVm", history: History, rollback: Rollback, target: P
         many, differences = 0, list[str]()
         for old in history.of_session(vm.id, name, target.id):
             new = await vm.execute(old.language, old.code, session=name, rollback_on_failure=False)
-            many, differences = many + 1, [*differences, *_differences(old, new)]
+            differences += _differences(old, new)
+            many += 1
         found.append(Rebuilt(session=name, executions=many, differences=tuple(differences)))
     if names:
         await vm.put_files_back(target)

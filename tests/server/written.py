@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-from rewindbox.execution import Execution
-from rewindbox.history import History
 from rewindbox.registry import Registry
 from rewindbox.store import Store
-
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
+from unit.histories import T0, begin, ended, finish
 
 
 def write(store: Path, outputs: Iterable[bytes], agent_id: str = "me") -> tuple[str, list[str]]:
@@ -22,12 +19,5 @@ def write(store: Path, outputs: Iterable[bytes], agent_id: str = "me") -> tuple[
 
 
 def _add(store: Store, vm_id: str, agent_id: str, second: int, output: bytes) -> str:
-    begun = {"agent_id": agent_id, "language": "bash", "code": "true", "started_at": T0 + timedelta(seconds=second)}
-    with store.transaction() as tx:
-        start = History(store).begin(tx, vm_id=vm_id, **begun)
-        done = Execution(
-            id=start.id, vm_id=vm_id, **begun, ended="exit", exit_code=0, stdout_bytes=output, stderr_bytes=b"",
-            truncated=False, wall_s=0.5, cpu_s=0.25, memory_peak_bytes=1, error=None, before=None, after=None,
-        )  # fmt: skip
-        History(store).finish(tx, done, start)
-    return start.id
+    told = {"agent_id": agent_id, "language": "bash", "code": "true", "started_at": T0 + timedelta(seconds=second)}
+    return finish(store, ended(begin(store, vm_id, **told), stdout_bytes=output)).id

@@ -55,7 +55,7 @@ def ended(start, **more):
         "error": None,
         "after": None,
     }
-    same = {name: getattr(start, name) for name in ("id", "vm_id", "agent_id", "language", "code", "before")}
+    same = {name: getattr(start, name) for name in ("id", "vm_id", "agent_id", "language", "code", "session", "before")}
     return Execution(**{**same, "started_at": start.started_at, **told, **more})
 
 

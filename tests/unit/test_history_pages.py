@@ -1,61 +1,30 @@
 """Pages of the history: bounded in bytes, and one after the other they have everything once."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 
 import pytest
+from histories import T0, box_of, ended, finish, history_of, whole
+from histories import begin as begin_any
 
 from rewindbox import query
 from rewindbox.errors import InvalidArgument, UnknownExecution
-from rewindbox.execution import Execution
-from rewindbox.history import History
-from rewindbox.registry import Registry
-from rewindbox.store import Store
 
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
 QUESTIONS = {
     "one condition": {},
     "several conditions": {"agent_id": "me", "language": "bash"},
     "a text": {"text": "needle"},
 }
-
-
-@pytest.fixture
-def store():
-    opened = Store(None)
-    yield opened
-    assert opened.verify() == []
-    opened.close()
-
-
-@pytest.fixture
-def history(store):
-    return History(store)
-
-
-@pytest.fixture
-def vm_id(store):
-    with store.transaction() as tx:
-        return Registry(store).create(tx, "box", vm_type="host", backend="namespace", agent_id="me").id
+store, history, vm_id = pytest.fixture(whole), pytest.fixture(history_of), pytest.fixture(box_of)
 
 
 def begin(store, vm_id, second, agent_id="me"):
-    with store.transaction() as tx:
-        started = T0 + timedelta(seconds=second)
-        told = {"agent_id": agent_id, "language": "bash", "code": "needle", "started_at": started}
-        return History(store).begin(tx, vm_id=vm_id, **told)
+    told = {"agent_id": agent_id, "language": "bash", "code": "needle", "started_at": T0 + timedelta(seconds=second)}
+    return begin_any(store, vm_id, **told)
 
 
 def end(store, start, output=b"", displays=()):
-    names = ("id", "vm_id", "agent_id", "language", "code", "started_at", "before")
-    execution = Execution(
-        **{name: getattr(start, name) for name in names}, ended="exit", exit_code=0, stdout_bytes=output,
-        stderr_bytes=b"", truncated=False, wall_s=1.0, cpu_s=1.0, memory_peak_bytes=1, error=None, after=None,
-        displays=displays,
-    )  # fmt: skip
-    with store.transaction() as tx:
-        History(store).finish(tx, execution, start)
-    return execution.id
+    return finish(store, ended(start, stdout_bytes=output, displays=displays)).id
 
 
 def walked(history, between, **asked):
@@ -116,9 +85,9 @@ def test_a_page_ends_where_it_is_full(store, history, vm_id):
 def test_rows_can_come_without_output(store, history, vm_id):
     """Then nothing else of them is missing, and they are as small as that."""
     end(store, begin(store, vm_id, 0), output=b"x" * 1000)
-    (whole,), (bare,) = (history.query(output=output).entries for output in (True, False))
+    (full,), (bare,) = (history.query(output=output).entries for output in (True, False))
     assert (bare.stdout, bare.output_dropped, bare.size_bytes) == ("", False, len("needle"))
-    assert {**bare.as_dict(), "stdout": whole.stdout} == whole.as_dict()
+    assert {**bare.as_dict(), "stdout": full.stdout} == full.as_dict()
 
 
 def test_what_a_page_cannot_follow(store, history, vm_id):

@@ -1,40 +1,21 @@
 """What makes finding quick: filled late, found damaged, done without. What is found is in `test_search_properties`."""
 
-from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from histories import T0, begin, box_of, ended, finish
+from stores import fresh, place
 
 from rewindbox import listing, query, show, texts
 from rewindbox import store as store_module
 from rewindbox.errors import HistoryError, InvalidArgument
 from rewindbox.execution import Execution
 from rewindbox.history import History
-from rewindbox.registry import Registry
 from rewindbox.store import Store
 
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "history.db")
-
-
-@pytest.fixture
-def store(path: str) -> Iterator[Store]:
-    opened = Store(path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def vm_id(store: Store) -> str:
-    with store.transaction() as tx:
-        return Registry(store).create(tx, "box", vm_type="host", backend="namespace", agent_id="me").id
+path, store, vm_id = pytest.fixture(place), pytest.fixture(fresh), pytest.fixture(box_of)
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +27,8 @@ def by_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(store: Store, vm_id: str, code: str = "true", out: bytes = b"", **told: Any) -> Execution:
-    begun = {"agent_id": "me", "language": "bash", "code": code, "started_at": T0, **told}
-    with store.transaction() as tx:
-        start = History(store).begin(tx, vm_id=vm_id, **begun)
-        execution = Execution(
-            id=start.id, vm_id=vm_id, **begun, ended="exit", exit_code=0, stdout_bytes=out, stderr_bytes=b"",
-            truncated=False, wall_s=0.5, cpu_s=0.5, memory_peak_bytes=1, error=None, before=None, after=None,
-        )  # fmt: skip
-        History(store).finish(tx, execution, start)
-    return execution
+    start = begin(store, vm_id, **{"language": "bash", "code": code, **told})
+    return finish(store, ended(start, stdout_bytes=out))
 
 
 def found(store: Store, text: str, **asked: Any) -> list[str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 import anyio
 
@@ -124,6 +125,7 @@ def _is_starting(pid: int, status: dict[str, str]) -> bool:
     return is_of_supervisor and _read(f"/proc/{pid}/cmdline") in ("", _read(f"/proc/{parent}/cmdline"))
 
 
+@cache
 def _supervisor_depth() -> int:
     """In how many pid namespaces a supervisor is: one more than we, and one less than what is in its vm."""
     return len(_status("self").get("NSpid", "").split()) + 1

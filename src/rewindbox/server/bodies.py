@@ -23,7 +23,7 @@ ExecutionId = Annotated[str, Field(pattern=r"^ex_[a-z2-7]{26}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$")]
 Seconds = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Output = Annotated[bool, Query(description="False: without what was written and shown.")]
-_PIECE_BYTES = 48 << 10
+_BASE64_BYTES = 48 << 10
 """As many thirds as base64 writes without padding between."""
 TEXT_CHARS = 400_000
 """Of an answer: to look for code in it takes time that is nobody else's."""
@@ -188,8 +188,8 @@ def _is_text(written: bytes) -> bool:
 
 def _base64_pieces(written: bytes) -> Iterator[str]:
     """In base64, piece by piece, as `decoded_pieces`."""
-    for at in range(0, len(written), _PIECE_BYTES):
-        yield base64.b64encode(written[at : at + _PIECE_BYTES]).decode()
+    for at in range(0, len(written), _BASE64_BYTES):
+        yield base64.b64encode(written[at : at + _BASE64_BYTES]).decode()
 
 
 def _plain(display: Display) -> Display:
