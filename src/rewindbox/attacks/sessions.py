@@ -123,6 +123,22 @@ say("HELD", len(children))""",
         is_ended=True,
     ),
     Attack(
+        id="shed-the-mark-of-a-session",
+        tries="change the limit by which it is known whose a process is, so that no execution's limits and end are its",
+        code="""
+lower, found = ctypes.create_string_buffer(struct.pack("QQ", 5, 5)), {}
+high = ctypes.c_uint64(12 | 1 << 32)
+attempts = {"prlimit64": (0, 12, lower, 0), "setrlimit": (12, lower), "prlimit64 ": (0, high, lower, 0), "setrlimit ": (high, lower)}
+for name, arguments in attempts.items(): found[name] = call(name.strip(), *arguments)
+libc.mmap.restype = ctypes.c_void_p
+place = libc.mmap(ctypes.c_void_p(1 << 32), ctypes.c_size_t(4096), 3, 0x100022, -1, ctypes.c_long(0))
+if place == 1 << 32:
+    ctypes.memmove(place, lower, 16)
+    found["pointer"] = call("prlimit64", 0, 12, ctypes.c_void_p(place), 0)
+say("HELD" if all(r == (-1, errno.EPERM) for r in found.values()) else "BROKE", found)""",
+        held_by=("seccomp",),
+    ),
+    Attack(
         id="what-sessions-are-made-of",
         tries="change the programs that the next session starts from",
         code="""

@@ -185,6 +185,15 @@ def living(proc: int, pid: int) -> int:
     return pid
 
 
+def ipc_ns_of(proc: int, pid: int) -> int:
+    """The number of a process's ipc namespace; 0: it is gone. A first thread that has ended has none any more."""
+    with contextlib.suppress(OSError):
+        return os.stat(f"{pid}/ns/ipc", dir_fd=proc).st_ino
+    with contextlib.suppress(OSError):
+        return os.stat(f"{living(proc, pid)}/ns/ipc", dir_fd=proc).st_ino
+    return 0
+
+
 def is_stopped(proc: int, pid: int) -> bool:
     return stat_fields(proc, pid)[:1] == [b"T"]
 

@@ -156,6 +156,7 @@ _CHECKED: _Numbers = {
     "fcntl": (72, 25),
     "personality": (135, 92),
     "prlimit64": (302, 261),
+    "setrlimit": (160, 164),
     "mknod": (133, None),
     "mknodat": (259, 33),
 }
@@ -181,7 +182,9 @@ _Step = tuple[int, int, tuple[int, ...], str, str]
 """Argument, mask, values, where to go if `argument & mask` is one of the values, and where if not.
 
 Where: a verdict, another name of `_STEPS`, or "next". Only the low 32 bits are looked at, as all of these
-arguments are ints to the kernel: a filter that compares 64 bits is passed by setting a high one."""
+arguments are ints to the kernel: a filter that compares 64 bits is passed by setting a high one. Of a pointer
+the other half is looked at, too, as an argument of its own: its number and `_HIGH`."""
+_HIGH = 6
 
 _ALL = 0xFFFFFFFF
 # Namespaces: mount, cgroup, uts, ipc, user, pid, net; that of time cannot be made by clone. And CLONE_PARENT,
@@ -197,6 +200,7 @@ _SEND_KEYS = (
 _SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
 _SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
+_MARK = 12  # RLIMIT_MSGQUEUE
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
@@ -216,8 +220,15 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "ioctl": ((1, _ALL, _SEND_KEYS + _SET_OWNER_IOCTL, "refuse", "allow"),),
     "fcntl": ((1, _ALL, _SET_OWNER_FCNTL, "refuse", "allow"),),
     "personality": ((0, _ALL, _PERSONALITIES, "allow", "refuse"),),
-    # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it.
-    "prlimit64": ((0, _ALL, (0,), "allow", "refuse"),),
+    # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it. And none of message queues, which
+    # says whose session a process is; to ask for it is allowed, as there is no new one then.
+    "prlimit64": (
+        (0, _ALL, (0,), "next", "refuse"),
+        (1, _ALL, (_MARK,), "next", "allow"),
+        (2, _ALL, (0,), "next", "refuse"),
+        (2 + _HIGH, _ALL, (0,), "allow", "refuse"),
+    ),
+    "setrlimit": ((0, _ALL, (_MARK,), "refuse", "allow"),),
     # Devices, and with them the whiteouts of overlays (character device 0:0); FIFOs and sockets are fine.
     "mknod": ((1, _NODE, (_DEVICE,), "refuse", "allow"),),
     "mknodat": ((2, _NODE, (_DEVICE,), "refuse", "allow"),),
@@ -347,7 +358,7 @@ def _check(name: str, steps: tuple[_Step, ...]) -> list[_Line]:
         following = f"{name} {index + 1}"
         to = [following if where == "next" else where for where in (yes, no)]
         lines += [("", 0, f"{name} {index}" if index else name, "")]
-        lines += [("load", _AT_ARGUMENTS + 8 * argument, "", "")]
+        lines += [("load", _AT_ARGUMENTS + 8 * (argument % _HIGH) + 4 * (argument // _HIGH), "", "")]
         lines += [("and", mask, "", "")] if mask != _ALL else []
         lines += [("equal", value, to[0], "") for value in values[:-1]]
         lines += [("equal", values[-1], to[0], to[1])]

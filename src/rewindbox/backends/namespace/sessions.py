@@ -38,9 +38,9 @@ from rewindbox.backends.namespace.processes import (
     Spare,
     StillAlive,
     has_ended,
+    ipc_ns_of,
     kill_all,
     processes,
-    read,
     rest,
     signal_each,
     stat_fields,
@@ -247,12 +247,7 @@ class Sessions:
         """Whether a process (as the vm numbers it) is a session's, and none that a job has started."""
         if self.guard is None:
             return False
-        if pid in self.guard.protected:
-            return True
-        try:
-            return os.stat(f"{pid}/ns/ipc", dir_fd=self.machine.proc).st_ino == self._ipc
-        except OSError:
-            return False
+        return pid in self.guard.protected or ipc_ns_of(self.machine.proc, pid) == self._ipc
 
     def members(self, session: Session) -> list[int]:
         """The head, and what its code has started."""
@@ -327,16 +322,16 @@ class Sessions:
             signal_each(proc, running, signal.SIGCONT)
 
     def _has_company(self, idle: set[int]) -> bool:
-        """Quicker than a scan: a process is a child of a head, or an orphan, whose parent is pid 1."""
+        """Whether there is anything besides us and these, or one of these has threads.
+
+        Everything that is there is looked at: what code leaves may be a child of what a session goes back to.
+        """
         if self.guard is None:
             return False
         proc, known = self.machine.proc, self.guard.protected | idle
-        children = read(proc, "1/task/1/children").split()
-        for pid in idle:
-            children += read(proc, f"{pid}/task/{pid}/children").split()
-            if stat_fields(proc, pid)[17:18] != [b"1"]:  # children of its other threads are listed with those
-                return True
-        return any(int(child) not in known for child in children)
+        if any(stat_fields(proc, pid)[17:18] != [b"1"] for pid in idle):
+            return True
+        return any(not has_ended(proc, pid) for pid in processes(proc) if pid not in known)
 
     def _may_run(self, pid: int, idle: set[int]) -> bool:
         assert self.guard is not None

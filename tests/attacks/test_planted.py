@@ -1,0 +1,92 @@
+"""What code of a session leaves where nobody looks: below what the session goes back to, without a first thread."""
+
+import os
+import secrets
+
+import pytest
+
+from conftest import eventually, run, status_of
+from rewindbox import backends
+from rewindbox.backends.namespace import starting
+from rewindbox.languages import LANGUAGES
+
+pytestmark = pytest.mark.anyio
+BELOW_A_CHECKPOINT = """
+import ctypes, os, signal
+planted, libc = [], ctypes.CDLL(None)
+def plant():
+    if not planted:
+        planted.append(1)
+        if os.fork() == 0:
+            libc.prctl(15, {name!r}.encode())
+            signal.pause()
+os.register_at_fork(after_in_child=plant)
+"""
+"""The checkpoint that is forked after this block has a child before anybody knows that it is there."""
+WITHOUT_A_FIRST_THREAD = """
+import ctypes, os, platform, signal, threading
+if os.fork() == 0:
+    open("/proc/self/comm", "w").write({name!r})
+    threading.Thread(target=signal.pause).start()
+    ctypes.CDLL(None).syscall({{"x86_64": 60, "aarch64": 93}}[platform.machine()], 0)
+"""
+BLIND = {
+    BELOW_A_CHECKPOINT: "sessions.Sessions._has_company = lambda *_: False",
+    WITHOUT_A_FIRST_THREAD: """
+def first_threads_only(proc, pid):
+    try: return os.stat(f"{pid}/ns/ipc", dir_fd=proc).st_ino
+    except OSError: return 0
+sessions.ipc_ns_of = first_threads_only""",
+}
+"""What makes a supervisor look only where honest processes are."""
+
+
+@pytest.fixture(params=["watchful", "blind"])
+async def vm_of(request, tmp_path, monkeypatch):
+    """Makes a vm whose supervisor looks for this program, or does not; and says which."""
+    made = backends.load("namespace", str(tmp_path / "vms"))
+    is_blind = request.param == "blind"
+
+    async def make(code: str):
+        if is_blind:
+            lines = f"import os; from rewindbox.backends.namespace import sessions\n{BLIND[code]}\nlauncher.main()"
+            monkeypatch.setattr(starting, "_BOOT", starting._BOOT.replace("launcher.main()", lines))
+        return await made.create("vm_planted"), is_blind
+
+    yield make
+    await made.close()
+
+
+def named(name: str) -> bool:
+    """Whether the host has a process of that name of which a thread lives."""
+    found = [status_of(pid) for pid in os.listdir("/proc") if pid.isdigit()]
+    return any(one.get("Name") == name and (one["State"][0] not in "ZX" or one["Threads"] > "1") for one in found)
+
+
+async def test_what_is_below_a_checkpoint_does_not_survive_going_back(vm_of):
+    """A child that code had the checkpoint fork is ended with the session; a blind supervisor leaves it."""
+    vm, is_blind = await vm_of(BELOW_A_CHECKPOINT)
+    name = f"left{secrets.token_hex(4)}"
+    await run(vm, "x = 1", "python", session="s")
+    before = (await vm.take_point()).state
+    await run(vm, BELOW_A_CHECKPOINT.format(name=name), "python", session="s")
+    await vm.take_point()
+    await eventually(lambda: named(name), "the checkpoint has its child")
+    gone = (await vm.go_to(before)).gone
+    assert named(name) == is_blind
+    assert is_blind or any(name in text for text in gone)
+    await vm.stop()
+
+
+async def test_a_process_without_a_first_thread_ends_with_its_session(vm_of):
+    """Where another session lives on, too; a supervisor that asks only first threads takes it for somebody else's."""
+    vm, is_blind = await vm_of(WITHOUT_A_FIRST_THREAD)
+    name = f"left{secrets.token_hex(4)}"
+    await run(vm, "x = 1", "python", session="other")
+    await run(vm, WITHOUT_A_FIRST_THREAD.format(name=name), "python", session="s")
+    await vm.take_point()
+    await eventually(lambda: named(name), "it is there")
+    await run(vm, "x = 1", "python", session="s")  # what was seen in an execution is remembered in that one only
+    await vm.end_session("s", LANGUAGES.find("python"))
+    assert named(name) == is_blind
+    await vm.stop()
