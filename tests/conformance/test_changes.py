@@ -112,10 +112,14 @@ async def test_more_than_is_told(vm):
     many = await vm.changes(state)
     assert (len(many.files), many.is_complete) == (10_000, False)
     await vm.go_to(state)
-    await out(vm, f"for i in $(seq 40); do mkdir {'n' * 200} && cd {'n' * 200}; done")
-    deep = await vm.changes(state)
-    assert not deep.is_complete and 10 < len(deep.files) < 40
-    assert await out(vm, "echo on") == "on\n"
+    for name in ("n" * 200, "\U0001d4b3" * 50):  # what counts is bytes, not characters
+        await out(vm, f"for i in $(seq 40); do mkdir {name} && cd {name}; done")
+        deep = await vm.changes(state)
+        assert not deep.is_complete and 10 < len(deep.files) < 40
+        taken = await vm.take_point()
+        assert await out(vm, "echo on") == "on\n"
+        await vm.go_to(taken.state)
+        await vm.go_to(state)
 
 
 async def test_names_that_are_no_text(vm):

@@ -268,9 +268,25 @@ def test_signatures_are_bounded(place):
     for bounds in ((20, 1 << 20), (100, 100_000)):
         with pytest.raises(trees.TooBig):
             trees.signature("source", *bounds)
-    make_deep("deep", 100, "x" * 100)
-    with pytest.raises(trees.TooBig):
-        trees.signature("deep", *ALL)
+    for name, letters in (("deep", "x" * 100), ("wide", "\U0001d4b3" * 63)):  # 17 of these are 1088 characters long
+        make_deep(name, 20 if name == "wide" else 100, letters)
+        with pytest.raises(trees.TooBig):
+            trees.signature(name, *ALL)
+
+
+def test_more_attributes_than_can_be_listed():
+    """A file system that takes more of them than the kernel lists (as memory's) has no copy of such a file."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        os.mkdir(f"{folder}/source")
+        open(f"{folder}/source/f", "w").close()
+        try:
+            for number in range(300):
+                os.setxattr(f"{folder}/source/f", f"user.{number:0250}", b"")
+        except OSError as error:
+            pytest.skip(f"memory's file system here takes no attributes, or not so many: {error.strerror}")
+        found = trees.signature(f"{folder}/source", *ALL)
+        with pytest.raises(trees.Uncopied, match="more than the kernel can list"):
+            trees.copy(f"{folder}/source", f"{folder}/target", found)
 
 
 def make_deep(root, depth, name="d"):

@@ -12,12 +12,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewindbox.backends.namespace import attributes, files, paths
+from rewindbox.backends.namespace import attributes, files, paths, trees
 
 TOLD_MAX = 10_000
 _SEEN_MAX = 200_000
 """Entries of both trees together; a hundred MiB while they are looked at."""
-_PATH_MAX = 3000
 _TEXT_MAX = 4 << 20
 """Characters of all paths that are told."""
 _READ_MAX = 1 << 20
@@ -78,7 +77,7 @@ class Comparison:
     def _entries(self, root: int, path: str, status: Entry) -> dict[str, os.stat_result]:
         if not _is_folder(status):
             return {}
-        if len(path) > _PATH_MAX:
+        if len(os.fsencode(path)) > trees.PATH_MAX:
             raise _Enough
         found: dict[str, os.stat_result] = {}
         with contextlib.suppress(OSError):  # it is gone meanwhile, or another thing

@@ -20,6 +20,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK_BYTES = 1 << 20
 _CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EINVAL, errno.ENODATA, errno.ENXIO)
 """What is said of a name that has become another thing."""
+PATH_MAX = 3000
+"""Bytes of a path that all of us take: the kernel takes 4095, with whatever it begins at."""
 _LONG_PATH = 2000
 _WITHOUT_BOUND = 1 << 62
 
@@ -74,7 +76,7 @@ def _seen(root: str, max_files: int, max_bytes: int) -> Signature:
                     path = os.path.join(folder, entry.name)
                     found[path] = _identity(status)
                     size += status.st_blocks * 512
-                    if len(found) > max_files or size > max_bytes or len(path) > 3000:
+                    if len(found) > max_files or size > max_bytes or len(os.fsencode(path)) > PATH_MAX:
                         raise TooBig
                     if stat.S_ISDIR(status.st_mode):
                         waiting.append(path)
@@ -151,7 +153,7 @@ def _measure(anchors: list[int], path: str, total: Usage, weight: Weight) -> lis
     from rewindbox.backends.namespace import paths  # noqa: PLC0415  ctypes, which the holder's side does without
 
     folder = paths.open_in(anchors[-1], path, _FOLDER, 0, paths.NO_LINKS)
-    if len(path) > _LONG_PATH:
+    if len(os.fsencode(path)) > _LONG_PATH:
         anchors.append(folder)
         path = "."
     found = []
@@ -312,9 +314,9 @@ def copy_attributes(source: str | int, target: str, *, folding: bool = False) ->
 
 
 def _copy_extended(source: str | int, target: str, *, folding: bool = False) -> None:
-    """What attributes.py says. Raises Uncopied: there is one that no copy has, or that is refused to it."""
+    """What attributes.py says. Raises Uncopied: there is one that no copy has, or is refused to it, or too many."""
     follow = isinstance(source, int)  # a descriptor is what it is
-    for name in os.listxattr(source, follow_symlinks=follow):
+    for name in _attributes(source, follow):
         what = attributes.fate(name)
         if what == "made anew" or (folding and attributes.is_overlays_own(name)):
             continue
@@ -326,6 +328,15 @@ def _copy_extended(source: str | int, target: str, *, folding: bool = False) -> 
         except PermissionError as error:
             if not _has(target, name, value):  # a label may be given to a file when it is made
                 raise Uncopied(error.errno, f"its attribute {name} cannot be copied", target) from error
+
+
+def _attributes(source: str | int, follow: bool) -> list[str]:
+    try:
+        return os.listxattr(source, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        raise Uncopied(error.errno, "its attributes are more than the kernel can list", str(source)) from error
 
 
 def _has(path: str, name: str, value: bytes) -> bool:
