@@ -62,6 +62,8 @@ CALLS = (
     _call("open_tree_attr", "copy a mount with other attributes", "-1, 0, 0, 0, 0"),
     _call("quotactl", "change quotas of a disk", "0, 0, 0, 0"),
     _call("quotactl_fd", "the same by descriptor", "-1, 0, 0, 0"),
+    _call("sync", "have the host write to its disks all that it has not written yet", by_word=True),
+    _call("syncfs", "the same for one file system, as that of /usr", "-1"),
     _call("settimeofday", "set the clock", "0, 0", by_word=True),
     _call("clock_settime", "set any clock", "0, 0"),
     _call("kexec_load", "start another kernel", by_word=True),

@@ -164,6 +164,26 @@ say("BROKE") if result >= 0 else say("HELD", errno.errorcode[number])""",
         held_by=("seccomp",),
     ),
     Attack(
+        id="huge-pages",
+        tries="take the huge pages that the host has set aside, by each call that asks for them",
+        code="""
+calls = {"mmap": (0, 2 << 20, 3, 0x40022, -1, 0), "memfd_create": (b"x", 4), "shmget": (0, 2 << 20, 0o5600)}
+answers = {name: call(name, *arguments)[1] for name, arguments in calls.items()}
+say("HELD" if set(answers.values()) == {errno.EPERM} else "BROKE", answers)""",
+        held_by=("seccomp",),
+    ),
+    Attack(
+        id="program-on-a-socket",
+        tries="have the kernel translate a program for a socket, for which a host has so much memory",
+        code="""
+program = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xFFFF))
+described = ctypes.create_string_buffer(struct.pack("HP", 1, ctypes.addressof(program)))
+ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+answers = {name: call("setsockopt", ends[0].fileno(), 1, name, described, 16) for name in (26, 51)}
+say("HELD" if set(answers.values()) == {(-1, errno.EPERM)} else "BROKE", answers)""",
+        held_by=("seccomp",),
+    ),
+    Attack(
         id="strange-attributes",
         tries="set attributes by which an overlay would show other files",
         code="""

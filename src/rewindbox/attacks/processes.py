@@ -74,6 +74,18 @@ all_must_raise(owner=owner, number=number, extended=lambda: fcntl.fcntl(end, 15,
         held_by=("seccomp",),
     ),
     Attack(
+        id="descriptors-of-one-thread",
+        tries="have descriptors where nobody looks for any: a thread's own, by either call that makes them so",
+        code="""
+ranges = call("close_range", 0xF0000000, 0xF0000001, 2)
+stack = ctypes.create_string_buffer(1 << 16)
+top = ctypes.c_void_p((ctypes.addressof(stack) + (1 << 16) - 64) & ~15)
+ctypes.set_errno(0)
+thread = libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), top, 0x100 | 0x200 | 0x800 | 0x10000, None), ctypes.get_errno()
+say("HELD" if ranges == (-1, errno.EPERM) == thread else "BROKE", ranges, thread)""",
+        held_by=("seccomp",),
+    ),
+    Attack(
         id="raise-own-limits",
         tries="raise the own limits",
         code="""

@@ -115,7 +115,7 @@ _REFUSED: _Numbers = {
     # Files by handle: a way past every directory.
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
-    # The host's clock, names, log and terminal.
+    # The host's clock, names, log, terminal, and what it has not yet written to its disks.
     "settimeofday": (164, 170),
     "clock_settime": (227, 112),
     "adjtimex": (159, 171),
@@ -124,6 +124,8 @@ _REFUSED: _Numbers = {
     "setdomainname": (171, 162),
     "syslog": (103, 116),
     "vhangup": (153, 58),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     # Placement of memory, also other processes' memory. All or none: libnuma then says "not available".
     "move_pages": (279, 239),
     "migrate_pages": (256, 238),
@@ -157,6 +159,11 @@ _CHECKED: _Numbers = {
     "personality": (135, 92),
     "prlimit64": (302, 261),
     "setrlimit": (160, 164),
+    "close_range": (436, 436),
+    "setsockopt": (54, 208),
+    "mmap": (9, 222),
+    "memfd_create": (319, 279),
+    "shmget": (29, 194),
     "mknod": (133, None),
     "mknodat": (259, 33),
 }
@@ -190,13 +197,12 @@ _ALL = 0xFFFFFFFF
 # Namespaces: mount, cgroup, uts, ipc, user, pid, net; that of time cannot be made by clone. And CLONE_PARENT,
 # whose child would be the supervisor's own.
 _CLONE_REFUSED = 0x7E020000 | 0x8000
+_THREAD, _FILES, _UNSHARE = 0x10000, 0x400, 2  # a thread with descriptors of its own, at which nobody would look
+_SOCKET, _ATTACH = 1, (26, 50, 51, 52)  # SOL_SOCKET; SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _RAW, _PACKET, _TYPE = 3, 10, 0xF  # SOCK_PACKET turns an INET socket into one that sees whole frames
 _IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
-_SEND_KEYS = (
-    0x5412,
-    0x541C,
-)  # TIOCSTI, TIOCLINUX: type into, or paste to, the terminal of whoever started us
+_SEND_KEYS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into, or paste to, the terminal of whoever started us
 _SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
 _SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
@@ -204,7 +210,15 @@ _MARK = 12  # RLIMIT_MSGQUEUE
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
-    "clone": ((0, _CLONE_REFUSED, (0,), "allow", "refuse"),),
+    "clone": ((0, _CLONE_REFUSED, (0,), "next", "refuse"), (0, _THREAD | _FILES, (_THREAD,), "refuse", "allow")),
+    "close_range": ((2, _UNSHARE, (0,), "allow", "refuse"),),
+    # A program on a socket is made the processor's own, in memory of which a host has so much: where there is none left
+    # nobody but root puts on a filter any more.
+    "setsockopt": ((1, _ALL, (_SOCKET,), "next", "allow"), (2, _ALL, _ATTACH, "refuse", "allow")),
+    # Huge pages that the administrator has set aside. No resident set shows them.
+    "mmap": ((3, 0x40000, (0,), "allow", "refuse"),),
+    "memfd_create": ((1, 0x4, (0,), "allow", "refuse"),),
+    "shmget": ((2, 0x800, (0,), "allow", "refuse"),),
     # Families with their own history of holes are out; so are raw sockets. EPERM, as for other refusals.
     "socket": (
         (0, _ALL, (_UNIX,), "allow", "next"),
@@ -222,12 +236,8 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "personality": ((0, _ALL, _PERSONALITIES, "allow", "refuse"),),
     # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it. And none of message queues, which
     # says whose session a process is; to ask for it is allowed, as there is no new one then.
-    "prlimit64": (
-        (0, _ALL, (0,), "next", "refuse"),
-        (1, _ALL, (_MARK,), "next", "allow"),
-        (2, _ALL, (0,), "next", "refuse"),
-        (2 + _HIGH, _ALL, (0,), "allow", "refuse"),
-    ),
+    "prlimit64": ((0, _ALL, (0,), "next", "refuse"), (1, _ALL, (_MARK,), "question", "allow")),
+    "question": ((2, _ALL, (0,), "next", "refuse"), (2 + _HIGH, _ALL, (0,), "allow", "refuse")),
     "setrlimit": ((0, _ALL, (_MARK,), "refuse", "allow"),),
     # Devices, and with them the whiteouts of overlays (character device 0:0); FIFOs and sockets are fine.
     "mknod": ((1, _NODE, (_DEVICE,), "refuse", "allow"),),
@@ -248,7 +258,6 @@ _VERDICTS = {
 _Line = tuple[str, int, str, str]
 """One line of source: operation, constant, where to go if true, where if false ("" is the following line).
 A line without an operation is a label; its name stands in the third place."""
-
 _OPCODES = {"load": 0x20, "and": 0x54, "equal": 0x15, "at least": 0x35, "goto": 0x05, "return": 0x06}
 _JUMPS = ("equal", "at least")
 _LONGEST_JUMP = 255
