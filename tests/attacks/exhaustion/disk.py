@@ -3,7 +3,45 @@
 
 from exhaustion.greedy import FULL, Greedy
 
+_NAMELESS = """
+import ctypes, os, socket, time
+libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p
+here, there = socket.socketpair()
+kept = []
+for number in range(10):
+    f = open(f"/tmp/{{number}}", "w+b", 0); os.unlink(f"/tmp/{{number}}")
+    for _ in range(10): f.write(b"x" * (1 << 20))
+    {hold}
+time.sleep(1)"""
+_LITTLE = {"disk_mib": 20, "wall_s": 50}
+
 DISK = (
+    Greedy(
+        id="many-files-without-a-name",
+        wants="the disk, in files that were deleted and are held open",
+        code=_NAMELESS.format(hold="kept.append(f)"),
+        limits=_LITTLE,
+        ended=("killed",),
+        more={"wall_s": 50},
+    ),
+    Greedy(
+        id="files-without-a-name-in-a-socket",
+        wants="the disk, in such files that no process has open: they lie in a socket",
+        code=_NAMELESS.format(hold="socket.send_fds(here, [b'x'], [f.fileno()]); f.close()"),
+        limits=_LITTLE,
+        ended=("killed",),
+        more={"wall_s": 50},
+    ),
+    Greedy(
+        id="files-without-a-name-in-memory",
+        wants="the disk, in such files of which a process has a page mapped, and nothing else",
+        code=_NAMELESS.format(
+            hold="libc.mmap(None, ctypes.c_size_t(4096), 1, 1, f.fileno(), ctypes.c_long(0)); f.close()"
+        ),
+        limits=_LITTLE,
+        ended=("killed",),
+        more={"wall_s": 50},
+    ),
     Greedy(
         id="disk-flood",
         wants="the whole disk",

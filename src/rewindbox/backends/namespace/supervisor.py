@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import defences, files, kernel, scratch
+from rewindbox.backends.namespace import defences, files, kernel, nameless, scratch
 from rewindbox.backends.namespace.checkpoints import Budget
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
@@ -59,7 +59,7 @@ class Supervisor:
         live = request["live"]
         self.layers = Layers(machine, live, request["point"])
         self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
-        self.disk = Disk(self.layers.usage, is_new=live is None)
+        self.disk = Disk(self.layers.usage, lambda: nameless.usage(machine.proc), is_new=live is None)
         self.points = Points(self.layers, self.sessions, self.disk)
         self.job: Job | Turn | None = None
         self._spawner: Spawner | None = None

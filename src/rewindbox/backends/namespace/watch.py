@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from rewindbox.backends.namespace import trees
 from rewindbox.backends.namespace.groups import Nowhere
@@ -17,6 +17,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 _FASTEST_GROWTH = 4 << 30
 """Bytes a second that we believe a program can touch; says how long we may look away."""
 _LOOK_S = (0.002, 0.05)
+_COUNTING_S = 0.05
+"""So long the code may go on while it is counted what it has; where that is not enough it is stopped meanwhile."""
 _SAMPLE_S = 0.1
 _LONGEST_LOOK_S = 0.1
 """At five hundred processes it takes 20 to 30 ms. One that takes longer does not put off the next."""
@@ -37,6 +39,7 @@ class Watched:
         """Above so many it ends; infinite where the kernel refuses the next one."""
         self._memory = Memory(machine.proc, ipc_ns)
         self._group, self._kills_before = group, group.kills()
+        disk.begin()
         self.begin()
 
     def begin(self, at: float | None = None) -> None:
@@ -76,10 +79,16 @@ class Watched:
             return 0.0
         if self.ran_out_of_memory():
             return 0.0
-        used_bytes, cpu_s, threads = self._consumption()
-        self.peak_bytes = max(self.peak_bytes, used_bytes)
         limit_bytes = int(self.limits["memory_mib"]) << 20
-        if used_bytes > limit_bytes and self._is_over_when_stopped(limit_bytes):
+        used = self._used(limit_bytes, now + _COUNTING_S)
+        if used is None or used[0] > limit_bytes:
+            used = self._used_when_stopped(limit_bytes)
+        if used is None:
+            self.why = "wall"
+            return 0.0
+        used_bytes, cpu_s, threads = used
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+        if used_bytes > limit_bytes:
             self.why = "memory"
         elif cpu_s > self.limits["cpu_s"]:
             self.why = "cpu"
@@ -105,27 +114,48 @@ class Watched:
         peak = max(self.peak_bytes, seen_bytes)
         return min(peak, int(self.limits["memory_mib"]) << 20) if self._group.holds() else peak
 
-    def _is_over_when_stopped(self, limit_bytes: int) -> bool:
-        """Count again while nobody forks; those that were running go on where the count was wrong."""
+    def _used_when_stopped(self, limit_bytes: int) -> tuple[int, float, int] | None:
+        """Count again while nobody forks or takes more; those that were running go on where it is not too much."""
         proc = self.machine.proc
         running = [pid for pid in self.members() if not is_stopped(proc, pid)]
         signal_each(proc, running, signal.SIGSTOP)
-        if self._memory.exact_bytes([living(proc, pid) for pid in self.members()]) > limit_bytes:
-            return True
-        signal_each(proc, running, signal.SIGCONT)
-        return False
+        used = self._used(limit_bytes, self.deadline)
+        if used is not None and used[0] <= limit_bytes:
+            signal_each(proc, running, signal.SIGCONT)
+        return used
 
-    def _consumption(self) -> tuple[int, float, int]:
-        """Bytes of memory, CPU seconds and threads of all members."""
-        pages, ticks, threads, limit = 0, 0, 0, int(self.limits["memory_mib"]) << 20
-        pids = [living(self.machine.proc, pid) for pid in self.members()]
-        for pid in pids:
-            fields = stat_fields(self.machine.proc, pid)
-            if len(fields) > 21:
-                pages += int(fields[21])
-                ticks += int(fields[11]) + int(fields[12])
-                threads += int(fields[17])
-        return self._memory.used_bytes(pids, pages, limit), self.cpu_s(ticks), threads
+    def _used(self, limit_bytes: int, until: float) -> tuple[int, float, int] | None:
+        """Bytes of memory, CPU seconds and threads of all members; None: by then it was not counted."""
+        pages, ticks, threads = 0, 0, 0
+        pids = _InTime((living(self.machine.proc, pid) for pid in self.members()), until)
+        try:
+            for pid in pids:
+                fields = stat_fields(self.machine.proc, pid)
+                if len(fields) > 21:
+                    pages += int(fields[21])
+                    ticks += int(fields[11]) + int(fields[12])
+                    threads += int(fields[17])
+            return self._memory.used_bytes(pids, pages, limit_bytes), self.cpu_s(ticks), threads
+        except _Late:
+            return None
+
+
+class _Late(Exception):
+    """The time for counting is over."""
+
+
+class _InTime(list[int]):
+    """Processes that are gone through until then: who has much to be counted must not gain time by it."""
+
+    def __init__(self, pids: Iterable[int], until: float) -> None:
+        super().__init__(pids)
+        self._until = until
+
+    def __iter__(self) -> Iterator[int]:
+        for pid in super().__iter__():
+            if time.monotonic() > self._until:
+                raise _Late
+            yield pid
 
 
 def usage(proc: int, files: trees.Usage) -> dict[str, float]:
@@ -152,12 +182,19 @@ class Disk:
     """What the vm's files occupy. Walking them is slow, so we walk, in a thread, only when the host's free
     space, which is cheap to ask, has fallen by enough that the limit could be passed."""
 
-    def __init__(self, usage: Callable[[], trees.Usage], *, is_new: bool) -> None:
-        self._usage = usage
+    def __init__(
+        self, usage: Callable[[], trees.Usage], held: Callable[[], tuple[trees.Usage, bool]], *, is_new: bool
+    ) -> None:
+        """`held`: of files that no folder has, see nameless.py."""
+        self._usage, self._held = usage, held
         self._known = trees.Usage() if is_new else None
-        self._free = os.statvfs(".")
+        self._free = self._before = os.statvfs(".")
         self._walk: threading.Thread | None = None
         self._not_before = 0.0
+
+    def begin(self) -> None:
+        """Something begins to run."""
+        self._before = os.statvfs(".")
 
     def is_over(self, limits: dict[str, float]) -> bool:
         """Whether the last walk found more than the limits allow; starts a walk when one is due."""
@@ -169,8 +206,8 @@ class Disk:
             if known.size_bytes > limit_bytes or known.files > limit_files:
                 self._known = None  # look again at the next job
                 return True
-            grown_bytes = (self._free.f_bfree - now.f_bfree) * now.f_frsize
             grown_files = self._free.f_ffree - now.f_ffree
+            grown_bytes = _fallen_bytes(self._free, now)
             if known.size_bytes + grown_bytes <= limit_bytes and known.files + grown_files <= limit_files:
                 return False
         if time.monotonic() >= self._not_before:
@@ -185,5 +222,17 @@ class Disk:
     def _measure(self) -> None:
         began = time.monotonic()
         self._free = os.statvfs(".")
-        self._known = self._usage()
+        self._known = self._counted()
         self._not_before = time.monotonic() + 10 * (time.monotonic() - began)
+
+    def _counted(self) -> trees.Usage:
+        """Where files are held whose size nobody sees, what the disk has less than before is taken to be theirs."""
+        tree, (held, is_more) = self._usage(), self._held()
+        size_bytes = tree.size_bytes + held.size_bytes
+        if is_more:
+            size_bytes = max(size_bytes, _fallen_bytes(self._before, os.statvfs(".")))
+        return trees.Usage(tree.files + held.files, size_bytes)
+
+
+def _fallen_bytes(before: os.statvfs_result, now: os.statvfs_result) -> int:
+    return (before.f_bfree - now.f_bfree) * now.f_frsize

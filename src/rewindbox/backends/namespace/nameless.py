@@ -1,0 +1,82 @@
+"""Files that take the disk though no folder has them: deleted, or never named, while a process of the vm holds them.
+
+Seen through descriptors. What is held otherwise, by a mapping alone or in a socket on its way, has no size that
+one could ask for: then we say that there is more.
+"""
+
+import contextlib
+import os
+import stat
+from functools import cache
+
+from rewindbox.backends.namespace import parked, trees
+from rewindbox.backends.namespace.machine import MEMORY
+from rewindbox.backends.namespace.processes import living, processes
+
+_MAPS_MAX = 4 << 20
+"""Bytes of a list of mappings that we read; who has more of them hides something, for all we know."""
+_DELETED = b" (deleted)"
+
+File = tuple[int, int]
+"""Device and inode."""
+
+
+def usage(proc: int) -> tuple[trees.Usage, bool]:
+    """What those files occupy that processes of a vm hold, and whether there may be more of them."""
+    found: dict[File, int] = {}
+    is_more = False
+    pids = [living(proc, pid) for pid in processes(proc)]
+    for pid in pids:
+        is_more = _look_at_descriptors(proc, pid, found) or is_more
+    inodes = {inode for _, inode in found}
+    is_more = is_more or any(_maps_others(proc, pid, inodes) for pid in pids)
+    return trees.Usage(len(found), sum(found.values())), is_more
+
+
+def _look_at_descriptors(proc: int, pid: int, found: dict[File, int]) -> bool:
+    """Add the files that a process has open; whether descriptors lie in one of its sockets."""
+    parks = False
+    with contextlib.suppress(OSError):  # it ended meanwhile
+        folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    status = os.stat(name, dir_fd=folder)
+                    if stat.S_ISSOCK(status.st_mode):
+                        parks = parks or parked.is_parking(proc, pid, name)
+                    elif stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_dev not in _in_memory():
+                        found[status.st_dev, status.st_ino] = status.st_blocks * 512
+        finally:
+            os.close(folder)
+    return parks
+
+
+def _maps_others(proc: int, pid: int, inodes: set[int]) -> bool:
+    """Whether a deleted file is in its memory that no process has open."""
+    for line in _maps(proc, pid):
+        if line.endswith(_DELETED):
+            device, inode = line.split(None, 5)[3:5]
+            major, minor = (int(part, 16) for part in device.split(b":"))
+            if os.makedev(major, minor) not in _in_memory() and int(inode) not in inodes:
+                return True
+    return False
+
+
+def _maps(proc: int, pid: int) -> list[bytes]:
+    """The lines of its mappings; one that nobody has open where there are too many."""
+    try:
+        with open(os.open(f"{pid}/maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as file:
+            text = file.read(_MAPS_MAX)
+    except OSError:
+        return []
+    return text.splitlines() if len(text) < _MAPS_MAX else [b"0 ---- 0 0:0 0" + _DELETED]
+
+
+@cache
+def _in_memory() -> frozenset[int]:
+    """Devices whose files are memory, which is counted as such: of the vm's own, of memory files and segments."""
+    file = os.memfd_create("rewindbox", os.MFD_CLOEXEC)
+    try:
+        return frozenset((os.stat(MEMORY).st_dev, os.fstat(file).st_dev))
+    finally:
+        os.close(file)

@@ -1,0 +1,47 @@
+"""Code that has so much of everything that counting it takes longer than it may run, or than it takes to take more."""
+
+import anyio
+import pytest
+
+from conftest import out, run
+from rewindbox import backends
+from rewindbox.backends.namespace import starting
+
+pytestmark = pytest.mark.anyio
+NEVER_IN_TIME = "watch._COUNTING_S = -1"
+"""Every count comes too late while the code runs, as of two hundred processes that have a thousand sockets each."""
+FOR_EVER = """
+import time
+def used_bytes(self, pids, *_):
+    while True:
+        for pid in pids: time.sleep(0.02)
+watch.Memory.used_bytes = used_bytes"""
+
+
+@pytest.fixture
+async def slow_vm(request, tmp_path, monkeypatch):
+    """A vm whose supervisor counts as `request.param` says."""
+    lines = f"from rewindbox.backends.namespace import watch\n{request.param}\nlauncher.main()"
+    monkeypatch.setattr(starting, "_BOOT", starting._BOOT.replace("launcher.main()", lines))
+    made = backends.load("namespace", str(tmp_path / "vms"))
+    yield await made.create("vm_slow")
+    await made.close()
+
+
+@pytest.mark.parametrize("slow_vm", [NEVER_IN_TIME], indirect=True, ids=["never-in-time"])
+async def test_who_is_not_counted_in_time_is_stopped_meanwhile(slow_vm):
+    """It goes on when it was counted, and what is too much is too much; so in a session."""
+    assert await out(slow_vm, "for i in $(seq 20); do sleep 0.01; done; echo through") == "through\n"
+    assert await out(slow_vm, "import time\nfor _ in range(20): time.sleep(0.01)", "python", session="s") == ""
+    hog = "x = bytearray(b'x' * (300 << 20))\nimport time; time.sleep(50)"
+    for session in (None, "s"):
+        assert (await run(slow_vm, hog, "python", session=session, memory_mib=100)).ended == "memory"
+
+
+@pytest.mark.parametrize("slow_vm", [FOR_EVER], indirect=True, ids=["for-ever"])
+async def test_counting_puts_off_no_deadline(slow_vm):
+    """A count that never ends is given up at the deadline, and the code is ended."""
+    with anyio.fail_after(30):
+        for session in (None, "s"):
+            outcome = await run(slow_vm, "import time; time.sleep(50)", "python", session=session, wall_s=0.5)
+            assert (outcome.ended, outcome.exit_code) == ("timeout", 124)
