@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import socket
 from collections.abc import Callable
@@ -18,6 +19,10 @@ _STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
 _ROUND_BYTES = 1 << 20
 DISPLAYS_BYTES = 32 << 20
 _DISPLAYS_MAX = 1000
+_VALUES_MAX = 500_000
+"""Of all bundles of an execution together: 36 MiB here."""
+_STRUCTURE = (b",", b"[", b"{")
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class Output:
@@ -88,8 +93,25 @@ class Output:
 
     def displays(self) -> list[Display]:
         """The bundles that came, those that are none left out: what the code says of itself, and no more."""
-        lines = bytes(self.kept.get(None, b"")).splitlines()[:_DISPLAYS_MAX]
-        return [bundle for line in lines if (bundle := _bundle(line)) is not None]
+        found: list[Display] = []
+        room = _VALUES_MAX
+        for line in bytes(self.kept.get(None, b"")).split(b"\n", _DISPLAYS_MAX)[:_DISPLAYS_MAX]:
+            room -= (count := _values(line))
+            if count and room >= 0 and (bundle := _bundle(line)) is not None:
+                found.append(bundle)
+        return found
+
+
+def _values(line: bytes) -> int:
+    """At least as many as there will be when it is read, each of which takes 24 times as much as it has letters."""
+    strings = line.count(b'"') - line.count(b'\\"')
+    if strings > _VALUES_MAX:
+        return strings
+    if (
+        sum(map(line.count, _STRUCTURE)) > _VALUES_MAX // _DISPLAYS_MAX
+    ):  # most of it is in strings, where it means nothing
+        line = _STRING.sub(b"", line)
+    return sum(map(line.count, _STRUCTURE))
 
 
 def _bundle(line: bytes) -> Display | None:
