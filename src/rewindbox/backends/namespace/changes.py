@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewindbox.backends.namespace import attributes, files, paths, trees
+from rewindbox.backends.namespace import files, likeness, paths, trees
 
 TOLD_MAX = 10_000
 _SEEN_MAX = 200_000
@@ -129,9 +129,9 @@ class Comparison:
         try:
             here = f"/proc/self/fd/{folder}/{name}"
             if stat.S_ISLNK(status.st_mode):
-                return os.readlink(here), _attributes(here)
+                return os.readlink(here), likeness.attributes_of(here)
             is_read = stat.S_ISREG(status.st_mode) and status.st_size <= _READ_MAX
-            return self._data(folder, name) if is_read else b"", _attributes(here)
+            return self._data(folder, name) if is_read else b"", likeness.attributes_of(here)
         finally:
             os.close(folder)
 
@@ -145,11 +145,6 @@ class Comparison:
         if self._read > _READ_ALL_MAX:
             raise _Enough
         return data
-
-
-def _attributes(path: str) -> dict[str, bytes]:
-    names = [name for name in os.listxattr(path, follow_symlinks=False) if attributes.fate(name) != "made anew"]
-    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def _is_folder(status: Entry) -> bool:

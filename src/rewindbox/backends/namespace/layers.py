@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from itertools import takewhile
 from typing import Any
 
-from rewindbox.backends.namespace import folds, trees
+from rewindbox.backends.namespace import folds, likeness, trees
 from rewindbox.backends.namespace.changes import Comparison
 from rewindbox.backends.namespace.machine import LAYER_NAME, SHARED, Damaged, Machine, StepFailed
 
@@ -47,6 +47,8 @@ class Layers:
         self._point: State | None = None
         self._unsettled: State | None = None
         self._signature: trees.Signature | None = None
+        self._young: set[str] = set()
+        """What may have changed since without another change time."""
         self._going: set[str] = set()
         """What earlier sweeps are deleting: two at one tree would be in each other's way."""
         if point is not None and self._is_small():
@@ -59,9 +61,10 @@ class Layers:
 
     def _remember(self, point: State) -> None:
         """The upper is, at this moment, exactly what `point` says."""
+        since_ns = likeness.now_ns()
         try:
             self._signature = trees.signature(self.upper, COPY_MAX_FILES * 2, COPY_MAX_BYTES * 2)
-            self._point = point
+            self._point, self._young = point, likeness.young(self._signature, since_ns)
         except (trees.TooBig, OSError):  # a copy that was made because somebody wrote, or somebody does
             self._point = self._signature = None
 
@@ -78,22 +81,30 @@ class Layers:
         `changing`: absolute paths of files that somebody has mapped for writing: they change without a trace.
         """
         try:
+            since_ns = likeness.now_ns()
             found = self._seen(COPY_MAX_FILES, COPY_MAX_BYTES, changing)
             if self._point is not None and found == self._signature:
+                self._young &= likeness.young(found, since_ns)
                 return self._taken("same", 0)
-            return self._copy(found)
+            return self._copy(found, since_ns)
         except (trees.TooBig, trees.Uncopied):  # what is frozen is what was there
             return self._freeze(changing)
 
     def _seen(self, max_files: int, max_bytes: int, changing: Collection[str]) -> trees.Signature:
         found = trees.signature(self.upper, max_files, max_bytes)
-        for path in (name.strip("/") for name in changing):
+        for path in (*(name.strip("/") for name in changing), *self._changed_unseen(found)):
             if path in found:
                 inode, _, size, mode = found[path]
                 found[path] = (inode, -time.monotonic_ns(), size, mode)  # unlike any other
         return found
 
-    def _copy(self, found: trees.Signature) -> dict[str, Any]:
+    def _changed_unseen(self, found: trees.Signature) -> set[str]:
+        copy, before = self._point and self._point["copy"], self._signature or {}
+        if not copy:
+            return set()
+        return likeness.unlike(self.upper, copy, [path for path in self._young if found.get(path) == before.get(path)])
+
+    def _copy(self, found: trees.Signature, since_ns: int) -> dict[str, Any]:
         name = self.machine.new_name("c")
         previous = self._point["copy"] if self._point else None
         try:
@@ -102,6 +113,7 @@ class Layers:
             trees.delete(name)
             raise
         self._point, self._signature = {"layers": self.layers, "copy": name}, found
+        self._young = likeness.young(found, since_ns)
         return self._taken("copy", written)
 
     def _freeze(self, changing: Collection[str]) -> dict[str, Any]:
@@ -113,10 +125,11 @@ class Layers:
             if failure.cause.errno != errno.EBUSY:
                 raise
             try:
+                since_ns = likeness.now_ns()
                 found = self._seen(1 << 31, 1 << 62, changing)
             except trees.TooBig:  # nested too deep for paths: there is no other way
                 raise failure from None
-            return self._copy(found)
+            return self._copy(found, since_ns)
         self._remember({"layers": self.layers, "copy": None})
         return self._taken("freeze", 0)
 
