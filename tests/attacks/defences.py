@@ -34,6 +34,12 @@ seccomp._intervals = lambda *which: [(n, "newer" if n > seccomp._LAST_KNOWN and 
     "kernel ids": "os.chown('.', 0, 0); launcher._drop_privileges = lambda: None",
     "capability of pid 1": "kernel.keep_capability_over_exec = lambda number: None",
     "guard": "guard.Guard._decide = lambda *_: (0, guard._CONTINUE)",
+    "lines of /proc": """
+def status(pid, name):
+    with open(f"{guard.PROC}/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return next(int(line.split()[-1]) for line in file if line.startswith(f"{name}:"))
+guard._status = status
+""",
     "undumpable checkpoints": """
 head = template._SOURCES["head.py"]
 template._SOURCES["head.py"] = head.replace(b"_PR_SET_DUMPABLE = 4", b"_PR_SET_DUMPABLE = 3")

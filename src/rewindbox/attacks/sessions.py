@@ -30,6 +30,19 @@ say("BROKE", found[:20]) if found else say("HELD")""",
         in_execution=False,
     ),
     Attack(
+        id="signals-by-handles-of-the-supervisor",
+        tries="be taken for the supervisor by its own name, so that its handles of processes are used",
+        code="""
+number = 424  # pidfd_send_signal
+libc.prctl(15, b"\\rTgid:\\t1")
+own = {int(n) for n in os.listdir("/proc/self/fd")}
+answers = {n: call(number, n, 0, 0, 0) for n in range(3, 400) if n not in own}
+found = [n for n, answer in answers.items() if answer != (-1, errno.EBADF)]
+say("BROKE", found) if found else say("HELD", len(answers))""",
+        held_by=("lines of /proc",),
+        in_execution=False,
+    ),
+    Attack(
         id="priority-of-a-checkpoint",
         tries="have what it goes back to run last of all, or on one processor, for good",
         code="""

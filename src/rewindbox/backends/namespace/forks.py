@@ -158,5 +158,5 @@ def readable(descriptors: list[int], timeout_s: float) -> list[int]:
 
 def status(outer: int) -> dict[str, list[str]]:
     """/proc/PID/status of a process, by our numbers."""
-    with open(f"{PROC}/{outer}/status", encoding="utf-8", errors="replace") as file:
+    with open(f"{PROC}/{outer}/status", encoding="utf-8", errors="replace", newline="\n") as file:
         return {name: value.split() for name, _, value in (line.partition(":") for line in file)}

@@ -137,6 +137,6 @@ def _inner_pid(caller: int) -> int:
 
 
 def _status(pid: int, name: str) -> int:
-    """The last number of a line of /proc/PID/status."""
-    with open(f"{PROC}/{pid}/status", encoding="utf-8", errors="replace") as file:
+    """The last number of a line of /proc/PID/status; a name there may have all but a line feed in it."""
+    with open(f"{PROC}/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as file:
         return next(int(line.split()[-1]) for line in file if line.startswith(f"{name}:"))
