@@ -87,6 +87,8 @@ class Sessions:
         self.checkpoints = Checkpoints(machine.proc, budget, self._needed, self._forget)
         self.guard: Guard | None = None
         self.live: dict[str, Session] = {}
+        self.beside_job = False
+        """A job runs, which is no session's."""
         self.limits: dict[str, float] = {}
         """What the kernel counts for each process: fixed for all sessions when the first one begins."""
         self._template: Process | None = None
@@ -260,10 +262,10 @@ class Sessions:
     def _others(self, session: Session) -> Spare:
         """Tells of a process whether it is none of this session's: 0.05 ms where it is new, and others live.
 
-        Where no other session lives, all that runs in the vm beside ours is this one's.
+        Where no other session lives, and no job does, all that runs in the vm beside ours is this one's.
         """
         assert self.guard is not None
-        if len(self.live) == 1:
+        if len(self.live) == 1 and not self.beside_job:
             return self.guard.protected.__contains__
         known = {other.head.pid for other in self.live.values()} | self.guard.protected
 

@@ -38,6 +38,7 @@ from rewindbox.backends.namespace.replies import (
     told_meanwhile,
     told_to_go,
 )
+from rewindbox.backends.namespace.rest import Rest
 from rewindbox.backends.namespace.sessions import Sessions
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.turn import Turn
@@ -61,6 +62,7 @@ class Supervisor:
         self.sessions = Sessions(machine, Budget(*request["checkpoints"]))
         self.disk = Disk(self.layers.usage, lambda: nameless.usage(machine.proc), is_new=live is None)
         self.points = Points(self.layers, self.sessions, self.disk)
+        self.rest = Rest(machine, self.disk, self.sessions)
         self.job: Job | Turn | None = None
         self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
@@ -93,6 +95,7 @@ class Supervisor:
             elif not ready and self.job is None:  # nobody waits
                 self.layers.settle()
                 self._ready_spawner()
+                self.rest.look_when_due()
                 if (at := self.sessions.checkpoints.measure_at) is not None and at <= time.monotonic():
                     self.sessions.checkpoints.keep_to_memory()
             if self._woken in ready:
@@ -110,15 +113,18 @@ class Supervisor:
         """Look at the running job; milliseconds until the next look, None for ever."""
         if self.points.resting is not None:
             return self.points.rest_ms()
+        self.rest.beside(self.job)
         if self.job is None:
-            measure_at = self.sessions.checkpoints.measure_at
-            later = None if measure_at is None else max((measure_at - time.monotonic()) * 1000, _IDLE_MS)
+            times = [at for at in (self.sessions.checkpoints.measure_at, self.rest.next_look) if at is not None]
+            later = max((min(times) - time.monotonic()) * 1000, _IDLE_MS) if times else None
             return _IDLE_MS if self._spawner is None or self._spawner.is_stale else later
         if isinstance(self.job, Turn) and (answer := self._job_answer) is not None:
             with contextlib.suppress(BlockingIOError):
                 self.job.hear(lambda: told_meanwhile(answer))
         if self.job.why is None:
             pause_s = self.job.look_when_due()
+            if self.rest.next_look is not None:
+                pause_s = min(pause_s, self.rest.look_when_due())
             if self.job.why is None:
                 return pause_s * 1000 + 0.5
         self.job.kill()
@@ -201,6 +207,7 @@ class Supervisor:
             if session.tip and not self.sessions.go_back(session.name, session.tip):
                 raise Lost(f"session {session.name} ended at rest, with no checkpoint: its variables are gone")
         self.sessions.begin(request["session"], request)
+        self.rest.allow(request["limits"])
         for name in _FIXED:
             if request["limits"][name] != (first := self.sessions.limits[name]):
                 raise BadPath(

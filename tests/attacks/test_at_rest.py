@@ -1,0 +1,86 @@
+"""Limits hold between a session's executions, too: for what it left running, beside a job, beside another session."""
+
+import os
+import secrets
+from functools import partial
+
+import anyio
+import pytest
+
+from conftest import eventually, out, run, status_of
+from rewindbox import backends
+from rewindbox.backends.namespace import starting
+
+pytestmark = pytest.mark.anyio
+LATER = """
+import ctypes, os, time
+x = globals().get("x", 0) + 1
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(15, {name!r}.encode())
+    while not os.path.exists("/dev/shm/{name}"): time.sleep(0.01)
+    kept = bytearray(b"x" * (300 << 20))
+    open("/dev/shm/{name}.has", "w").close()
+    time.sleep(1000)
+"""
+"""Leaves a process that takes 300 MiB when it is told to, and not before."""
+TELL = "open('/dev/shm/{name}', 'w').close()"
+UNWATCHED = "from rewindbox.backends.namespace import rest\nrest.Rest._look = lambda *_: 0.25\n"
+SMALL = {"memory_mib": 100}
+
+
+def lives(name: str) -> bool:
+    found = [status_of(pid) for pid in os.listdir("/proc") if pid.isdigit()]
+    return any(one.get("Name") == name and one["State"][0] not in "ZX" for one in found)
+
+
+async def planted(vm) -> str:
+    """The name of what session `s` has left, which waits."""
+    name = f"rest{secrets.token_hex(4)}"
+    await out(vm, LATER.format(name=name), "python", session="s", **SMALL)
+    await vm.take_point()
+    await eventually(lambda: lives(name), "it has its name")
+    return name
+
+
+async def is_hard(made) -> bool:
+    """Whether the kernel counts memory here; then it ends whomever of the sessions it likes, which share a limit."""
+    return {report.limit: report.enforcement for report in await made.limits()}["memory_mib"] == "hard"
+
+
+async def test_who_takes_too_much_at_rest_is_ended(backend, vm):
+    """It is, and the session goes back to what it was; a job and another session that run meanwhile go on."""
+    beside = run if await is_hard(backend) else out
+    await run(vm, "y = 1", "python", session="other", **SMALL)
+    await vm.take_point()
+    name = await planted(vm)
+    await run(vm, f"touch /dev/shm/{name}")
+    await eventually(lambda: not lives(name), "it is ended at rest")
+    name = await planted(vm)
+    async with anyio.create_task_group() as group:
+        group.start_soon(
+            out, vm, f"touch /dev/shm/{name}; sleep 1000 & while kill -0 $! && [ ! -e end ]; do sleep 0.02; done"
+        )
+        await eventually(lambda: not lives(name), "it is ended beside a job")
+        await vm.write("end", b"")
+    name = await planted(vm)
+    waiting = f"{TELL.format(name=name)}\nimport os, time\nwhile not os.path.exists('done'): time.sleep(0.02)\nprint(y)"
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(beside, vm, waiting, "python", session="other", **SMALL))
+        await eventually(lambda: not lives(name), "it is ended beside another session")
+        await vm.write("done", b"")
+    assert await out(vm, "print(x)", "python", session="s", **SMALL) == "3\n"
+
+
+async def test_unwatched_it_has_what_it_takes(tmp_path, monkeypatch):
+    """Where nobody looks at sessions that rest, it has all of it."""
+    monkeypatch.setattr(starting, "_BOOT", starting._BOOT.replace("launcher.main()", f"{UNWATCHED}launcher.main()"))
+    made = backends.load("namespace", str(tmp_path / "vms"))
+    try:
+        if await is_hard(made):
+            pytest.skip("the kernel counts memory here, and needs nobody to look")
+        vm = await made.create("vm_unwatched")
+        name = await planted(vm)
+        await run(vm, f"touch /dev/shm/{name}; while [ ! -e /dev/shm/{name}.has ]; do sleep 0.02; done")
+        assert lives(name)
+    finally:
+        await made.close()
