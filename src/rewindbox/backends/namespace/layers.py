@@ -92,17 +92,20 @@ class Layers:
 
     def _seen(self, max_files: int, max_bytes: int, changing: Collection[str]) -> trees.Signature:
         found = trees.signature(self.upper, max_files, max_bytes)
-        for path in (*(name.strip("/") for name in changing), *self._changed_unseen(found)):
+        for path in (name.strip("/") for name in changing):
             if path in found:
                 inode, _, size, mode = found[path]
                 found[path] = (inode, -time.monotonic_ns(), size, mode)  # unlike any other
+        self._forget_unlike(found)
         return found
 
-    def _changed_unseen(self, found: trees.Signature) -> set[str]:
-        copy, before = self._point and self._point["copy"], self._signature or {}
-        if not copy:
-            return set()
-        return likeness.unlike(self.upper, copy, [path for path in self._young if found.get(path) == before.get(path)])
+    def _forget_unlike(self, found: trees.Signature) -> None:
+        """What has the change time that it had at the last point, and yet is another one, is not known any more."""
+        copy, before = self._point and self._point["copy"], self._signature
+        if copy and before:
+            same = [path for path in self._young if found.get(path) == before.get(path)]
+            for path in likeness.unlike(self.upper, copy, same):
+                before.pop(path, None)
 
     def _copy(self, found: trees.Signature, since_ns: int) -> dict[str, Any]:
         name = self.machine.new_name("c")

@@ -5,6 +5,7 @@ What is written twice within a tick has the same change time both times; if the 
 time leaves no trace. So what is as young as the clock when it is seen is looked at itself the next time.
 """
 
+import errno
 import os
 import stat
 import time
@@ -17,7 +18,7 @@ from rewindbox.backends.namespace.trees import Signature
 _TICKING = 5
 """CLOCK_REALTIME_COARSE, of which file systems take their times."""
 _READ_MAX = 2 << 20
-"""A longer file that is young is copied again."""
+"""A young file that has more in it is copied again."""
 _OWN = paths.NO_LINKS | paths.SAME_MOUNT
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
@@ -64,7 +65,8 @@ def _look(root: int, path: str) -> tuple[Any, ...] | None:
             return (*told, os.readlink(name, dir_fd=folder))
         if not stat.S_ISREG(status.st_mode):
             return told
-        return None if status.st_size > _READ_MAX else (*told, _content(folder, name))
+        content = _content(folder, name)
+        return None if content is None else (*told, status.st_size, content)
     finally:
         os.close(folder)
 
@@ -75,7 +77,24 @@ def attributes_of(path: str) -> dict[str, bytes]:
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
-def _content(folder: int, name: str) -> bytes:
+def _content(folder: int, name: str) -> list[tuple[int, bytes]] | None:
+    """What is between its holes, and where; None: that is too much, or it is no file any more."""
     file = paths.open_in(folder, name, _FILE, 0, _OWN)
-    with open(file, "rb") as opened:
-        return opened.read(_READ_MAX + 1) if stat.S_ISREG(os.fstat(file).st_mode) else b""
+    with open(file, "rb", buffering=0) as opened:
+        parts, at, room = [], 0, _READ_MAX
+        status = os.fstat(file)
+        while stat.S_ISREG(status.st_mode) and at < status.st_size:
+            try:
+                at = os.lseek(file, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # only a hole is left
+            end = os.lseek(file, at, os.SEEK_HOLE)
+            room -= end - at
+            if room < 0:
+                return None
+            opened.seek(at)
+            parts.append((at, opened.read(end - at)))
+            at = end
+        return parts if stat.S_ISREG(status.st_mode) else None
