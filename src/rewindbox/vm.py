@@ -274,7 +274,7 @@ class AsyncVm:
         async with self._queue:
             assert to.state is not None
             changes = await (await self._standing.start())[0].changes(to.state) if files else None
-            return preview(await self.points(), self.record.tip, to, live=to.id in live, changes=changes)
+            return preview(self._open, self.record, to, live=to.id in live, changes=changes)
 
     async def points(self, *, newer_than: str | None = None, limit: int | None = None) -> list[Point]:
         """Oldest first; those without a state can no longer be gone back to. `newer_than`: taken after that point."""
