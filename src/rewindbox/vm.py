@@ -326,7 +326,8 @@ class AsyncVm:
             await self._standing.stop()
             with self._open.store.transaction() as tx:
                 self._open.registry.remove(tx, self.id)
-                self._open.timeline.drop_states(tx, [point.id for point in await self.points()])
+                kept = self._open.timeline.points(self.id, kept_only=True)
+                self._open.timeline.drop_states(tx, [point.id for point in kept])
             await self._open.backend.destroy(self.id)
             self._on_removed(self.id)
 
