@@ -139,6 +139,12 @@ _ABSENT: _Numbers = {
     # They list mounts past the masks on /proc; callers read /proc/self/mountinfo instead.
     "statmount": (457, 457),
     "listmount": (458, 458),
+    # Memory that no count of the host's shows, and that cannot be thrown out.
+    "memfd_secret": (447, 447),
+    # Rules without end, in memory that hangs on nothing that can be seen. Ours (landlock.py) are on before the filter.
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
     # Asynchronous I/O of old: the host has so many places for it (fs.aio-max-nr), and one program can take them all.
     "io_setup": (206, 0),
     "io_destroy": (207, 1),
@@ -154,6 +160,7 @@ _CHECKED: _Numbers = {
     "socketpair": (53, 199),
     "ioctl": (16, 29),
     "fcntl": (72, 25),
+    "close_range": (436, 436),
     "personality": (135, 92),
     "prlimit64": (302, 261),
     "mknod": (133, None),
@@ -196,11 +203,19 @@ _SEND_KEYS = (
 )  # TIOCSTI, TIOCLINUX: type into, or paste to, the terminal of whoever started us
 _SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
 _SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
+# Without end, and what takes memory must hang on a process where it can be counted (lists.py): locks of an open file
+# (F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW) do not, nor does what a thread has in a table of descriptors of its own.
+_FILE_LOCKS = (36, 37, 38)
+_THREAD, _THREAD_WITH_FILES = 0x10000, 0x10400
+_OWN_TABLE = 2
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
-    "clone": ((0, _CLONE_REFUSED, (0,), "allow", "refuse"),),
+    "clone": (
+        (0, _CLONE_REFUSED, (0,), "next", "refuse"),
+        (0, _THREAD_WITH_FILES, (_THREAD,), "refuse", "allow"),
+    ),
     # Families with their own history of holes are out; so are raw sockets. EPERM, as for other refusals.
     "socket": (
         (0, _ALL, (_UNIX,), "allow", "next"),
@@ -214,7 +229,11 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "netlink": ((2, _ALL, (0,), "allow", "no family"),),
     "socketpair": ((0, _ALL, (_UNIX,), "allow", "refuse"),),
     "ioctl": ((1, _ALL, _SEND_KEYS + _SET_OWNER_IOCTL, "refuse", "allow"),),
-    "fcntl": ((1, _ALL, _SET_OWNER_FCNTL, "refuse", "allow"),),
+    "fcntl": (
+        (1, _ALL, _SET_OWNER_FCNTL, "refuse", "next"),
+        (1, _ALL, _FILE_LOCKS, "no such", "allow"),
+    ),
+    "close_range": ((2, _OWN_TABLE, (0,), "allow", "no such"),),
     "personality": ((0, _ALL, _PERSONALITIES, "allow", "refuse"),),
     # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it.
     "prlimit64": ((0, _ALL, (0,), "allow", "refuse"),),
@@ -230,6 +249,7 @@ _VERDICTS = {
     "absent": _RET_ERRNO | errno.ENOSYS,
     "no family": _RET_ERRNO | errno.EAFNOSUPPORT,
     "no protocol": _RET_ERRNO | errno.EPROTONOSUPPORT,
+    "no such": _RET_ERRNO | errno.EINVAL,
     "kill": 0x80000000,
     "ask": 0x7FC00000,
 }

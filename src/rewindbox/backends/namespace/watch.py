@@ -110,7 +110,7 @@ class Watched:
         proc = self.machine.proc
         running = [pid for pid in self.members() if not is_stopped(proc, pid)]
         signal_each(proc, running, signal.SIGSTOP)
-        if self._memory.exact_bytes([living(proc, pid) for pid in self.members()]) > limit_bytes:
+        if self._memory.exact_bytes([living(proc, pid) for pid in self.members()], limit_bytes) > limit_bytes:
             return True
         signal_each(proc, running, signal.SIGCONT)
         return False
