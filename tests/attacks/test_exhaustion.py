@@ -275,6 +275,7 @@ def test_every_road_is_shown_to_be_closed_by_its_limit(record_property):
     assert f"| programs that want all there is | {counts} |" in page
 
 
+@pytest.mark.alone
 async def test_what_others_take_ends_nobody(vm, tmp_path):
     """A program with children that stays within its limit goes on while others take more of the host than that."""
     code = """
