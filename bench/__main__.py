@@ -44,6 +44,7 @@ def run(given: argparse.Namespace) -> Any:
             peers.eryx(given.eryx),
             memory.IdleVms(box, min(50, max(given.samples, 2))),
             memory.Checkpoints(box, min(4, given.samples)),
+            deadline.Bare(few),
             deadline.Deadline(box, few),
             deadline.Deadline(box, few, session="main"),
             deadline.Recovery(box, -(-few // 4)),

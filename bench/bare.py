@@ -15,7 +15,7 @@ from rewindbox import backends
 BARE = "bare python"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 _ANYBODY = 65534
-"""As whom root also starts bubblewrap: it does less for root."""
+"""As whom root also starts what does less for root: bubblewrap, and the kernel's limit of processes."""
 
 
 def python() -> str:
@@ -25,6 +25,11 @@ def python() -> str:
     if found is None:
         raise Missing("no python3 below /usr: install it (`apt-get install python3`)")
     return os.path.realpath(found)
+
+
+def as_anybody() -> list[str]:
+    """What root puts before a program's words to start it as an ordinary user; nothing for others."""
+    return ["setpriv", f"--reuid={_ANYBODY}", f"--regid={_ANYBODY}", "--clear-groups", "--"] if os.getuid() == 0 else []
 
 
 def spawn(words: list[str]) -> float:
@@ -68,7 +73,7 @@ def programs() -> list[Case]:
         _bubblewrap("bubblewrap", "bubblewrap: `python -c pass`", [], interpreter),
     ]
     if os.getuid() == 0:
-        other = ["setpriv", f"--reuid={_ANYBODY}", f"--regid={_ANYBODY}", "--clear-groups", "--"]
+        other = as_anybody()
         words = "bare: the same by way of setpriv, as an ordinary user"
         cases.append(Program(Row(name="bare setpriv", work=words, over=BARE), [*other, *interpreter]))
         words = "bubblewrap by way of setpriv, as an ordinary user"

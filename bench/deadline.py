@@ -5,9 +5,14 @@ one before. Timed from the call to its answer, less the limit: starting the prog
 point and writing history are in it. That none is left is not timed, and is tested elsewhere.
 """
 
+import os
+import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Mapping
 
+from bench import bare
 from bench.runner import Case, Missing, Row
 from rewindbox import Limits, Rewindbox, Vm
 
@@ -69,8 +74,7 @@ class Deadline(_InOneVm):
         self._vm = self._box.vm()
         self._vm.execute("python", "pass", session=self._session, limits=_LIMITS)
         late = sorted(self._once(self._vm) for _ in range(self._count))
-        found = late[len(late) // 2], late[min(int(len(late) * 0.99), len(late) - 1)]
-        return {row.name: value for row, value in zip(self.rows, found, strict=True)}
+        return dict(zip([row.name for row in self.rows], _median_and_99th(late), strict=True))
 
     def _once(self, vm: Vm) -> float:
         started = time.perf_counter()
@@ -79,6 +83,53 @@ class Deadline(_InOneVm):
         if execution.ended != "timeout" or "full" not in execution.stdout:
             raise Missing(f"there were never {PROCESSES} processes: {execution.ended}, {execution.stderr[-200:]}")
         return late_s
+
+
+def _median_and_99th(values: list[float]) -> tuple[float, float]:
+    """Of sorted ones."""
+    return values[len(values) // 2], values[min(int(len(values) * 0.99), len(values) - 1)]
+
+
+class Bare(Case):
+    """What the kernel alone takes: the same tree outside of any vm, ended by the end of its pid namespace."""
+
+    is_sampled_once = True
+    rows = (
+        Row(name="bare deadline", work=f"bare: the end of a pid namespace with {PROCESSES} such processes"),
+        Row(name="bare deadline p99", work="bare: the same, 99 of 100"),
+    )
+
+    def __init__(self, count: int) -> None:
+        """`count`: how often."""
+        self._count = count
+
+    def sample(self) -> Mapping[str, float]:
+        if shutil.which("unshare") is None or shutil.which("prlimit") is None:
+            raise Missing("no unshare or prlimit: install util-linux")
+        took = sorted(self._once() for _ in range(self._count))
+        return dict(zip([row.name for row in self.rows], _median_and_99th(took), strict=True))
+
+    def _once(self) -> float:
+        started = time.monotonic()
+        with subprocess.Popen(self._command(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as above:
+            assert above.stdout is not None
+            try:
+                if above.stdout.read(4) != b"full":
+                    raise Missing("this user may make no pid namespace, or no process in it")
+                time.sleep(max(started + _WALL_S - time.monotonic(), 0))  # as long as in a vm
+                with open(f"/proc/{above.pid}/task/{above.pid}/children", encoding="ascii") as file:
+                    first = int(file.read().split()[0])
+                killed = time.perf_counter()
+                os.kill(first, signal.SIGKILL)
+                above.wait()
+                return time.perf_counter() - killed
+            finally:
+                above.kill()  # and the kernel all below it
+
+    @staticmethod
+    def _command() -> list[str]:
+        alone = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--kill-child"]
+        return [*bare.as_anybody(), *alone, "prlimit", f"--nproc={PROCESSES}", bare.python(), "-c", _TREE]
 
 
 _GREEDY: dict[str, tuple[str, Limits, frozenset[str]]] = {

@@ -280,11 +280,6 @@ class History:
             found = self._store.rows(_NEAREST_SUCCESS, asked) or self._store.rows(_NEWEST_SUCCESS, asked)
             return next(self._each([found[0]["found"]])) if found else None
 
-    def recent_points(self, vm_id: str, limit: int) -> list[tuple[str | None, str | None]]:
-        """(before, after) of the newest executions whose output is kept; for `points.points_to_drop`."""
-        sql = f"{_USES} where o.vm_id = ? order by o.start_seq desc limit ?"
-        return [(row[0], row[1]) for row in self._store.rows(sql, (vm_id, limit))]
-
     def trim(self, tx: Transaction, vm_id: str, max_entries: int) -> list[str]:
         """Drop the output of all but the newest `max_entries` executions of a vm; the rows stay.
 
@@ -308,10 +303,7 @@ class History:
         return bool(self._store.rows(_ONE_OLD, (vm_id, max_entries)))
 
     def needless(self, vm_id: str) -> list[str]:
-        """The points whose states may go: no tip, no snapshot and no execution with output needs them.
-
-        As `points.points_to_drop` plans it, for all that the store has of a vm.
-        """
+        """The points whose states may go: no tip, no snapshot and no execution with output needs them."""
         return [row["id"] for row in self._store.rows(_NEEDLESS, {"vm": vm_id})]
 
     def _each(self, numbers: Iterable[int], *, output: bool = True) -> Iterator[Execution]:
@@ -347,9 +339,6 @@ _IS_LONG = """
 select 1 from outputs where start_seq = ? and (length(stdout) + length(stderr) > ? or displays is not null)"""
 
 _ENDED_COUNT = "select count(*) from executions"
-
-_USES = """
-select x.before_point, x.after_point from outputs o join executions x on x.start_seq = o.start_seq"""
 
 _NEEDLESS = """
 select id from points where vm_id = :vm and state is not null

@@ -3,7 +3,7 @@
 Pure: `timeline.py` has them in tables.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -81,40 +81,7 @@ class Rollback:
     """Sessions that were made anew by running again what they had run."""
 
 
-def points_to_drop(
-    points: Iterable[Point],
-    *,
-    tip: str | None,
-    snapshots: Iterable[Snapshot],
-    recent_executions: Sequence[tuple[str | None, str | None]],
-    max_entries: int,
-) -> list[str]:
-    """The points whose states may go, in the order given; those without a state are not among them.
-
-    Kept are the tip, every point with a snapshot, and the points before and after each of the newest
-    `max_entries` executions.
-
-    Args:
-        recent_executions: (before, after), newest first, as `History.recent_points` gives them; what lies
-            beyond `max_entries` is not looked at.
-    """
-    needed = {tip, *(snapshot.point_id for snapshot in snapshots)}
-    needed.update(point for pair in recent_executions[:max_entries] for point in pair)
-    return [point.id for point in points if point.state is not None and point.id not in needed]
-
-
 def live_points(points: Iterable[Point], checkpoints: Collection[str]) -> frozenset[str]:
     """Those whose sessions can all be gone back to, when these checkpoints are there. Points without are none."""
     found = [(point.id, (point.state or {}).get("sessions")) for point in points]
     return frozenset(name for name, sessions in found if sessions and set(sessions.values()) <= set(checkpoints))
-
-
-def ancestors(points: Iterable[Point], point_id: str) -> list[str]:
-    """The ids above a point, its parent first and the root last; as far as `points` has them."""
-    parents = {point.id: point.parent_id for point in points}
-    line: dict[str, None] = {}  # in order, and a damaged tree cannot make us go round for ever
-    above = parents.get(point_id)
-    while above is not None and above not in line:
-        line[above] = None
-        above = parents.get(above)
-    return list(line)

@@ -1,13 +1,12 @@
 """Where a rollback would go, and what it would undo: executions by the tree of points, files by looking."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewindbox.backends.base import Changes, FileChange
 from rewindbox.errors import SnapshotNotFound
 from rewindbox.execution import Execution
 from rewindbox.opened import Opened
-from rewindbox.points import Point, Snapshot, ancestors
+from rewindbox.points import Point, Snapshot
 from rewindbox.registry import VmRecord
 
 
@@ -44,17 +43,15 @@ def target(opened: Opened, vm: VmRecord, to: str | Execution | Snapshot | Point 
     return opened.timeline.resolve(vm.id, ref)
 
 
-def preview(points: Sequence[Point], tip: str | None, to: Point, *, live: bool, changes: Changes | None) -> Preview:
-    """What going from a tip to a point would do; `points` are all of the vm's."""
-    here = [] if tip is None else [tip, *ancestors(points, tip)]
-    there = [to.id, *ancestors(points, to.id)]
-    of = {point.id: point.execution_id for point in points}
+def preview(opened: Opened, vm: VmRecord, to: Point, *, live: bool, changes: Changes | None) -> Preview:
+    """What it would do to go from where a vm stands to a point; `changes`: of files, None: nobody asked."""
+    undone, redone = opened.timeline.apart(vm.tip, to.id)
     return Preview(
-        vm_id=to.vm_id,
-        from_point=tip,
+        vm_id=vm.id,
+        from_point=vm.tip,
         to_point=to.id,
-        undone=tuple(name for point in here if point not in set(there) and (name := of.get(point))),
-        redone=tuple(name for point in there if point not in set(here) and (name := of.get(point))),
+        undone=tuple(undone),
+        redone=tuple(redone),
         live=live,
         files=None if changes is None else changes.files,
         is_complete=changes is None or changes.is_complete,

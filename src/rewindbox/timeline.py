@@ -82,6 +82,27 @@ class Timeline:
         rows = self._store.rows(sql, (vm_id, *ids, seq, -1 if limit is None else limit))
         return [_read_point(row) for row in rows]
 
+    def apart(self, one: str | None, other: str | None) -> tuple[list[str], list[str]]:
+        """The executions that led to one point and not to the other, and the other way round; newest first.
+
+        As many steps as that are: from the younger of the two to its parent, which is always older, until they meet.
+        """
+        ways: tuple[list[str], list[str]] = ([], [])
+        ends = [self._older(one), self._older(other)]
+        while ends[0] != ends[1]:
+            way, end = max(enumerate(ends), key=lambda pair: pair[1]["seq"] if pair[1] else 0)
+            assert end is not None
+            if end["execution_id"] is not None:
+                ways[way].append(end["execution_id"])
+            ends[way] = self._older(end["parent_id"], end["seq"])
+        return ways
+
+    def _older(self, point_id: str | None, than: int = 2**63 - 1) -> Row | None:
+        """A row of a point, None where it is not older: so a damaged tree cannot make us go round for ever."""
+        sql = "select id, seq, parent_id, execution_id from points where id = ? and seq < ?"
+        rows = [] if point_id is None else self._store.rows(sql, (point_id, than))
+        return rows[0] if rows else None
+
     def kept_states(self, vm_id: str) -> list[dict[str, Any]]:
         """The state of every point that can be gone back to, for the backend's sweep.
 

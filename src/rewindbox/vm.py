@@ -274,7 +274,7 @@ class AsyncVm:
         async with self._queue:
             assert to.state is not None
             changes = await (await self._standing.start())[0].changes(to.state) if files else None
-            return preview(await self.points(), self.record.tip, to, live=to.id in live, changes=changes)
+            return preview(self._open, self.record, to, live=to.id in live, changes=changes)
 
     async def points(self, *, newer_than: str | None = None, limit: int | None = None) -> list[Point]:
         """Oldest first; those without a state can no longer be gone back to. `newer_than`: taken after that point."""
@@ -326,7 +326,8 @@ class AsyncVm:
             await self._standing.stop()
             with self._open.store.transaction() as tx:
                 self._open.registry.remove(tx, self.id)
-                self._open.timeline.drop_states(tx, [point.id for point in await self.points()])
+                kept = self._open.timeline.points(self.id, kept_only=True)
+                self._open.timeline.drop_states(tx, [point.id for point in kept])
             await self._open.backend.destroy(self.id)
             self._on_removed(self.id)
 

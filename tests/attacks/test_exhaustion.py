@@ -1,7 +1,9 @@
 """Programs that want all there is get what their limits give, end, and leave the host as it was; told from the host."""
 
 import contextlib
+import fcntl
 import os
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from exhaustion import FULL, GREEDY, Greedy
 from conftest import eventually, has_ready_thread, job, members, namespace, needs, out, remove, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.base import Job, Outcome
-from rewindbox.backends.namespace import starting, trees
+from rewindbox.backends.namespace import parked, starting, trees
 
 pytestmark = pytest.mark.anyio
 _SLACK_KIB = 16 * 1024
@@ -271,6 +273,45 @@ def test_every_road_is_shown_to_be_closed_by_its_limit(record_property):
     counts = f"{len(GREEDY)} | {sum(bool(greedy.more) for greedy in GREEDY)}"
     page = (Path(__file__).parents[2] / "SECURITY.md").read_text()
     assert f"| programs that want all there is | {counts} |" in page
+
+
+@pytest.mark.alone
+async def test_what_others_take_ends_nobody(vm, tmp_path):
+    """A program with children that stays within its limit goes on while others take more of the host than that."""
+    code = """
+import os, time
+for _ in range(4): os.fork() or time.sleep(1000)
+while True: print("on", flush=True); time.sleep(0.05)"""
+    heard, outcomes = bytearray(), []
+
+    async def execute() -> None:
+        outcomes.append(await vm.execute(job(code, "python", memory_mib=50), lambda _, data: heard.extend(data)))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(execute)
+        await eventually(lambda: b"on" in heard, "it runs")
+        with taken_of_the_host(tmp_path):
+            most = heard.count(b"on") + 20
+            await eventually(lambda: bool(outcomes) or heard.count(b"on") > most, "it has been looked at")
+        await vm.cancel()
+    assert outcomes[0].ended == "killed", outcomes
+
+
+@contextlib.contextmanager
+def taken_of_the_host(folder: Path):
+    """Much of what is not in the resident set of anybody: locks, and memory files."""
+    lines = (b"SUnreclaim:", b"Shmem:")
+    growth = parked.Growth(parked.host_bytes(*lines))
+    with contextlib.ExitStack() as held:
+        memory = held.enter_context(open(os.memfd_create("much"), "wb", buffering=0))
+        memory.write(bytes(80 << 20))
+        for n in range(400):
+            file = held.enter_context(open(folder / f"lock{n}", "wb", buffering=0))
+            for place in range(1000):
+                fcntl.fcntl(file, fcntl.F_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 2 * place, 1, 0))
+            grown = growth.until(parked.host_bytes(*lines))
+        assert min(grown.values()) > 50 << 20, grown
+        yield
 
 
 @pytest.mark.parametrize("greedy", [g for g in GREEDY if g.in_session], ids=lambda greedy: greedy.id)

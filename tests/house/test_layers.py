@@ -82,6 +82,7 @@ INSIDE = (
         "processes",
         "memory",
         "parked",
+        "lists",
         "watch",
     ),
     *(

@@ -39,7 +39,7 @@ ALWAYS = {
         "deadline p99",
         "recovery",
     ),
-    *("session deadline", "session deadline p99"),
+    *("bare deadline", "bare deadline p99", "session deadline", "session deadline p99"),
 }
 MAY_BE_ABSENT = {"bubblewrap", "sandlock", "ipykernel", "eryx", "eryx snapshot", "extraction", "library parse"}
 DIFFERENCES = {"defences", "http beyond"}

@@ -20,7 +20,7 @@ from rewindbox.errors import HistoryError, SnapshotNotFound
 from rewindbox.execution import Ended, Execution
 from rewindbox.history import History, HistoryPage
 from rewindbox.ids import new_id
-from rewindbox.points import Point, Snapshot, ancestors, points_to_drop
+from rewindbox.points import Point, Snapshot
 from rewindbox.registry import Registry
 from rewindbox.rows import Start
 from rewindbox.schema import FACTS
@@ -210,21 +210,11 @@ class HistoryMachine(RuleBasedStateMachine):
         with self.store.transaction() as tx:
             returned = self.history.trim(tx, vm.id, max_entries)
             assert set(returned) == needless & touched
-            gone = self.planned(vm) if everything else returned
+            gone = self.history.needless(vm.id) if everything else returned
             assert not everything or set(gone) == needless
             assert self.timeline.drop_states(tx, gone) == gone
         for name in gone:
             vm.points[name] = replace(vm.points[name], state=None)
-
-    def planned(self, vm: ModelVm) -> list[str]:
-        recent = [*self.history.recent_points(vm.id, 1000), *((start.before, None) for start in vm.running)]
-        return points_to_drop(
-            self.timeline.points(vm.id),
-            tip=self.registry.find(vm.id).tip,
-            snapshots=self.timeline.list_snapshots(vm.id),
-            recent_executions=recent,
-            max_entries=len(recent),
-        )
 
     @rule(
         data=st.data(),
@@ -293,12 +283,32 @@ class HistoryMachine(RuleBasedStateMachine):
             for _, execution in vm.ended:
                 assert self.history.get(execution.id) == execution
 
+    @rule(data=st.data())
+    def set_apart(self, data: st.DataObject) -> None:
+        vm = data.draw(st.sampled_from(self.vms))
+        one, other = (data.draw(st.sampled_from([None, *vm.points])) for _ in range(2))
+        lines = line_above(vm, one), line_above(vm, other)
+        led = [
+            [name for point in line if point not in beside and (name := vm.points[point].execution_id)]
+            for line, beside in (lines, lines[::-1])
+        ]
+        assert self.timeline.apart(one, other) == tuple(led)
+
 
 _SAME = ("id", "vm_id", "agent_id", "language", "code", "started_at", "before")
 
 
 def dropped(execution: Execution) -> Execution:
     return replace(execution, stdout_bytes=b"", stderr_bytes=b"", output_dropped=True)
+
+
+def line_above(vm: ModelVm, name: str | None) -> list[str]:
+    """A point and all above it, the root last."""
+    line = []
+    while name is not None:
+        line.append(name)
+        name = vm.points[name].parent_id
+    return line
 
 
 def expected_success(vm: ModelVm) -> Execution | None:
@@ -308,8 +318,7 @@ def expected_success(vm: ModelVm) -> Execution | None:
         for number, execution in vm.ended
         if execution.success and execution.after and vm.points[execution.after].state is not None
     }
-    line = [vm.tip, *ancestors(vm.points.values(), vm.tip)] if vm.tip else []
-    for name in line:
+    for name in line_above(vm, vm.tip):
         if name in good:
             return good[name][1]
     return max(good.values(), key=lambda pair: pair[0])[1] if good else None

@@ -12,7 +12,6 @@ from histories import T0, answer, begin, box_of, ended, finish, history_of, ids,
 import rewindbox.store as store_module
 from rewindbox.errors import HistoryError, Internal, UnknownExecution, ValidationFailed
 from rewindbox.history import History
-from rewindbox.points import points_to_drop
 from rewindbox.registry import Registry
 from rewindbox.store import Store
 from rewindbox.timeline import Timeline
@@ -187,29 +186,16 @@ def test_trim_spares_what_is_needed(store, history, vm_id):
         assert history.trim(tx, vm_id, 0) == [made[2].after, made[3].after]
 
 
-def test_trim_agrees_with_the_planner(store, history, vm_id):
-    """What trims return, one at a time, is what the planner says of the whole tree."""
+def test_trims_leave_nothing_needless(store, history, vm_id):
+    """One at a time they give up, together, all that the vm as it is then has no need for."""
     returned = []
     for n in range(12):
         run(store, vm_id, after=n % 4 != 3)
         with store.transaction() as tx:
             returned += Timeline(store).drop_states(tx, history.trim(tx, vm_id, 3))
     timeline = Timeline(store)
-    plan = points_to_drop(
-        timeline.points(vm_id),
-        tip=Registry(store).find(vm_id).tip,
-        snapshots=[],
-        recent_executions=history.recent_points(vm_id, 3),
-        max_entries=3,
-    )
-    assert plan == []
+    assert history.needless(vm_id) == []
     assert len(returned) == len(timeline.points(vm_id)) - len(timeline.points(vm_id, kept_only=True)) > 0
-
-
-def test_recent_points(store, history, vm_id):
-    """Recent points are the ends of the newest executions, newest first."""
-    made = [run(store, vm_id, after=True) for _ in range(3)]
-    assert history.recent_points(vm_id, 2) == [(run.before, run.after) for run in made[:0:-1]]
 
 
 def test_trim_of_nonsense(store, history, vm_id):

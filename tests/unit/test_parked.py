@@ -1,20 +1,24 @@
-"""Memory that lies with the kernel, as far as numbers of the whole host tell of it."""
+"""Memory that lies with the kernel, as far as it tells of it."""
 
+import socket
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rewindbox.backends.namespace import parked
 from rewindbox.backends.namespace.parked import Growth
 
 SIZES = st.integers(0, 1 << 40)
 
 
 def test_what_others_give_back_hides_nothing():
-    """Growth counts from the lowest that was seen, whatever else of the host shrinks; of all lines together."""
+    """Growth counts from the lowest that was seen, whatever else of the host shrinks; of each line by itself."""
     growth = Growth({b"Shmem:": 1000, b"PageTables:": 50})
-    assert growth.bytes_until({b"Shmem:": 1000, b"PageTables:": 50}) == 0
-    assert growth.bytes_until({b"Shmem:": 400, b"PageTables:": 60}) == 10
-    assert growth.bytes_until({b"Shmem:": 900, b"PageTables:": 60}) == 510
-    assert growth.bytes_until({b"Shmem:": 300, b"PageTables:": 50}) == 0
+    assert growth.until({b"Shmem:": 1000, b"PageTables:": 50}) == {b"Shmem:": 0, b"PageTables:": 0}
+    assert growth.until({b"Shmem:": 400, b"PageTables:": 60}) == {b"Shmem:": 0, b"PageTables:": 10}
+    assert growth.until({b"Shmem:": 900, b"PageTables:": 60}) == {b"Shmem:": 500, b"PageTables:": 10}
+    assert growth.until({b"Shmem:": 300, b"PageTables:": 50}) == {b"Shmem:": 0, b"PageTables:": 0}
 
 
 @given(st.lists(SIZES, min_size=1), SIZES)
@@ -22,5 +26,33 @@ def test_it_is_never_less_than_since_the_beginning(sizes, last):
     """However a line goes up and down, what it has grown by at the end is seen."""
     growth = Growth({b"Shmem:": sizes[0]})
     for size in sizes:
-        growth.bytes_until({b"Shmem:": size})
-    assert growth.bytes_until({b"Shmem:": last}) == last - min(*sizes, last, last)
+        growth.until({b"Shmem:": size})
+    assert growth.until({b"Shmem:": last})[b"Shmem:"] == last - min(*sizes, last, last)
+
+
+def _pair(family: int, kind: int) -> tuple[socket.socket, socket.socket]:
+    """A socket, and one that reads what is sent there."""
+    if family == socket.AF_UNIX:
+        return socket.socketpair(family, kind)
+    address = "127.0.0.1" if family == socket.AF_INET else "::1"
+    sender, reader = socket.socket(family, kind), socket.socket(family, kind)
+    reader.bind((address, 0))
+    if kind == socket.SOCK_STREAM:
+        reader.listen()
+    sender.connect(reader.getsockname())
+    return sender, reader
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["stream", "datagrams"])
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6], ids=["unix", "ipv4", "ipv6"])
+def test_what_nobody_has_read_counts(family, kind):
+    """What was sent and lies there is counted, before anybody accepts the connection, too; and not many times."""
+    if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+        pytest.skip("this host has no IPv6")
+    sender, reader = _pair(family, kind)
+    with sender, reader:
+        before = parked.sockets_bytes()
+        for _ in range(20):
+            sender.send(bytes(4000))
+        assert 80_000 <= parked.sockets_bytes() - before < 4_000_000
+    assert parked.most_in_sockets_bytes() > 0

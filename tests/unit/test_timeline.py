@@ -1,11 +1,13 @@
 """Points, snapshots, rollbacks, and the vms that they are of."""
 
-from datetime import UTC, datetime
+import sqlite3
+from contextlib import closing
 
 import pytest
+from histories import T0, begin
 
 from rewindbox.errors import HistoryError, SnapshotNotFound, UnknownVm, ValidationFailed
-from rewindbox.points import Point, Snapshot, ancestors, points_to_drop
+from rewindbox.history import History
 from rewindbox.registry import Registry
 from rewindbox.store import Store
 from rewindbox.timeline import Timeline
@@ -299,80 +301,68 @@ def test_rollback_comes_back(store, timeline, registry):
         timeline.record_rollback(tx, vm_id=vm_id, from_point=None, to_point="pt_none", reason="auto")
 
 
-# --- planners
+# --- the tree
 
 
-def point(name, parent=None, *, kept=True):
-    return Point(
-        id=name,
-        vm_id="vm",
-        parent_id=parent,
-        execution_id=None,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        method="copy",
-        written_bytes=0,
-        state={} if kept else None,
-    )
+#    a - b - c - d
+#         \\
+#          e - f
+PARENTS = {"a": None, "b": "a", "c": "b", "d": "c", "e": "b", "f": "e"}
 
 
-def snapshot_of(name):
-    return Snapshot(
-        id=f"snap_{name}",
-        vm_id="vm",
-        point_id=name,
-        kind="manual",
-        name=None,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        execution_id=None,
-        agent_id=None,
-    )
-
-
-LINE = [point("a"), point("b", "a"), point("c", "b"), point("d", "c"), point("gone", "d", kept=False)]
-RUNS = [("c", "d"), ("b", "c"), ("a", "b"), (None, "a")]
+@pytest.fixture
+def tree(store):
+    """Points as above, each left by an execution, but for `e`; name -> ids of point and execution."""
+    vm_id, ids = make_vm(store), {None: (None, None)}
+    for name, parent in PARENTS.items():
+        execution_id = None if name == "e" else begin(store, vm_id).id
+        ids[name] = make_point(store, vm_id, ids[parent][0], execution_id=execution_id).id, execution_id
+    return ids
 
 
 @pytest.mark.parametrize(
-    ("tip", "snapshots", "runs", "max_entries", "dropped"),
+    ("one", "other", "led_here", "led_there"),
     [
-        (None, [], [], 100, ["a", "b", "c", "d"]),
-        ("d", [], [], 100, ["a", "b", "c"]),
-        ("a", [], [], 0, ["b", "c", "d"]),
-        ("d", ["a"], [], 0, ["b", "c"]),
-        ("d", ["a", "b", "none"], [], 0, ["c"]),
-        ("d", [], RUNS, 0, ["a", "b", "c"]),
-        ("d", [], RUNS, 1, ["a", "b"]),
-        ("d", [], RUNS, 2, ["a"]),
-        ("d", [], RUNS, 3, []),
-        ("d", [], RUNS, 100, []),
-        (None, [], RUNS, 1, ["a", "b"]),
-        ("gone", ["gone"], [("gone", None)], 1, ["a", "b", "c", "d"]),
+        ("d", "b", "dc", ""),
+        ("b", "d", "", "dc"),
+        ("d", "f", "dc", "f"),
+        ("e", "c", "", "c"),
+        ("c", "c", "", ""),
+        ("d", "a", "dcb", ""),
+        (None, "c", "", "cba"),
+        ("b", None, "ba", ""),
+        (None, None, "", ""),
     ],
 )
-def test_points_to_drop(tip, snapshots, runs, max_entries, dropped):
-    """Kept are the tip, what has a snapshot, and both ends of the newest executions; nothing else."""
-    plan = points_to_drop(
-        LINE,
-        tip=tip,
-        snapshots=[snapshot_of(name) for name in snapshots],
-        recent_executions=runs,
-        max_entries=max_entries,
-    )
-    assert plan == dropped
+def test_apart(timeline, tree, one, other, led_here, led_there):
+    """What led to one point and not to another is told newest first, for both, also where nothing did."""
+    ways = timeline.apart(tree[one][0], tree[other][0])
+    assert ways == ([tree[name][1] for name in led_here], [tree[name][1] for name in led_there])
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("d", ["c", "b", "a"]),
-        ("e", ["b", "a"]),
-        ("a", []),
-        ("none", []),
-        ("orphan", ["elsewhere"]),
-        ("x", ["y", "x"]),
-    ],
-)
-def test_ancestors(name, line):
-    """Ancestors are given parent first, as far as they are known, and a ring of parents ends."""
-    tree = [*LINE, point("e", "b"), point("orphan", "elsewhere"), point("x", "y"), point("y", "x")]
-    assert ancestors(tree, name) == line
+def test_apart_comes_to_an_end(tmp_path):
+    """In a file in which somebody made a ring of points, too."""
+    path = str(tmp_path / "history.db")
+    with closing(Store(path)) as store:
+        vm_id = make_vm(store)
+        runs = [begin(store, vm_id).id for _ in range(2)]
+        first = make_point(store, vm_id, execution_id=runs[0])
+        second = make_point(store, vm_id, first.id, execution_id=runs[1])
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("update points set parent_id = ? where id = ?", (second.id, first.id))
+        assert Timeline(store).apart(first.id, None) == (runs[:1], [])
+        assert Timeline(store).apart(second.id, None) == (runs[::-1], [])
+
+
+def test_apart_of_a_long_line(store, timeline):
+    """A thousand executions back are a thousand steps, each of which is told once."""
+    vm_id, tip, runs, history = make_vm(store), None, [], History(store)
+    told = {"vm_id": vm_id, "agent_id": "me", "language": "bash", "code": "true", "started_at": T0}
+    with store.transaction() as tx:
+        for _ in range(1000):
+            runs.append(history.begin(tx, **told).id)
+            left = {"method": "same", "written_bytes": 0, "state": {}, "execution_id": runs[-1]}
+            tip = timeline.add_point(tx, vm_id=vm_id, parent_id=tip, **left).id
+    first = timeline.points(vm_id, limit=1)[0].id
+    assert timeline.apart(tip, first) == (runs[:0:-1], [])
+    assert timeline.apart(first, tip) == ([], runs[:0:-1])

@@ -82,7 +82,7 @@ stack = ctypes.create_string_buffer(1 << 16)
 top = ctypes.c_void_p((ctypes.addressof(stack) + (1 << 16) - 64) & ~15)
 ctypes.set_errno(0)
 thread = libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), top, 0x100 | 0x200 | 0x800 | 0x10000, None), ctypes.get_errno()
-say("HELD" if ranges == (-1, errno.EPERM) == thread else "BROKE", ranges, thread)""",
+say("HELD" if (ranges, thread) == ((-1, errno.EINVAL), (-1, errno.EPERM)) else "BROKE", ranges, thread)""",
         held_by=("seccomp",),
     ),
     Attack(

@@ -5,6 +5,7 @@ from exhaustion.greedy import Greedy
 
 _SMALL = {"memory_mib": 150, "wall_s": 50}
 _LARGE = {"memory_mib": 2000, "wall_s": 50}
+_SMALLEST = {"memory_mib": 40, "wall_s": 50}
 
 MEMORY = (
     Greedy(
@@ -182,6 +183,124 @@ for pair in pairs:
         except BlockingIOError: pass
 time.sleep(3)""",
         limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="datagrams",
+        wants="memory in datagrams on the loopback that nobody reads",
+        code="""
+import socket, time
+held, sender = [], socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(800):
+    end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); end.bind(("127.0.0.1", 0)); held.append(end)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    for _ in range(30): sender.sendto(b"x" * 14000, end.getsockname())
+time.sleep(1)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="streams",
+        wants="memory in connections on the loopback that nobody reads",
+        code="""
+import socket, time
+held, listener = [], socket.create_server(("127.0.0.1", 0), backlog=100)
+for _ in range(200):
+    ends = [socket.create_connection(listener.getsockname()), listener.accept()[0]]; held += ends
+    ends[0].setblocking(False); ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    try:
+        while True: ends[0].send(b"x" * 65536)
+    except BlockingIOError: pass
+time.sleep(1)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="socket-filters",
+        wants="memory in options of sockets, which are full of instructions",
+        code="""
+import ctypes, socket, struct, time
+allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xFFFF) * 4096)
+held = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(900)]
+for end in held: end.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HxxxxxxQ", 4096, ctypes.addressof(allow)))
+time.sleep(1)""",
+        limits=_SMALLEST,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="behind-mappings",
+        wants="memory that is shared with nobody, thrown out of the process and kept by its mappings",
+        code="""
+import mmap, time
+parts = []
+for _ in range(10):
+    part = mmap.mmap(-1, 20 << 20); parts.append(part)
+    for n in range(0, len(part), 4096): part[n] = 1
+    part.madvise(mmap.MADV_DONTNEED)
+time.sleep(1)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="locks",
+        wants="locks on files, of which nobody else bounds the number",
+        code="""
+import fcntl, os, struct, time
+for n in range(900):
+    f = os.open(f"/tmp/lock{n}", os.O_CREAT | os.O_RDWR)
+    for place in range(300): fcntl.fcntl(f, fcntl.F_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 2 * place, 1, 0))
+time.sleep(1)""",
+        limits=_SMALLEST,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="mappings",
+        wants="mappings, of which the kernel writes down each, in many processes",
+        code="""
+import ctypes, os, time
+libc = ctypes.CDLL(None); libc.mmap.restype = ctypes.c_void_p
+start = libc.mmap(None, ctypes.c_long(60_000 * 4096), 0, 0x4022, -1, ctypes.c_long(0))
+for n in range(0, 60_000, 2): libc.mprotect(ctypes.c_void_p(start + n * 4096), 4096, 1)
+for _ in range(4):
+    if os.fork() == 0: time.sleep(1000)
+time.sleep(1)""",
+        limits=_SMALLEST,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="epoll-watches",
+        wants="descriptors to wait for, each of them many times",
+        code="""
+import os, select, time
+os.fork()
+ends, waiting = [os.eventfd(0) for _ in range(500)], [select.epoll() for _ in range(300)]
+for one in waiting:
+    for end in ends: one.register(end, select.EPOLLIN)
+time.sleep(1)""",
+        limits=_SMALLEST,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="filters",
+        wants="filters of system calls, in many processes",
+        code="""
+import ctypes, os, struct, time
+libc = ctypes.CDLL(None)
+allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000)); one = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(allow)))
+for _ in range(4):
+    if os.fork() == 0:
+        while libc.prctl(22, 2, one) == 0: pass
+        time.sleep(1000)
+time.sleep(3)""",
+        limits=_SMALLEST,
         ended=("memory",),
         more=_LARGE,
     ),

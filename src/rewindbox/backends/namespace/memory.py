@@ -2,15 +2,17 @@
 
 Cheap first: the resident sets added up, by how much the host's shared memory, page tables and other memory of the
 kernel have grown since the job began, and what its sockets could hold. All are too high (processes share libraries;
-others use the host, too), so only when their sum passes the limit is it counted exactly.
+others use the host, too), so only when their sum passes the limit is it counted exactly. What the kernel shows slowly
+is then read where it can matter; what it does not show is taken to be what the host has more of than before.
 """
 
 import contextlib
 import os
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import kernel, parked, trees
+from rewindbox.backends.namespace import kernel, lists, parked, trees
 from rewindbox.backends.namespace.machine import MEMORY
+from rewindbox.backends.namespace.processes import processes
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OWN_FILES = 16
@@ -18,7 +20,8 @@ _OWN_FILES = 16
 _ATTRIBUTES_MAX_BYTES = 256 << 10
 """Two access lists of 64 KiB each, which take more in memory."""
 _MEMFD, _SOCKET = "/memfd:", "socket:"
-_SHARED, _ELSEWHERE = b"Shmem:", (b"Shmem:", b"PageTables:", b"SUnreclaim:", b"VmallocUsed:")
+_SHARED, _LISTED = b"Shmem:", (b"SUnreclaim:", b"VmallocUsed:")
+_ELSEWHERE = (_SHARED, b"PageTables:", *_LISTED)
 
 
 class Memory:
@@ -27,43 +30,56 @@ class Memory:
     def __init__(self, proc: int, ipc_ns: Callable[[], int]) -> None:
         """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace."""
         self._proc, self._ipc_ns = proc, ipc_ns
-        before = parked.host_bytes(*_ELSEWHERE)
-        self._shared_before, self._growth = before[_SHARED], parked.Growth(before)
+        self._growth = parked.Growth(parked.host_bytes(*_ELSEWHERE))
 
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
         estimate = resident_pages * _PAGE
-        elsewhere = self._growth.bytes_until(parked.host_bytes(*_ELSEWHERE))
+        elsewhere = sum(self._growth.until(parked.host_bytes(*_ELSEWHERE)).values())
         elsewhere += parked.most_in_sockets_bytes() + _most_in_attributes_bytes()
         if estimate + elsewhere <= limit_bytes:
             return estimate
-        return self.exact_bytes(pids)
+        return self.exact_bytes(pids, limit_bytes)
 
-    def exact_bytes(self, pids: list[int]) -> int:
-        """Every page once, if nobody forks meanwhile: what a fork comes to share is counted too often."""
+    def exact_bytes(self, pids: list[int], limit_bytes: int) -> int:
+        """Every page once, if nobody forks meanwhile: what a fork comes to share is counted too often.
+
+        Where nothing that is slow to see can make it pass the limit, that is left out.
+        """
         private, mapped = 0, 0
         for pid in pids:
             sizes = _proportional_kib(self._proc, pid)
             mapped += sizes.get(b"Pss_Shmem:", 0)
             private += sizes.get(b"Pss:", 0) - sizes.get(b"Pss_Shmem:", 0)
+        files, is_parked = _files(self._proc, pids)
+        own = private * 1024 + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
         # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
-        unmapped = max(mapped * 1024, self._unmapped_bytes(pids))
-        return private * 1024 + unmapped + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
+        shared = max(mapped * 1024, self._unmapped_bytes(files))
+        grown = self._growth.until(parked.host_bytes(*_ELSEWHERE))
+        most_listed = sum(grown[name] for name in _LISTED)
+        if own + shared + grown[_SHARED] + most_listed <= limit_bytes:
+            return own + shared
+        memory, listed = self._listed(pids, most_listed)
+        # Files that lie in a socket, and pages of files that only a mapping holds, cannot be seen: then what the host
+        # has more of than before is taken to be theirs.
+        if is_parked or memory is None or not memory <= files.keys():
+            shared = max(shared, grown[_SHARED])
+        return own + shared + (most_listed if is_parked else listed)
 
-    def _unmapped_bytes(self, pids: list[int]) -> int:
+    def _listed(self, pids: list[int], most_bytes: int) -> tuple[set[int] | None, int]:
+        """Memory files that are mapped, and what the lists take, at most; nothing is known where they are too long."""
+        try:
+            found = lists.of(self._proc, pids, len(processes(self._proc)) + 1)
+        except lists.TooLong:
+            return None, most_bytes
+        return found.memory, min(found.size_bytes + parked.most_in_options_bytes(), most_bytes)
+
+    def _unmapped_bytes(self, files: dict[int, int]) -> int:
         """Memory files, the vm's /run and /dev/shm, what System V has, whoever has them mapped."""
         scratch = os.statvfs(MEMORY)
-        files: dict[int, int] = {}
-        is_parked = False
-        for pid in pids:
-            found, parks = _memory_files(self._proc, pid)
-            files.update(found)
-            is_parked = is_parked or parks
         used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize
         used += trees.usage(MEMORY, trees.in_attributes).size_bytes
-        counted = used + sum(files.values()) + _system_v_bytes(self._ipc_ns())
-        # Files that lie in a socket cannot be seen: then what the host has more of than before is taken to be theirs.
-        return max(counted, parked.host_bytes(_SHARED)[_SHARED] - self._shared_before) if is_parked else counted
+        return used + sum(files.values()) + _system_v_bytes(self._ipc_ns())
 
 
 def _most_in_attributes_bytes() -> int:
@@ -85,6 +101,12 @@ def _proportional_kib(proc: int, pid: int) -> dict[bytes, int]:
     except OSError:  # it ended meanwhile
         return {}
     return {parts[0]: int(parts[1]) for line in lines if len(parts := line.split()) == 3 and parts[2] == b"kB"}
+
+
+def _files(proc: int, pids: list[int]) -> tuple[dict[int, int], bool]:
+    """As `_memory_files`, of all of them."""
+    found = [_memory_files(proc, pid) for pid in pids]
+    return {inode: size for files, _ in found for inode, size in files.items()}, any(parks for _, parks in found)
 
 
 def _memory_files(proc: int, pid: int) -> tuple[dict[int, int], bool]:

@@ -1,8 +1,7 @@
 """Memory that code leaves with the kernel, where it is in no process's resident set: page tables, messages, sockets.
 
 Runs in the supervisor, which shares the vm's network namespace. Not seen, and bounded by the kernel for all of a
-user's or all of the host's processes: pipes (64 MiB, then 8 KiB for each) and TCP (net.ipv4.tcp_mem). Nor seen, as
-counting them takes a microsecond each: mappings (14 MB a process), descriptors that an epoll waits for, locks on files.
+user's processes: pipes (64 MiB, then 8 KiB for each).
 """
 
 import os
@@ -13,11 +12,27 @@ from functools import cache
 from rewindbox.backends.namespace.processes import read
 
 _NETLINK_SOCK_DIAG = 4
-_HEADER, _DIAG, _ATTRIBUTE = struct.Struct("IHHII"), struct.Struct("BBHIIIII"), struct.Struct("HH")
+_HEADER, _ATTRIBUTE = struct.Struct("IHHII"), struct.Struct("HH")
 _BY_FAMILY, _REQUEST_DUMP, _DONE, _ERROR = 20, 0x301, 3, 2
-_SHOW_MEMORY, _MEMORY = 0x20, 5
-_MESSAGE_BYTES = 16
+_TCP, _UDP = 6, 17
+_ALL = 0xFFFFFFFF
+_KINDS = (
+    (struct.pack("BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, 0x20, 0, 0), 16, 5),
+    *(
+        (struct.pack("BBBxI48x", family, protocol, 1 << 6, _ALL), 72, 7)
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for protocol in (_TCP, _UDP)
+    ),
+    (struct.pack("BBHIIII", socket.AF_NETLINK, 255, 0, 0, 1, 0, 0), 28, 0),
+)
+"""Of each kind of sockets: a question for the memory of all, in any state, how long the fixed part of an answer is, and
+which attribute has it."""
+_TO_READ, _SENT, _TO_SEND, _IN_HAND = 0, 2, 5, 7
+"""Which of the numbers about a socket's memory is what. What a Unix socket has sent is its own until it is read."""
 _ANSWER_BYTES = 1 << 16
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_OPTIONS_MAX_BYTES = 128 << 10
+"""net.core.optmem_max, as kernels have it that give a socket the most."""
 _SEMAPHORE_BYTES = 64
 """Each has a line of the processor's cache to itself."""
 
@@ -54,10 +69,24 @@ def _column(table: str, name: bytes) -> int:
 
 
 def most_in_sockets_bytes() -> int:
-    """More than all sockets of our network namespace can hold: their number, which is cheap to ask, times the most."""
+    """More than all sockets of our network namespace can hold: their number, which is cheap to ask, times the most.
+
+    TCP may hold far more in each, and tells what it has in all of the host.
+    """
+    used, pages = _sockets()
+    return used * _most_in_one_bytes() + pages * _PAGE
+
+
+def most_in_options_bytes() -> int:
+    """More than all options of these sockets can take: filters, memberships of groups."""
+    return _sockets()[0] * _OPTIONS_MAX_BYTES
+
+
+def _sockets() -> tuple[int, int]:
+    """How many there are in our network namespace, and how many pages TCP has in all of the host."""
     with open("/proc/self/net/sockstat", "rb") as file:
-        count = int(file.readline().split()[2])
-    return count * _most_in_one_bytes()
+        text = file.read(4096)
+    return int(text.split(None, 3)[2]), int(text.partition(b"\nTCP:")[2].partition(b"\n")[0].rpartition(b" mem ")[2])
 
 
 @cache
@@ -69,12 +98,15 @@ def _most_in_one_bytes() -> int:
 
 
 def sockets_bytes() -> int:
-    """What was written to Unix sockets of our network namespace and not read, wherever those sockets are.
+    """What was written to sockets of our network namespace and not read, wherever those sockets are.
 
-    Asked by sock_diag(7); a kernel without it says nothing, which counts as nothing.
+    Asked by sock_diag(7); a kernel without it, or without it for a kind, says nothing, which counts as nothing.
     """
+    return sum(_of_kind_bytes(*kind) for kind in _KINDS)
+
+
+def _of_kind_bytes(question: bytes, fixed_bytes: int, attribute: int) -> int:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as link:
-        question = _DIAG.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_MEMORY, 0, 0)
         link.send(_HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _REQUEST_DUMP, 1, 0) + question)
         total = 0
         while True:
@@ -83,16 +115,17 @@ def sockets_bytes() -> int:
                 size, kind, *_ = _HEADER.unpack_from(answer)
                 if kind in (_DONE, _ERROR):
                     return total
-                total += _held_bytes(answer[_HEADER.size + _MESSAGE_BYTES : size])
+                total += _held_bytes(answer[_HEADER.size + fixed_bytes : size], attribute)
                 answer = answer[_aligned(size) :]
 
 
-def _held_bytes(attributes: bytes) -> int:
-    """What a socket has sent that nobody has read: the third of the numbers about its memory."""
+def _held_bytes(attributes: bytes, wanted: int) -> int:
+    """What a socket has of what was sent to it or by it."""
     while attributes:
         size, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind == _MEMORY:
-            return int(struct.unpack_from("I", attributes, _ATTRIBUTE.size + 2 * 4)[0])
+        if kind == wanted:
+            told = struct.unpack_from("8I", attributes, _ATTRIBUTE.size)
+            return int(told[_TO_READ] + max(told[_SENT], told[_TO_SEND]) + told[_IN_HAND])
         attributes = attributes[_aligned(size) :]
     return 0
 
@@ -113,10 +146,10 @@ class Growth:
     def __init__(self, now: dict[bytes, int]) -> None:
         self._lowest = dict(now)
 
-    def bytes_until(self, now: dict[bytes, int]) -> int:
-        """Of all lines together. Call it as often as may be: what comes and goes between two looks is not seen."""
+    def until(self, now: dict[bytes, int]) -> dict[bytes, int]:
+        """Of each line. Call it as often as may be: what comes and goes between two looks is not seen."""
         self._lowest = {name: min(size, now[name]) for name, size in self._lowest.items()}
-        return sum(now[name] - size for name, size in self._lowest.items())
+        return {name: now[name] - size for name, size in self._lowest.items()}
 
 
 def host_bytes(*names: bytes) -> dict[bytes, int]:

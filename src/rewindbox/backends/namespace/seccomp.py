@@ -23,6 +23,8 @@ import os
 import struct
 from functools import cache
 
+from rewindbox.backends.namespace.assembler import Line, assemble
+
 _X86_64, _AARCH64 = range(2)
 _MACHINES = {"x86_64": _X86_64, "aarch64": _AARCH64}
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
@@ -141,6 +143,12 @@ _ABSENT: _Numbers = {
     # They list mounts past the masks on /proc; callers read /proc/self/mountinfo instead.
     "statmount": (457, 457),
     "listmount": (458, 458),
+    # Memory that no count of the host's shows, and that cannot be thrown out.
+    "memfd_secret": (447, 447),
+    # Rules without end, in memory that hangs on nothing that can be seen. Ours (landlock.py) are on before the filter.
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
     # Asynchronous I/O of old: the host has so many places for it (fs.aio-max-nr), and one program can take them all.
     "io_setup": (206, 0),
     "io_destroy": (207, 1),
@@ -156,10 +164,10 @@ _CHECKED: _Numbers = {
     "socketpair": (53, 199),
     "ioctl": (16, 29),
     "fcntl": (72, 25),
+    "close_range": (436, 436),
     "personality": (135, 92),
     "prlimit64": (302, 261),
     "setrlimit": (160, 164),
-    "close_range": (436, 436),
     "setsockopt": (54, 208),
     "mmap": (9, 222),
     "memfd_create": (319, 279),
@@ -197,7 +205,6 @@ _ALL = 0xFFFFFFFF
 # Namespaces: mount, cgroup, uts, ipc, user, pid, net; that of time cannot be made by clone. And CLONE_PARENT,
 # whose child would be the supervisor's own.
 _CLONE_REFUSED = 0x7E020000 | 0x8000
-_THREAD, _FILES, _UNSHARE = 0x10000, 0x400, 2  # a thread with descriptors of its own, at which nobody would look
 _SOCKET, _ATTACH = 1, (26, 50, 51, 52)  # SOL_SOCKET; SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _RAW, _PACKET, _TYPE = 3, 10, 0xF  # SOCK_PACKET turns an INET socket into one that sees whole frames
@@ -205,13 +212,17 @@ _IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
 _SEND_KEYS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into, or paste to, the terminal of whoever started us
 _SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
 _SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
+# Without end, and what takes memory must hang on a process where it can be counted (lists.py): locks of an open file
+# (F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW) do not, nor does what a thread has in a table of descriptors of its own.
+_FILE_LOCKS = (36, 37, 38)
+_THREAD, _THREAD_WITH_FILES = 0x10000, 0x10400
+_OWN_TABLE = 2
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
 _MARK = 12  # RLIMIT_MSGQUEUE
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
-    "clone": ((0, _CLONE_REFUSED, (0,), "next", "refuse"), (0, _THREAD | _FILES, (_THREAD,), "refuse", "allow")),
-    "close_range": ((2, _UNSHARE, (0,), "allow", "refuse"),),
+    "clone": ((0, _CLONE_REFUSED, (0,), "next", "refuse"), (0, _THREAD_WITH_FILES, (_THREAD,), "refuse", "allow")),
     # A program on a socket is made the processor's own, in memory of which a host has so much: where there is none left
     # nobody but root puts on a filter any more.
     "setsockopt": ((1, _ALL, (_SOCKET,), "next", "allow"), (2, _ALL, _ATTACH, "refuse", "allow")),
@@ -232,7 +243,11 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "netlink": ((2, _ALL, (0,), "allow", "no family"),),
     "socketpair": ((0, _ALL, (_UNIX,), "allow", "refuse"),),
     "ioctl": ((1, _ALL, _SEND_KEYS + _SET_OWNER_IOCTL, "refuse", "allow"),),
-    "fcntl": ((1, _ALL, _SET_OWNER_FCNTL, "refuse", "allow"),),
+    "fcntl": (
+        (1, _ALL, _SET_OWNER_FCNTL, "refuse", "next"),
+        (1, _ALL, _FILE_LOCKS, "no such", "allow"),
+    ),
+    "close_range": ((2, _OWN_TABLE, (0,), "allow", "no such"),),
     "personality": ((0, _ALL, _PERSONALITIES, "allow", "refuse"),),
     # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it. And none of message queues, which
     # says whose session a process is; to ask for it is allowed, as there is no new one then.
@@ -251,16 +266,11 @@ _VERDICTS = {
     "absent": _RET_ERRNO | errno.ENOSYS,
     "no family": _RET_ERRNO | errno.EAFNOSUPPORT,
     "no protocol": _RET_ERRNO | errno.EPROTONOSUPPORT,
+    "no such": _RET_ERRNO | errno.EINVAL,
     "kill": 0x80000000,
     "ask": 0x7FC00000,
 }
 
-_Line = tuple[str, int, str, str]
-"""One line of source: operation, constant, where to go if true, where if false ("" is the following line).
-A line without an operation is a label; its name stands in the third place."""
-_OPCODES = {"load": 0x20, "and": 0x54, "equal": 0x15, "at least": 0x35, "goto": 0x05, "return": 0x06}
-_JUMPS = ("equal", "at least")
-_LONGEST_JUMP = 255
 _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data. An argument takes 8 bytes; its low half comes first on both machines."""
 
@@ -277,7 +287,7 @@ def program(machine: str, *, guarded: bool = False) -> bytes:
     if machine not in _MACHINES:
         known = " and ".join(_MACHINES)
         raise ValueError(f"no system call tables for machine {machine!r}; namespace vms run on {known}")
-    return _assemble(_source(_MACHINES[machine], guarded))
+    return assemble(_source(_MACHINES[machine], guarded))
 
 
 def asked_calls(machine: str) -> dict[int, str]:
@@ -313,9 +323,9 @@ def install(machine: str, *, guarded: bool = False) -> int:
     return result
 
 
-def _source(column: int, guarded: bool) -> list[_Line]:
+def _source(column: int, guarded: bool) -> list[Line]:
     """The whole filter as lines with labels; jumps lead forwards only."""
-    lines: list[_Line] = [
+    lines: list[Line] = [
         ("load", _AT_ARCH, "", ""),
         ("equal", _AUDIT_ARCH[column], "", "kill"),
         ("load", _AT_NUMBER, "", ""),
@@ -345,7 +355,7 @@ def _intervals(column: int, guarded: bool) -> list[tuple[int, str]]:
     return [(n, to) for n, to in where.items() if n == 0 or to != where.get(n - 1)]
 
 
-def _search(intervals: list[tuple[int, str]]) -> list[_Line]:
+def _search(intervals: list[tuple[int, str]]) -> list[Line]:
     """A binary search for the number in hand: about seven comparisons for any call."""
     if len(intervals) == 1:
         return [("goto", 0, intervals[0][1], "")]
@@ -354,15 +364,15 @@ def _search(intervals: list[tuple[int, str]]) -> list[_Line]:
     first = upper[0][0]
     yes = upper[0][1] if len(upper) == 1 else f"from {first}"
     no = lower[0][1] if len(lower) == 1 else ""
-    lines: list[_Line] = [("at least", first, yes, no)]
+    lines: list[Line] = [("at least", first, yes, no)]
     lines += _search(lower) if len(lower) > 1 else []
     lines += [("", 0, yes, ""), *_search(upper)] if len(upper) > 1 else []
     return lines
 
 
-def _check(name: str, steps: tuple[_Step, ...]) -> list[_Line]:
+def _check(name: str, steps: tuple[_Step, ...]) -> list[Line]:
     """The lines that decide one call by its arguments."""
-    lines: list[_Line] = []
+    lines: list[Line] = []
     for index, (argument, mask, values, yes, no) in enumerate(steps):
         following = f"{name} {index + 1}"
         to = [following if where == "next" else where for where in (yes, no)]
@@ -372,49 +382,3 @@ def _check(name: str, steps: tuple[_Step, ...]) -> list[_Line]:
         lines += [("equal", value, to[0], "") for value in values[:-1]]
         lines += [("equal", values[-1], to[0], to[1])]
     return lines
-
-
-def _assemble(lines: list[_Line]) -> bytes:
-    """Source -> instructions. A condition reaches 255 of them; to go further it gets two plain jumps."""
-    far: set[int] = set()
-    while True:
-        places, labels = _layout(lines, far)
-        too_far = {
-            index
-            for index, (op, _, yes, no) in enumerate(lines)
-            if op in _JUMPS and any(labels[to] - places[index] - 1 > _LONGEST_JUMP for to in (yes, no) if to)
-        }
-        if too_far <= far:
-            break
-        far |= too_far
-    return b"".join(_encode(line, places[i], labels, i in far) for i, line in enumerate(lines))
-
-
-def _layout(lines: list[_Line], far: set[int]) -> tuple[list[int], dict[str, int]]:
-    """Where each line and each label comes to lie, in instructions."""
-    places: list[int] = []
-    labels: dict[str, int] = {}
-    at = 0
-    for index, (op, _, name, _) in enumerate(lines):
-        places.append(at)
-        if not op:
-            labels[name] = at
-        at += 3 if index in far else 1 if op else 0
-    return places, labels
-
-
-def _encode(line: _Line, at: int, labels: dict[str, int], far: bool) -> bytes:
-    """One line as bytes. `at` is its place; a far condition is followed by its two plain jumps."""
-    op, constant, yes, no = line
-    if not op:
-        return b""
-    if far:
-        jumps = [labels[to] - at - 2 - slot if to else 1 - slot for slot, to in enumerate((yes, no))]
-        return _instruction(op, constant, 0, 1) + b"".join(_instruction("goto", jump) for jump in jumps)
-    ahead = [labels[to] - at - 1 if to else 0 for to in (yes, no)]
-    return _instruction("goto", ahead[0]) if op == "goto" else _instruction(op, constant, *ahead)
-
-
-def _instruction(op: str, constant: int, yes: int = 0, no: int = 0) -> bytes:
-    """One `struct sock_filter`. A negative jump does not fit and raises: BPF knows no way back."""
-    return struct.pack("HBBI", _OPCODES[op], yes, no, constant)
