@@ -74,6 +74,7 @@ def mount(source, target, kind, flags, data=None):
 kernel.mount = mount
 """,
     "own devices": 'machine._furnish_dev = lambda dev: kernel.mount("/dev", dev, None, kernel.MS_BIND | kernel.MS_REC)',
+    "read-only devices": "machine._NODE_ATTRIBUTES = kernel.ATTR_NOSUID",
     "own root": """
 furnish, make_scratch = machine._furnish, machine._make_scratch
 def scratch():

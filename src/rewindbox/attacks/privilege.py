@@ -118,6 +118,12 @@ say("HELD") if set(answers.values()) == {errno.EROFS} else say("BROKE", answers)
         held_by=("read-only /usr",),
     ),
     Attack(
+        id="times-of-devices",
+        tries="change the times of the host's devices, by which vms could speak to each other",
+        code='all_must_raise(**{n: lambda n=n: os.utime("/dev/" + n) or 1 for n in ("null", "zero", "full", "random", "urandom", "tty")})',
+        held_by=("read-only devices",),
+    ),
+    Attack(
         id="programs-of-the-host",
         tries="change a program of the host in any way",
         code="""

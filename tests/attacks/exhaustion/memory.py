@@ -219,19 +219,6 @@ time.sleep(1)""",
         more=_LARGE,
     ),
     Greedy(
-        id="socket-filters",
-        wants="memory in options of sockets, which are full of instructions",
-        code="""
-import ctypes, socket, struct, time
-allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xFFFF) * 4096)
-held = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(900)]
-for end in held: end.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HxxxxxxQ", 4096, ctypes.addressof(allow)))
-time.sleep(1)""",
-        limits=_SMALLEST,
-        ended=("memory",),
-        more=_LARGE,
-    ),
-    Greedy(
         id="behind-mappings",
         wants="memory that is shared with nobody, thrown out of the process and kept by its mappings",
         code="""

@@ -1,8 +1,9 @@
 """What processes of a session have that does not go back with its variables, in words for a person."""
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rewindbox.backends.namespace.processes import has_ended, read, stat_fields
 
@@ -31,7 +32,7 @@ def of_head(proc: int, pid: int, threads: int, python_threads: int) -> list[str]
     python = min(threads, python_threads)
     if python:
         found.append(_count(python, "thread"))
-    if threads > python and not _THREADS_THAT_COME_BACK.search(_whole(proc, f"{pid}/maps")):
+    if threads > python and not any(map(_THREADS_THAT_COME_BACK.search, _lines(proc, f"{pid}/maps"))):
         found.append(_count(threads - python, "native thread"))
     if sockets := _lonely_sockets(proc, pid):
         found.append(_count(sockets, "socket"))
@@ -56,10 +57,10 @@ def of_open_files(proc: int, pid: int, session: str) -> list[str]:
 def mapped_files(proc: int, pid: int) -> set[str]:
     """Paths of regular files whose mapping in its memory is shared and writable."""
     found = set()
-    for line in _whole(proc, f"{pid}/maps").splitlines():
+    for line in _lines(proc, f"{pid}/maps"):
         words = line.split(None, 5)
         if len(words) == 6 and words[1][1:2] == b"w" and words[1][3:4] == b"s":
-            found.add(os.fsdecode(words[5]))
+            found.add(os.fsdecode(words[5].rstrip(b"\n")))
     return {path for path in found if path.startswith("/") and not path.startswith(("/dev/", "/memfd:"))}
 
 
@@ -110,17 +111,11 @@ def _is_for_writing(proc: int, pid: int, number: int) -> bool:
     return False
 
 
-def _whole(proc: int, name: str) -> bytes:
-    parts = []
+def _lines(proc: int, name: str) -> Iterator[bytes]:
+    """Of a file of /proc that may have hundreds of MiB: each of 65,530 mappings can name a path of 4 KiB."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    except OSError:
-        return b""
-    try:
-        while data := os.read(descriptor, 1 << 16):
-            parts.append(data)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-    return b"".join(parts)
+    except OSError:  # it is gone
+        return
+    with contextlib.suppress(OSError), open(descriptor, "rb") as file:
+        yield from file

@@ -50,6 +50,8 @@ _OF_THE_USER = {"user_namespaces": 0, "inotify_instances": 32, "inotify_watches"
 """What a vm may have of what the kernel counts for each user of the host, in all of its vms together and besides them.
 No namespaces: whoever could make one would be root in it."""
 _NODES = ("null", "zero", "full", "random", "urandom", "tty")
+_NODE_ATTRIBUTES = kernel.ATTR_RDONLY | kernel.ATTR_NOSUID | kernel.ATTR_NOEXEC
+"""A device that is read-only takes what is written to it; but its times, which are the host's, stay as they are."""
 _DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 _PROC_READONLY = ("sys", "irq", "fs", "sysrq-trigger")
 _PROC_HIDDEN = (
@@ -357,6 +359,7 @@ def _furnish_dev(dev: str) -> None:
     for name in _NODES:
         os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         kernel.mount(f"/dev/{name}", f"{dev}/{name}", None, kernel.MS_BIND)
+        kernel.set_mount_attributes(f"{dev}/{name}", _NODE_ATTRIBUTES)
     for name, target in _DEV_LINKS.items():
         os.symlink(target, f"{dev}/{name}")
     for folder in ("shm", "pts"):
