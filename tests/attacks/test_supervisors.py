@@ -165,3 +165,20 @@ async def test_children_that_are_stopped_before_their_exec(vm):
     assert await vm.list(".") is not None
     await vm.end_session("main", job("", "python").language)
     assert await out(vm, "echo fine") == "fine\n"
+
+
+WAITER = """
+import os, signal
+if os.fork() == 0:
+    gate = os.open("/run/code/.gate", os.O_RDONLY | os.O_NONBLOCK)
+    signal.pause()
+"""
+"""Somebody is always at the gate, who is no child of the supervisor's."""
+
+
+async def test_who_waits_at_the_gate_holds_up_nobody(vm):
+    """A job goes through whoever else has the gate open: it stays open until the job is through."""
+    assert (await vm.execute(in_session(WAITER))).ended == "exit"
+    assert (await vm.execute(in_session("import time; time.sleep(0.1)"))).ended == "exit"
+    for _ in range(5):
+        assert (await run(vm, "true", wall_s=5)).ended == "exit"

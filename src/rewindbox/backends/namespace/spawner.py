@@ -60,6 +60,7 @@ class Spawner:
         self._is_for_job, self._root = is_for_job, machine.moves
         self._spawn: Callable[[], int] | None = None
         self._streams: list[int] = []
+        self._open_gates: list[int] = []
         self._ordered = threading.Semaphore(0)
         self.is_over = False
         """The start is over, well or badly."""
@@ -84,12 +85,21 @@ class Spawner:
         return self._bound_at_gate(order["limits"], beside)
 
     def let_go(self) -> bool:
-        """Open the gate's other end as soon as the child waits at it. False: it never came, and must not go on."""
+        """Open the gate's other end as soon as the child waits at it. False: it never came, and must not go on.
+
+        It may be somebody else who waits there: so the gate stays open until the child is through.
+        """
         for _ in self._looks():
             with contextlib.suppress(OSError):  # ENXIO: nobody yet
-                os.close(os.open(GATE, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+                self._open_gates.append(os.open(GATE, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+                if self.is_over:
+                    self._close_gate()
                 return True
         return self.is_over
+
+    def _close_gate(self) -> None:
+        with contextlib.suppress(IndexError):
+            os.close(self._open_gates.pop())
 
     def give_up(self) -> None:
         """End what comes to the gate, before somebody opens it for another one."""
@@ -136,6 +146,7 @@ class Spawner:
                 self._ordered.acquire()
         finally:
             self.is_over = True
+            self._close_gate()
             for stream in self._streams:
                 os.close(stream)
             if self._is_dismissed:
