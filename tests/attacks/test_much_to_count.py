@@ -17,6 +17,8 @@ def used_bytes(self, pids, *_):
         for pid in pids: time.sleep(0.02)
 watch.Memory.used_bytes = used_bytes"""
 
+UNREAD = "from rewindbox.backends.namespace import descriptions; descriptions._MAPS_MAX = 10"
+
 
 @pytest.fixture
 async def slow_vm(request, tmp_path, monkeypatch):
@@ -45,3 +47,13 @@ async def test_counting_puts_off_no_deadline(slow_vm):
         for session in (None, "s"):
             outcome = await run(slow_vm, "import time; time.sleep(50)", "python", session=session, wall_s=0.5)
             assert (outcome.ended, outcome.exit_code) == ("timeout", 124)
+
+
+@pytest.mark.parametrize("slow_vm", [UNREAD], indirect=True, ids=["unread"])
+async def test_who_has_too_many_mappings_may_have_changed_any_file(slow_vm, tmp_path):
+    """What is written through a mapping leaves no trace in times; a point has it, also where nobody reads of it."""
+    code = "import mmap; f = open('n', 'w+b'); f.write(b'0'); f.flush(); m = mmap.mmap(f.fileno(), 1)"
+    for number in range(5):
+        await out(slow_vm, f"{'' if number else code}\nm[0:1] = b'{number}'", "python", session="s")
+        copy = (await slow_vm.take_point()).state["copy"]
+        assert (tmp_path / "vms/vm_slow" / copy / "home/agent/n").read_bytes() == b"%d" % number

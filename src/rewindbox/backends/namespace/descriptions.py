@@ -11,6 +11,8 @@ _THREADS_THAT_COME_BACK = re.compile(rb"openblas|libgomp|libiomp|libmkl|libtbb|l
 """Libraries that start their worker threads anew in a forked process."""
 _OWN_FD = 900
 _NAMED_MAX = 8
+_MAPS_MAX = 4 << 20
+"""Bytes of a list of mappings; that of a big Java has 300 KiB."""
 
 
 def of_company(proc: int, head: int, python_threads: int, members: Iterable[int]) -> list[str]:
@@ -54,10 +56,13 @@ def of_open_files(proc: int, pid: int, session: str) -> list[str]:
     return found
 
 
-def mapped_files(proc: int, pid: int) -> set[str]:
-    """Paths of regular files whose mapping in its memory is shared and writable."""
-    found = set()
+def mapped_files(proc: int, pid: int) -> set[str] | None:
+    """Paths of regular files whose mapping in its memory is shared and writable; None: they are too many to be read."""
+    found, room = set(), _MAPS_MAX
     for line in _lines(proc, f"{pid}/maps"):
+        room -= len(line)
+        if room < 0:
+            return None
         words = line.split(None, 5)
         if len(words) == 6 and words[1][1:2] == b"w" and words[1][3:4] == b"s":
             found.add(os.fsdecode(words[5].rstrip(b"\n")))

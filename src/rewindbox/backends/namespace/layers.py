@@ -75,10 +75,10 @@ class Layers:
             return False
         return True
 
-    def take_point(self, changing: Collection[str] = ()) -> dict[str, Any]:
+    def take_point(self, changing: Collection[str] | None = ()) -> dict[str, Any]:
         """Keep the files as they are. No process of the vm may run.
 
-        `changing`: absolute paths of files that somebody has mapped for writing: they change without a trace.
+        `changing`: absolute paths of files that somebody has mapped for writing, without a trace. None: any may be.
         """
         try:
             since_ns = likeness.now_ns()
@@ -90,9 +90,9 @@ class Layers:
         except (trees.TooBig, trees.Uncopied):  # what is frozen is what was there
             return self._freeze(changing)
 
-    def _seen(self, max_files: int, max_bytes: int, changing: Collection[str]) -> trees.Signature:
+    def _seen(self, max_files: int, max_bytes: int, changing: Collection[str] | None) -> trees.Signature:
         found = trees.signature(self.upper, max_files, max_bytes)
-        for path in (name.strip("/") for name in changing):
+        for path in list(found) if changing is None else [name.strip("/") for name in changing]:
             if path in found:
                 inode, _, size, mode = found[path]
                 found[path] = (inode, -time.monotonic_ns(), size, mode)  # unlike any other
@@ -119,7 +119,7 @@ class Layers:
         self._young = likeness.young(found, since_ns)
         return self._taken("copy", written)
 
-    def _freeze(self, changing: Collection[str]) -> dict[str, Any]:
+    def _freeze(self, changing: Collection[str] | None) -> dict[str, Any]:
         """The upper becomes a layer. Whoever still writes to it (EBUSY) is not disturbed: then we copy it."""
         layers = self._folded([*self.layers, self.upper])
         try:

@@ -309,17 +309,19 @@ class Sessions:
         return [text for s in live for text in descriptions.of_open_files(proc, s.head.pid, s.name)]
 
     @contextlib.contextmanager
-    def quiet(self) -> Iterator[set[str]]:
+    def quiet(self) -> Iterator[set[str] | None]:
         """Nothing of a session runs meanwhile but idle heads: what they left running could write.
 
-        Gives the files that are mapped for writing. Reading maps takes 0.1 ms: not where there cannot be any.
+        Gives the files that are mapped for writing, None where that may be any. Reading maps takes 0.1 ms: not where
+        there cannot be one.
         """
         proc, idle = self.machine.proc, {session.head.pid for session in self.live.values()}
         running = [pid for pid in processes(proc) if self._may_run(pid, idle)] if self._has_company(idle) else []
         rest(proc, running)
         mapping = {session.head.pid for session in self.live.values() if session.may_map} | set(running)
         try:
-            yield {path for pid in mapping for path in descriptions.mapped_files(proc, pid)}
+            found = [descriptions.mapped_files(proc, pid) for pid in mapping]
+            yield None if None in found else {path for paths in found for path in paths or ()}
         finally:
             signal_each(proc, running, signal.SIGCONT)
 
