@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from conftest import eventually, run, status_of
+from conftest import eventually, out, run, status_of
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 from rewindbox.languages import LANGUAGES
@@ -90,3 +90,22 @@ async def test_a_process_without_a_first_thread_ends_with_its_session(vm_of):
     await vm.end_session("s", LANGUAGES.find("python"))
     assert named(name) == is_blind
     await vm.stop()
+
+
+IN_MEMORY = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.shmget(4242, 4096, 0o1600), libc.msgget(4242, 0o1600), libc.semget(4242, 1, 0o1600)
+"""
+FOUND = "print(libc.shmget(4242, 0, 0), libc.msgget(4242, 0), libc.semget(4242, 0, 0))"
+
+
+async def test_what_system_v_has_does_not_survive_going_back(vm):
+    """Segments, queues and semaphores of sessions are no more there than files in memory are."""
+    await run(vm, "import ctypes; libc = ctypes.CDLL(None)", "python", session="s")
+    before = (await vm.take_point()).state
+    await run(vm, IN_MEMORY, "python", session="s")
+    assert await out(vm, FOUND, "python", session="s") == "0 0 0\n"
+    await vm.take_point()
+    await vm.go_to(before)
+    assert await out(vm, FOUND, "python", session="s") == "-1 -1 -1\n"

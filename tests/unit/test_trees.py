@@ -274,6 +274,21 @@ def test_signatures_are_bounded(place):
             trees.signature(name, *ALL)
 
 
+def test_names_of_one_thing_stay_so(place):
+    """A pipe, a socket, a link and a file that have two names are one thing in the copy, too."""
+    os.mkdir("source")
+    os.mkfifo("source/pipe")
+    os.symlink("nowhere", "source/link")
+    os.mknod("source/socket", stat.S_IFSOCK | 0o600)
+    open("source/file", "w").close()
+    for name in os.listdir("source"):
+        os.link(f"source/{name}", f"source/{name} too", follow_symlinks=False)
+    trees.copy("source", "target", trees.signature("source", *ALL))
+    names = os.listdir("target")
+    assert len(names) == 8 and {os.lstat(f"target/{name}").st_nlink for name in names} == {2}
+    assert len({os.lstat(f"target/{name}").st_ino for name in names}) == 4
+
+
 def test_more_attributes_than_can_be_listed():
     """A file system that takes more of them than the kernel lists (as memory's) has no copy of such a file."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:

@@ -191,6 +191,14 @@ def attribute_bytes(path: str, name: str) -> int:
     return _check(_libc.lgetxattr(os.fsencode(path), os.fsencode(name), None, ctypes.c_size_t(0)), "lgetxattr")
 
 
+def remove_ipc(kind: str, number: int) -> None:
+    """Remove a System V object: `shm`, `msg` or `sem`. Nothing happens where it is gone, or not ours."""
+    if kind == "sem":
+        _libc.semctl(number, 0, 0)
+    else:
+        getattr(_libc, f"{kind}ctl")(number, 0, None)
+
+
 def prepared_spawn(
     program: str, words: Sequence[str], environment: Sequence[str], folder: str, streams: Sequence[int], gate: str
 ) -> Callable[[], int]:

@@ -76,4 +76,5 @@ class Points:
         self._sessions.gone()
         self._sessions.kill_strays()
         scratch.clear()
+        scratch.clear_ipc(self._sessions.ipc_ns)
         return came

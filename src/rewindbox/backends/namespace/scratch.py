@@ -2,7 +2,7 @@
 
 import os
 
-from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace import kernel, trees
 from rewindbox.backends.namespace.machine import GATE, MEMORY
 from rewindbox.backends.namespace.template import PLACE
 
@@ -28,3 +28,14 @@ def clear(*, all_of_it: bool = True) -> None:
         for name in os.listdir(f"{MEMORY}/{folder}"):
             if (folder, name) != ("run", "code"):
                 trees.delete(f"{MEMORY}/{folder}/{name}")
+
+
+def clear_ipc(namespace: int) -> None:
+    """Remove what System V has in this ipc namespace; -1: there is none. Who has a segment mapped still has that."""
+    if namespace < 0:
+        return
+    kernel.setns(namespace, kernel.NEWIPC)  # we use none ourselves
+    for kind in ("shm", "msg", "sem"):
+        with open(f"/proc/sysvipc/{kind}", "rb") as file:
+            for row in file.read().splitlines()[1:]:
+                kernel.remove_ipc(kind, int(row.split()[1]))

@@ -194,15 +194,17 @@ def _copy_all(source: str, target: str, found: Signature, previous: str | None, 
         try:
             for path in paths:
                 there, identity = os.path.join(target, path), found[path]
-                if not stat.S_ISREG(identity[3]):
+                if identity[0] in links:
+                    written += linker.link(links[identity[0]], there)
+                elif not stat.S_ISREG(identity[3]):
                     here = f"/proc/self/fd/{place}/{os.path.basename(path)}"
                     if _identity(os.lstat(here)) != identity:
                         raise Uncopied(errno.ESTALE, "it is another one now", path)
                     _copy_special(here, there, linker)
+                    if identity[0]:
+                        links[identity[0]] = there
                 elif previous and same.get(path) == identity:
                     written += linker.link(os.path.join(previous, path), there)
-                elif identity[0] in links:
-                    written += linker.link(links[identity[0]], there)
                 else:
                     written += _copy_file(os.path.basename(path), there, place)
                     links[identity[0]] = there
