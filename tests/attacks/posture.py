@@ -17,7 +17,7 @@ DESCRIPTORS = {"execution": 3, "template": 7, "head": 7, "checkpoint": 7}
 THREADS = {"execution": 1, "template": 1, "head": 1, "checkpoint": 1}
 VARIABLES = {
     *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "TZ", "TMPDIR", "TERM"),
-    *("PIP_RETRIES", "npm_config_fetch_retries", "PYTHONUNBUFFERED", "PYTHONPATH"),
+    *("PIP_RETRIES", "npm_config_fetch_retries", "LSAN_OPTIONS", "PYTHONUNBUFFERED", "PYTHONPATH"),
 }
 """Environment variables; none has a value of the caller's."""
 

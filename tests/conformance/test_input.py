@@ -19,6 +19,13 @@ async def test_a_program_that_asks_is_answered(vm):
     assert outcome.stdout == b"2+2? four\nend\n"
 
 
+async def test_nothing_to_read_is_read_at_once(vm):
+    """Without input every way to standard input finds its end, not an error; one byte is found on each, too."""
+    ways = "for way in /dev/stdin /dev/fd/0 /proc/self/fd/0; do cat $way || exit; done; read -N 2 x < /dev/stdin; echo $x $?"
+    assert await out(vm, ways) == "1\n"
+    assert await out(vm, ways, stdin=b"y") == "yyyy 1\n"
+
+
 async def test_all_bytes_in_order(vm):
     """Far more than fits anywhere comes whole and in order, also by way of /dev/stdin; what does not fit is refused."""
     piece, refused = bytes(range(256)) * 1024, []

@@ -176,6 +176,7 @@ git -C copy push -q origin HEAD:other && git -C r branch --list other
 printf '#include <stdio.h>\\n#include <math.h>\\nint twice(int);int main(void){printf("%%d %%.1f\\\\n",twice(21),sqrt(2.25));return 3;}' > m.c
 echo 'int twice(int x){return 2*x;}' > t.c
 gcc -O2 -Wall -c m.c && gcc -shared -fPIC -o libt.so t.c && gcc -o m m.o -L. -lt -lm -Wl,-rpath,"$PWD" && ./m; echo $?
+echo 'int main(void){return 4;}' > a.c && gcc -fsanitize=address,undefined -o a a.c && ./a; echo $?
 """,
     "awk": "printf 'a 1\\nb 2\\na 3\\n' | awk '{s[$1] += $2} END {for (k in s) print k, s[k]}' | sort",
     "sed": "echo one > f; sed -i.old 's/o\\(n\\)e/\\1/' f; cat f f.old",
@@ -190,7 +191,7 @@ python -c 'import own, sys; print(own.answer, sys.prefix != sys.base_prefix)'
 }
 TOLD = {
     "git": "2\none\ntwo\n  other\n",
-    "gcc": "42 1.5\n3\n",
+    "gcc": "42 1.5\n3\n4\n",
     "awk": "a 4\nb 2\n",
     "sed": "n\none\n",
     "tar": "4751 2 't/d/f'\n777 1 't/d/l' -> 'f'\nx\n",
