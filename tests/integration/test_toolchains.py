@@ -184,6 +184,7 @@ echo 'int main(void){return 4;}' > a.c && gcc -fsanitize=address,undefined -o a 
     "perl": 'perl -MPOSIX -MFile::Temp=tempfile -e \'my ($h, $n) = tempfile(); print $h "b\\na\\n"; close $h; print sort { $a cmp $b } `cat $n`; print floor(2.7), "\\n"; exit(fork // 9) unless fork; wait; print $? >> 8, "\\n"\' | head -3',
     "make": "printf 'all: b c\\n%%: %%.in\\n\\tcp $< $@\\n' > Makefile; echo 1 > b.in; echo 2 > c.in; make -s -j2 && cat b c && make -q && echo fresh",
     "chown": "touch f; chown 0 f 2>&1; chown :5 f 2>&1 | cut -d: -f3; chown $(id -u):$(id -g) f && cp -a /usr/bin/env . && echo fine",
+    "php": 'php -r \'echo ctype_digit("42"), posix_getuid(), count(token_get_all("<?php 1;")), class_exists("Phar"), PHP_EOL;\'',
     "python3": """
 python3 -m venv v && . v/bin/activate && pip --version | cut -c1-3
 echo 'answer = 42' > v/lib/python3.*/site-packages/own.py 2>/dev/null || echo 'answer = 42' > "$(echo v/lib/python3*/site-packages)/own.py"
@@ -198,6 +199,7 @@ TOLD = {
     "tar": "4751 2 't/d/f'\n777 1 't/d/l' -> 'f'\nx\n",
     "perl": "a\nb\n2\n",
     "make": "1\n2\nfresh\n",
+    "php": "1100031\n",
     "chown": "chown: changing ownership of 'f': Operation not permitted\n Operation not permitted\nfine\n",
     "python3": "pip\n42 True\n",
 }

@@ -30,7 +30,7 @@ def working_folder(root: int, folder: str | None) -> str:
 
 
 def nothing(root: int) -> int:
-    """To be read where no input is given: the vm's own /dev/null. The host's could not be opened again as /dev/stdin."""
+    """To be read where no input is given: the vm's own /dev/null. The host's cannot be opened again, as /dev/stdin."""
     return paths.open_in(root, "dev/null", os.O_RDONLY, 0, paths.NO_LINKS)
 
 
