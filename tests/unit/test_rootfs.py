@@ -192,6 +192,7 @@ def test_made_up_users(host, target):
     assert (etc / "hostname").read_text() == "rewindbox\n"
     assert "127.0.0.1\tlocalhost" in (etc / "hosts").read_text()
     assert "nameserver" not in (etc / "resolv.conf").read_text()
+    assert "hosts: files [NOTFOUND=return] dns\n" in (etc / "nsswitch.conf").read_text()
 
 
 def test_shell_files_are_silent(host, target):
