@@ -178,16 +178,22 @@ def _run_bare(
     if os.getuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
         who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    (out_reader, out_writer), (err_reader, err_writer) = os.pipe(), os.pipe()
+    for writer in (out_writer, err_writer):
+        os.fchmod(writer, 0o666)  # who runs there is somebody else, and opens /dev/stdout
     with subprocess.Popen(
         ["setpriv", "--pdeathsig=KILL", "prlimit", f"--cpu={cpu_s:.0f}", "--", *command],  # it does not outlive us
         cwd=folder,
         env=dict(variables),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=out_writer,
+        stderr=err_writer,
         start_new_session=True,
         **who,
     ) as process:
+        os.close(out_writer)
+        os.close(err_writer)
+        process.stdout, process.stderr = os.fdopen(out_reader, "rb"), os.fdopen(err_reader, "rb")  # it closes them
         is_late = False
         try:
             out, err = process.communicate(timeout=WALL_S)

@@ -1,7 +1,7 @@
-"""Programs whose outcome is known, made ready to run: HumanEvalPack and the bash track of Exercism.
+"""Programs that are run on both sides, made ready: HumanEvalPack, the bash track of Exercism, and those of every day.
 
 Each is run by one of the language table's programs from an empty folder that has its `files`. Nothing here runs
-anything. Folder of the data: `REWINDBOX_TEST_DATA`.
+anything. Folder of the data: `REWINDBOX_TEST_DATA`; what people do every day is in `everyday/` here.
 """
 
 import gzip
@@ -10,10 +10,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 HUMANEVALPACK = "exec-humanevalpack/{}.jsonl.gz"
 EXERCISM = "exec-exercism-bash/exercises.jsonl.gz"
+EVERYDAY = Path(__file__).parent / "everyday"
+"""A file for each language; a line `#### NAME NEEDS...` stands before each program."""
+_HEADINGS = re.compile(r"^#### (.+)\n", re.MULTILINE)
 _CRATES = re.compile(r"^use (rand::Rng|regex::Regex|md5);$", re.MULTILINE)
 """Stand in every rust task and are needed by six of 164; rustc alone has no crates."""
 _RUST = "rustc --edition 2021 --test -o program program.rs && ./program --test-threads=1"
@@ -54,7 +58,29 @@ def programs(root: str | None) -> list[Program] | None:
     found += [_task(task, "javascript", v) for task in _lines(root, names[2]) for v in ("canonical", "buggy")]
     found += [_task(task, "rust", v) for task in _lines(root, names[3]) for v in ("canonical", "buggy")]
     found += [_exercise(exercise, v) for exercise in _lines(root, EXERCISM) for v in ("example", "stub")]
+    return found + everyday()
+
+
+def everyday() -> list[Program]:
+    """What real programs do with files, processes, sockets, terminals and signals, and how they end."""
+    found = []
+    for path in sorted(EVERYDAY.glob("*.txt")):
+        _, *parts = _HEADINGS.split(path.read_text(encoding="utf-8"))
+        found += [_habit(path.stem, *pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
     return found
+
+
+def _habit(language: str, heading: str, code: str) -> Program:
+    name, *needs = heading.split()
+    return Program(
+        set="everyday",
+        language=language,
+        variant="whole",
+        name=name,
+        runs_as=language,
+        code=f"mkdir w && cd w\n{code}" if language == "bash" else code,  # outside the program itself is in the folder
+        needs=({"python": "python3", "javascript": "node"}.get(language, language), *needs),
+    )
 
 
 def _lines(root: str, name: str) -> Iterator[dict[str, Any]]:

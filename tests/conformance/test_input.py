@@ -19,6 +19,13 @@ async def test_a_program_that_asks_is_answered(vm):
     assert outcome.stdout == b"2+2? four\nend\n"
 
 
+async def test_nothing_to_read_is_read_at_once(vm):
+    """Without input every way to standard input finds its end, not an error; one byte is found on each, too."""
+    code = "cat /dev/stdin && cat /dev/fd/0 && cat /proc/self/fd/0 && read -N 2 x < /dev/stdin; echo $x $?"
+    assert await out(vm, code) == "1\n"
+    assert await out(vm, code, stdin=b"y") == "yyyy 1\n"
+
+
 async def test_all_bytes_in_order(vm):
     """Far more than fits anywhere comes whole and in order, also by way of /dev/stdin; what does not fit is refused."""
     piece, refused = bytes(range(256)) * 1024, []

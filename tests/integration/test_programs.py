@@ -78,6 +78,16 @@ def test_a_difference_is_found(code: str) -> None:
     assert found["outside"] != found["inside"] and "own python" in found["program"]
 
 
+def test_programs_of_every_day_are_told_apart() -> None:
+    """Each has a name of its own within its language, and code; the three languages have some."""
+    from bench import suites
+
+    found = suites.everyday()
+    assert {each.language for each in found} == {"bash", "javascript", "python"}
+    assert len({(each.language, each.name) for each in found}) == len(found)
+    assert all(each.code.strip() for each in found)
+
+
 def test_output_that_varies_outside_does_not_count() -> None:
     """A program that writes something else each time is named, and no difference; its exit code still counts."""
     import anyio

@@ -176,12 +176,15 @@ git -C copy push -q origin HEAD:other && git -C r branch --list other
 printf '#include <stdio.h>\\n#include <math.h>\\nint twice(int);int main(void){printf("%%d %%.1f\\\\n",twice(21),sqrt(2.25));return 3;}' > m.c
 echo 'int twice(int x){return 2*x;}' > t.c
 gcc -O2 -Wall -c m.c && gcc -shared -fPIC -o libt.so t.c && gcc -o m m.o -L. -lt -lm -Wl,-rpath,"$PWD" && ./m; echo $?
+echo 'int main(void){return 4;}' > a.c && gcc -fsanitize=address,undefined -o a a.c && ./a; echo $?
 """,
     "awk": "printf 'a 1\\nb 2\\na 3\\n' | awk '{s[$1] += $2} END {for (k in s) print k, s[k]}' | sort",
     "sed": "echo one > f; sed -i.old 's/o\\(n\\)e/\\1/' f; cat f f.old",
     "tar": "mkdir -p t/d; echo x > t/d/f; chmod 4751 t/d/f; ln t/d/f t/h; ln -s f t/d/l; tar czf t.tgz t; rm -r t; tar xpzf t.tgz; stat -c '%a %h %N' t/d/f t/d/l; cat t/h",
     "perl": 'perl -MPOSIX -MFile::Temp=tempfile -e \'my ($h, $n) = tempfile(); print $h "b\\na\\n"; close $h; print sort { $a cmp $b } `cat $n`; print floor(2.7), "\\n"; exit(fork // 9) unless fork; wait; print $? >> 8, "\\n"\' | head -3',
     "make": "printf 'all: b c\\n%%: %%.in\\n\\tcp $< $@\\n' > Makefile; echo 1 > b.in; echo 2 > c.in; make -s -j2 && cat b c && make -q && echo fresh",
+    "chown": "touch f; chown 0 f 2>&1; chown :5 f 2>&1 | cut -d: -f3; chown $(id -u):$(id -g) f && cp -a /usr/bin/env . && echo fine",
+    "php": 'php -r \'echo ctype_digit("42"), posix_getuid(), count(token_get_all("<?php 1;")), class_exists("Phar"), PHP_EOL;\'',
     "python3": """
 python3 -m venv v && . v/bin/activate && pip --version | cut -c1-3
 echo 'answer = 42' > v/lib/python3.*/site-packages/own.py 2>/dev/null || echo 'answer = 42' > "$(echo v/lib/python3*/site-packages)/own.py"
@@ -190,12 +193,14 @@ python -c 'import own, sys; print(own.answer, sys.prefix != sys.base_prefix)'
 }
 TOLD = {
     "git": "2\none\ntwo\n  other\n",
-    "gcc": "42 1.5\n3\n",
+    "gcc": "42 1.5\n3\n4\n",
     "awk": "a 4\nb 2\n",
     "sed": "n\none\n",
     "tar": "4751 2 't/d/f'\n777 1 't/d/l' -> 'f'\nx\n",
     "perl": "a\nb\n2\n",
     "make": "1\n2\nfresh\n",
+    "php": "1100031\n",
+    "chown": "chown: changing ownership of 'f': Operation not permitted\n Operation not permitted\nfine\n",
     "python3": "pip\n42 True\n",
 }
 

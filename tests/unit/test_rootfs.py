@@ -19,6 +19,7 @@ HOST_FOLDERS = """
     usr/bin usr/lib usr/lib64 usr/sbin usr/share/zoneinfo usr/share/ca-certificates etc/alternatives
     etc/ld.so.conf.d etc/ssl/certs/java etc/ssl/private etc/ssh etc/sudoers.d etc/cron.d etc/python3
     etc/python3.11 etc/java-17-openjdk/security etc/pki/tls etc/fonts etc/postgresql home/mallory
+    etc/php/8.2/cli/conf.d etc/php/8.2/mods-available etc/php/8.2/fpm etc/maven
 """
 PUBLIC = {
     "usr/lib/os-release": "ID=debian\n",
@@ -34,6 +35,8 @@ PUBLIC = {
     "etc/java-17-openjdk/jvm.cfg": "-server KNOWN\n",
     "etc/services": "http 80/tcp\n",
     "etc/fonts/fonts.conf": "<fontconfig/>\n",
+    "etc/php/8.2/mods-available/ctype.ini": "extension=ctype.so\n",
+    "etc/maven/m2.conf": "main is org.apache\n",
 }
 SECRET = {
     "etc/passwd": f"root:x:0:0::/root:/bin/sh\n{CANARY}:x:1000:1000::/home/{CANARY}:/bin/sh\n",
@@ -54,6 +57,9 @@ SECRET = {
     "etc/cron.d/job": CANARY,
     "etc/ssl/private/server.key": CANARY,
     "etc/postgresql/pg_hba.conf": CANARY,
+    "etc/php/8.2/cli/php.ini": f"mysqli.default_pw={CANARY}\n",
+    "etc/php/8.2/fpm/www.conf": CANARY,
+    "etc/maven/settings.xml": CANARY,
 }
 CLOSED = {
     "etc/ssl/certs/server.pem": CANARY,
@@ -69,6 +75,7 @@ LINKS = {
     "etc/alternatives/relative": "../../usr/bin/mawk",
     "etc/alternatives/merged": "/bin/mawk",
     "etc/ssl/certs/0a.0": "ca-certificates.crt",
+    "etc/php/8.2/cli/conf.d/20-ctype.ini": "/etc/php/8.2/mods-available/ctype.ini",
 }
 STRAY_LINKS = {
     "etc/alternatives/tool": f"/home/{CANARY}/bin/tool",
@@ -185,6 +192,7 @@ def test_made_up_users(host, target):
     assert (etc / "hostname").read_text() == "rewindbox\n"
     assert "127.0.0.1\tlocalhost" in (etc / "hosts").read_text()
     assert "nameserver" not in (etc / "resolv.conf").read_text()
+    assert "hosts: files [NOTFOUND=return] dns\n" in (etc / "nsswitch.conf").read_text()
 
 
 def test_shell_files_are_silent(host, target):
@@ -259,16 +267,18 @@ def test_links_are_not_followed(host, target):
     """Where the host has a link in place of a folder, the link is copied, not what it leads to."""
     outside = Path(host) / "home/mallory"
     (outside / "ssl.conf").write_text(CANARY)
-    for place in ("fonts", "java-99", "pki/tls"):
+    for place in ("fonts", "java-99", "pki/tls", "php/9.9"):
         path = Path(host) / "etc" / place
         if path.is_dir():
             subprocess.run(["rm", "-r", path], check=True)
         path.symlink_to(outside)
     (outside / "openssl.cnf").write_text(CANARY)
     (outside / "certs").mkdir()
+    (outside / "mods-available").mkdir()
+    (outside / "mods-available" / "x.ini").write_text(CANARY)
     rootfs.build(target, host)
     assert CANARY not in words(target)
-    assert not {"etc/fonts", "etc/java-99", "etc/pki"} & tree(target).keys()
+    assert not {"etc/fonts", "etc/java-99", "etc/pki", "etc/php/9.9"} & tree(target).keys()
 
 
 def touch_again(path: Path) -> None:
@@ -292,6 +302,7 @@ CHANGES = {
     "a file came deep down": lambda h: (h / "etc/ssl/certs/java/more").write_text(""),
     "a folder was closed": lambda h: (h / "etc/ssl/certs").chmod(0o750),
     "a runtime came": lambda h: (h / "etc/python3.12").mkdir(),
+    "a runtime came deep down": lambda h: (h / "etc/php/8.4/mods-available").mkdir(parents=True),
     "a link came in place of a file": lambda h: replace_link(h / "etc/services", "/usr/share/services"),
     "a link was replaced": lambda h: replace_link(h / "etc/alternatives/awk", "/usr/bin/gawk"),
     "a link from the root changed": lambda h: replace_link(h / "sbin", "usr/bin"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rewindbox.backends.namespace import assembler, seccomp
+from rewindbox.backends.namespace.machine import INNER_ID
 
 MACHINES = ["x86_64", "aarch64"]
 ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -138,6 +139,8 @@ def test_other_doors_of_the_kernel_kill():
 
 
 IPPROTO_SCTP, IPPROTO_MPTCP = 132, 262
+OWN_IDS = ((INNER_ID, INNER_ID), (-1, INNER_ID), (INNER_ID, -1), (-1, -1))
+OTHER_IDS = ((0, 0), (INNER_ID, 0), (0, INNER_ID), (-1, 0), (65534, -1), (-1, 5), (HIGH, -1))
 DECISIONS = [
     ("clone", (0x01200011,), ALLOW),  # what fork passes
     ("clone", (0x003D0F00,), ALLOW),  # what pthread_create passes
@@ -185,6 +188,10 @@ DECISIONS = [
     *(("mknod", (0, m | 0o644), EPERM) for m in (0o020000, 0o060000, 0o020000 | HIGH)),
     *(("mknodat", (0, 0, m | 0o644), ALLOW) for m in (0, 0o100000, 0o010000, 0o140000)),
     *(("mknodat", (0, 0, m | 0o644), EPERM) for m in (0o020000, 0o060000, 0o060000 | HIGH)),
+    *((name, (0, *ids), ALLOW) for name in ("chown", "lchown", "fchown") for ids in OWN_IDS),
+    *((name, (0, *ids), EPERM) for name in ("chown", "lchown", "fchown") for ids in OTHER_IDS),
+    *(("fchownat", (0, 0, *ids, 0x100), ALLOW) for ids in OWN_IDS),
+    *(("fchownat", (0, 0, *ids, 0x100), EPERM) for ids in OTHER_IDS),
 ]
 
 
@@ -201,7 +208,7 @@ def test_arguments_decide(machine):
 def test_program_stays_small(machine):
     """The program is short, and an ordinary call is decided after a dozen instructions."""
     code = seccomp.program(machine)
-    assert len(code) // 8 < 210
+    assert len(code) // 8 < 230
     ordinary = [number for name, number in numbers(machine).items() if name not in BY_ARGUMENT]
     assert max(interpret(code, number, arch=ARCH[machine])[1] for number in ordinary) <= 12
 
@@ -280,6 +287,7 @@ BEGIN = """
 import asyncio, concurrent.futures.thread, ctypes, errno, fcntl, mmap, os, platform, resource, socket
 import subprocess, tempfile, threading, time
 from rewindbox.backends.namespace import assembler, seccomp
+from rewindbox.backends.namespace.machine import INNER_ID
 libc = ctypes.CDLL(None, use_errno=True)
 
 def call(number, *args):

@@ -29,6 +29,11 @@ def working_folder(root: int, folder: str | None) -> str:
     return path
 
 
+def nothing(root: int) -> int:
+    """To be read where no input is given: the vm's own /dev/null. The host's cannot be opened again, as /dev/stdin."""
+    return paths.open_in(root, "dev/null", os.O_RDONLY, 0, paths.NO_LINKS)
+
+
 def open_file(root: int, path: str, *, write: bool, mode: int) -> int:
     """A descriptor of a regular file of the vm's own; for writing, folders on the way are made."""
     path = os.path.join(HOME, path)

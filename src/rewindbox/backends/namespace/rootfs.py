@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-VERSION = 2
+VERSION = 3
 """Raised with every change to what `build` makes: old skeletons are then not used again."""
 
 _USR_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
@@ -48,10 +48,13 @@ _FILES = {
     "etc/hosts": ("127.0.0.1\tlocalhost\n127.0.1.1\trewindbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"),
     "etc/host.conf": "multi on\n",
     "etc/resolv.conf": "# This vm has no network, so nobody to ask for names.\n",
-    "etc/nsswitch.conf": "".join(
+    # Go before 1.20, where no dns is named, takes a name that nobody has for one without addresses, and says no error.
+    # glibc asks no further than files, and answers at once that there is no such name.
+    "etc/nsswitch.conf": "hosts: files [NOTFOUND=return] dns\n"
+    + "".join(
         f"{database}: files\n"
         for database in (
-            *("passwd", "group", "shadow", "hosts", "networks"),
+            *("passwd", "group", "shadow", "networks"),
             *("protocols", "services", "ethers", "rpc"),
         )
     ),
@@ -78,10 +81,14 @@ _COPIED = (
     *("python3", "python3.*", "matplotlibrc", "java", "java-*"),
     # What R cannot start in order without; its *.site files are the administrator's.
     *("R/Renviron", "R/ldpaths", "R/Makeconf"),
+    # Which of php's extensions are loaded; php.ini is the administrator's. What mvn and man cannot start without.
+    *("php/*/mods-available", "php/*/cli/conf.d", "php/conf.d", "php.d"),
+    *("maven/m2.conf", "maven/logging", "manpath.config", "groff"),
     # Tables that are the same on every host of a release.
     *("mime.types", "services", "protocols", "rpc", "magic", "magic.mime", "debian_version", "fonts"),
+    *("locale.alias", "xattr.conf"),
 )
-"""Below /etc; a final * stands for any ending. In the order of need: what exceeds the bounds stays behind."""
+"""Below /etc; a final * of a name stands for any ending. In the order of need: what exceeds the bounds stays behind."""
 
 _MOST_ENTRIES = 3000
 _MOST_BYTES = 8 * 1024 * 1024
@@ -169,21 +176,18 @@ def _selected(host: str) -> list[_Entry]:
 
 def _named(host: str) -> Iterator[str]:
     """The names of `_COPIED`, those with a * resolved; none that lies behind a link or a closed folder."""
-    beside = [name for name, _ in _inside(host, "etc")]
     for name in _COPIED:
-        matches = [match for match in beside if match.startswith(name[:-1])] if name.endswith("*") else [name]
-        if _leads_through_folders(host, os.path.dirname(f"etc/{name}")):
-            yield from (f"etc/{match}" for match in matches)
+        yield from _matching(host, "etc", name.split("/"))
 
 
-def _leads_through_folders(host: str, folder: str) -> bool:
-    """Whether `folder` and those above it are open to everybody, and none is a link to somewhere else."""
-    while folder:
-        entry = _look(host, folder)
-        if entry is None or entry[1] != "folder":
-            return False
-        folder = os.path.dirname(folder)
-    return True
+def _matching(host: str, folder: str, names: list[str]) -> Iterator[str]:
+    """Where `names`, one below the other, lead from `folder`."""
+    entry, (name, *below) = _look(host, folder), names
+    if entry is None or entry[1] != "folder":
+        return
+    beside = [found for found, _ in _inside(host, folder)] if name.endswith("*") else [name]
+    for path in (f"{folder}/{found}" for found in beside if found.startswith(name.rstrip("*"))):
+        yield from _matching(host, path, below) if below else (path,)
 
 
 def _walk(host: str, path: str) -> Iterator[_Entry]:

@@ -81,21 +81,11 @@ _REFUSED: _Numbers = {
     "modify_ldt": (154, None),
     "quotactl": (179, 60),
     "quotactl_fd": (443, 443),
-    "lsm_get_self_attr": (459, 459),
-    "lsm_set_self_attr": (460, 460),
-    "lsm_list_modules": (461, 461),
+    **{"lsm_get_self_attr": (459, 459), "lsm_set_self_attr": (460, 460), "lsm_list_modules": (461, 461)},
     # Relics: most kernels do not have them, and nobody has looked at them for years.
-    "nfsservctl": (180, 42),
-    "getpmsg": (181, None),
-    "putpmsg": (182, None),
-    "afs_syscall": (183, None),
-    "tuxcall": (184, None),
-    "security": (185, None),
-    "vserver": (236, None),
-    "uselib": (134, None),
-    "ustat": (136, None),
-    "sysfs": (139, None),
-    "_sysctl": (156, None),
+    **{"nfsservctl": (180, 42), "getpmsg": (181, None), "putpmsg": (182, None), "afs_syscall": (183, None)},
+    **{"tuxcall": (184, None), "security": (185, None), "vserver": (236, None), "uselib": (134, None)},
+    **{"ustat": (136, None), "sysfs": (139, None), "_sysctl": (156, None)},
     # What attacks on kernels are made of. io_uring also makes calls that no filter sees; keyrings and
     # fanotify know no namespaces.
     "userfaultfd": (323, 282),
@@ -174,6 +164,7 @@ _CHECKED: _Numbers = {
     "shmget": (29, 194),
     "mknod": (133, None),
     "mknodat": (259, 33),
+    **{"chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54)},
 }
 
 _ASKED: _Numbers = {
@@ -219,6 +210,7 @@ _THREAD, _THREAD_WITH_FILES = 0x10000, 0x10400
 _OWN_TABLE = 2
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
 _MARK = 12  # RLIMIT_MSGQUEUE
+_OWN_ID = (1000, _ALL)  # the one there is, and leaving it as it is
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
@@ -257,6 +249,13 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     # Devices, and with them the whiteouts of overlays (character device 0:0); FIFOs and sockets are fine.
     "mknod": ((1, _NODE, (_DEVICE,), "refuse", "allow"),),
     "mknodat": ((2, _NODE, (_DEVICE,), "refuse", "allow"),),
+    # To an id that no user namespace of ours has: EINVAL for the kernel. EPERM is what programs expect, and cpio and
+    # fakeroot ignore, where nobody may give a file away.
+    **dict.fromkeys(
+        ("chown", "lchown", "fchown"),
+        ((1, _ALL, _OWN_ID, "next", "refuse"), (2, _ALL, _OWN_ID, "allow", "refuse")),
+    ),
+    "fchownat": ((2, _ALL, _OWN_ID, "next", "refuse"), (3, _ALL, _OWN_ID, "allow", "refuse")),
 }
 
 _RET_ERRNO = 0x00050000

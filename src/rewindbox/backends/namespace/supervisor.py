@@ -161,7 +161,7 @@ class Supervisor:
     def _start_job(self, request: Request, streams: list[int], answer: socket.socket) -> None:
         request["folder"] = files.working_folder(self.machine.root, request["folder"])
         scratch.write_code(request["code"], request["file"])
-        streams.insert(0, streams.pop() if len(streams) > 2 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        streams.insert(0, streams.pop() if len(streams) > 2 else files.nothing(self.machine.root))
         self.machine.groups.jobs.restrict(_memory_bytes(request), int(request["limits"]["processes"]))
         spawner = self._ready_spawner()
         spare = self.sessions.owns if self.sessions.guard is not None else None
