@@ -103,14 +103,16 @@ class Output:
 
 
 def _values(line: bytes) -> int:
-    """At least as many as there will be when it is read, each of which takes 24 times as much as it has letters."""
+    """At least as many values as reading it makes, each of which can take 24 times as much as it has letters."""
     strings = line.count(b'"') - line.count(b'\\"')
     if strings > _VALUES_MAX:
         return strings
-    if (
-        sum(map(line.count, _STRUCTURE)) > _VALUES_MAX // _DISPLAYS_MAX
-    ):  # most of it is in strings, where it means nothing
+    if _marks(line) > _VALUES_MAX // _DISPLAYS_MAX:  # most of them are in strings, where they mean nothing
         line = _STRING.sub(b"", line)
+    return _marks(line)
+
+
+def _marks(line: bytes) -> int:
     return sum(map(line.count, _STRUCTURE))
 
 
