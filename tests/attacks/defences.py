@@ -36,7 +36,7 @@ seccomp._intervals = lambda *which: [(n, "newer" if n > seccomp._LAST_KNOWN and 
     "guard": "guard.Guard._decide = lambda *_: (0, guard._CONTINUE)",
     "lines of /proc": """
 def status(pid, name):
-    with open(f"{guard.PROC}/{pid}/status", encoding="utf-8", errors="replace") as file:
+    with open(f"{machine.PROC}/{pid}/status", encoding="utf-8", errors="replace") as file:
         return next(int(line.split()[-1]) for line in file if line.startswith(f"{name}:"))
 guard._status = status
 """,

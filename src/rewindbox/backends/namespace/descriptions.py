@@ -1,11 +1,10 @@
 """What processes of a session have that does not go back with its variables, in words for a person."""
 
-import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from rewindbox.backends.namespace.processes import has_ended, read, stat_fields
+from rewindbox.backends.namespace.processes import has_ended, lines, read, stat_fields
 
 _THREADS_THAT_COME_BACK = re.compile(rb"openblas|libgomp|libiomp|libmkl|libtbb|libblis")
 """Libraries that start their worker threads anew in a forked process."""
@@ -34,7 +33,7 @@ def of_head(proc: int, pid: int, threads: int, python_threads: int) -> list[str]
     python = min(threads, python_threads)
     if python:
         found.append(_count(python, "thread"))
-    if threads > python and not any(map(_THREADS_THAT_COME_BACK.search, _lines(proc, f"{pid}/maps"))):
+    if threads > python and not any(map(_THREADS_THAT_COME_BACK.search, lines(proc, f"{pid}/maps"))):
         found.append(_count(threads - python, "native thread"))
     if sockets := _lonely_sockets(proc, pid):
         found.append(_count(sockets, "socket"))
@@ -59,7 +58,7 @@ def of_open_files(proc: int, pid: int, session: str) -> list[str]:
 def mapped_files(proc: int, pid: int) -> set[str] | None:
     """Paths of regular files whose mapping in its memory is shared and writable; None: they are too many to be read."""
     found, room = set(), _MAPS_MAX
-    for line in _lines(proc, f"{pid}/maps"):
+    for line in lines(proc, f"{pid}/maps"):
         room -= len(line)
         if room < 0:
             return None
@@ -114,13 +113,3 @@ def _is_for_writing(proc: int, pid: int, number: int) -> bool:
         if line.startswith(b"flags:"):
             return int(line.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY
     return False
-
-
-def _lines(proc: int, name: str) -> Iterator[bytes]:
-    """Of a file of /proc that may have hundreds of MiB: each of 65,530 mappings can name a path of 4 KiB."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    except OSError:  # it is gone
-        return
-    with contextlib.suppress(OSError), open(descriptor, "rb") as file:
-        yield from file

@@ -13,8 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rewindbox.backends.namespace.machine import PROC
-from rewindbox.backends.namespace.processes import read
+from rewindbox.backends.namespace.processes import read, status
 from rewindbox.backends.namespace.spawner import FIRST_TO_GO, open_score, score_for_end
 
 _BIRTH_S = 10.0
@@ -106,7 +105,7 @@ def born(control: socket.socket, parent: Process) -> Process:
 def _checked(control: socket.socket, outer: int, parent: Process) -> Process:
     try:
         handle = os.pidfd_open(outer)
-        told = status(outer)
+        told = dict(status(outer))
     except OSError as error:
         raise Lost("the child ended") from error
     if (int(told["PPid"][0]), told["Threads"]) != (parent.outer, ["1"]):
@@ -154,9 +153,3 @@ def readable(descriptors: list[int], timeout_s: float) -> list[int]:
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
     return [descriptor for descriptor, _ in poll.poll(timeout_s * 1000)]
-
-
-def status(outer: int) -> dict[str, list[str]]:
-    """/proc/PID/status of a process, by our numbers."""
-    with open(f"{PROC}/{outer}/status", encoding="utf-8", errors="replace", newline="\n") as file:
-        return {name: value.split() for name, _, value in (line.partition(":") for line in file)}

@@ -21,8 +21,7 @@ import struct
 import threading
 
 from rewindbox.backends.namespace import kernel
-from rewindbox.backends.namespace.machine import PROC
-from rewindbox.backends.namespace.processes import processes, signal_each
+from rewindbox.backends.namespace.processes import processes, signal_each, status
 from rewindbox.backends.namespace.seccomp import asked_calls
 
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
@@ -137,6 +136,5 @@ def _inner_pid(caller: int) -> int:
 
 
 def _status(pid: int, name: str) -> int:
-    """The last number of a line of /proc/PID/status; a name there may have all but a line feed in it."""
-    with open(f"{PROC}/{pid}/status", encoding="utf-8", errors="replace", newline="\n") as file:
-        return next(int(line.split()[-1]) for line in file if line.startswith(f"{name}:"))
+    """The last number of a line of /proc/PID/status."""
+    return next(int(values[-1]) for found, values in status(pid) if found == name)

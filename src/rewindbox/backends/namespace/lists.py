@@ -11,7 +11,9 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+
+from rewindbox.backends.namespace import parked
+from rewindbox.backends.namespace.processes import entries
 
 _LINE_BYTES = 256
 """A lock takes 192 to 224 bytes, a descriptor that an epoll waits for 200, an open file 240 and has four lines."""
@@ -50,7 +52,8 @@ def of(proc: int, pids: list[int], ancestors: int) -> Lists:
     Raises TooLong.
     """
     lists, mapping_bytes = Lists(), _MAPPING_BYTES + _ANCESTOR_BYTES * ancestors
-    memory = re.compile(rb" %s (\d+) +/(?!SYSV)" % _memory_device())
+    device = parked.memory_device()
+    memory = re.compile(rb" %02x:%02x (\d+) +/(?!SYSV)" % (os.major(device), os.minor(device)))
     for pid in pids:
         for name in _names(proc, f"{pid}/fdinfo"):
             lists.size_bytes += _LINE_BYTES * sum(chunk.count(b"\n") for chunk in _chunks(proc, name, lists))
@@ -72,16 +75,8 @@ def filters_bytes(status: bytes) -> int:
 
 def _names(proc: int, path: str) -> list[str]:
     """The names in a folder of a process, with its own before them."""
-    try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-    except OSError:  # it ended meanwhile
-        return []
-    try:
-        return [f"{path}/{name}" for name in os.listdir(folder)]
-    except OSError:
-        return []
-    finally:
-        os.close(folder)
+    with entries(proc, path) as (_, names):
+        return [f"{path}/{name}" for name in names]
 
 
 def _chunks(proc: int, name: str, lists: Lists) -> Iterator[bytes]:
@@ -101,14 +96,3 @@ def _chunks(proc: int, name: str, lists: Lists) -> Iterator[bytes]:
         return
     finally:
         os.close(descriptor)
-
-
-@cache
-def _memory_device() -> bytes:
-    """How /proc/PID/maps names the file system of memory that has no name in any folder."""
-    file = os.memfd_create("probe", os.MFD_CLOEXEC)
-    try:
-        device = os.fstat(file).st_dev
-    finally:
-        os.close(file)
-    return b"%02x:%02x" % (os.major(device), os.minor(device))

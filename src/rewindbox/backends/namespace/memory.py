@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from rewindbox.backends.namespace import kernel, lists, parked, trees
 from rewindbox.backends.namespace.machine import MEMORY
-from rewindbox.backends.namespace.processes import processes
+from rewindbox.backends.namespace.processes import entries, processes
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OWN_FILES = 16
@@ -112,12 +112,8 @@ def _files(proc: int, pids: list[int]) -> tuple[dict[int, int], bool]:
 def _memory_files(proc: int, pid: int) -> tuple[dict[int, int], bool]:
     """Inode and size of the memfds that a process has open, and whether it has descriptors parked in a socket."""
     found, parks = {}, False
-    try:
-        folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-    except OSError:
-        return {}, False
-    try:
-        for name in os.listdir(folder):
+    with entries(proc, f"{pid}/fd") as (folder, names):
+        for name in names:
             with contextlib.suppress(OSError):  # closed meanwhile
                 target = os.readlink(name, dir_fd=folder)
                 if target.startswith(_MEMFD):
@@ -125,10 +121,6 @@ def _memory_files(proc: int, pid: int) -> tuple[dict[int, int], bool]:
                     found[status.st_ino] = status.st_blocks * 512
                 elif target.startswith(_SOCKET):
                     parks = parks or parked.is_parking(proc, pid, name)
-    except OSError:  # it ended meanwhile
-        pass
-    finally:
-        os.close(folder)
     return found, parks
 
 

@@ -11,11 +11,11 @@ from functools import cache
 
 from rewindbox.backends.namespace import parked, trees
 from rewindbox.backends.namespace.machine import MEMORY
-from rewindbox.backends.namespace.processes import living, processes
+from rewindbox.backends.namespace.processes import entries, lines, living, processes
 
 _MAPS_MAX = 4 << 20
-"""Bytes of a list of mappings that we read; who has more of them hides something, for all we know."""
-_DELETED = b" (deleted)"
+"""Bytes of a list of mappings that we read."""
+_DELETED = b" (deleted)\n"
 
 File = tuple[int, int]
 """Device and inode."""
@@ -36,24 +36,24 @@ def usage(proc: int) -> tuple[trees.Usage, bool]:
 def _look_at_descriptors(proc: int, pid: int, found: dict[File, int]) -> bool:
     """Add the files that a process has open; whether descriptors lie in one of its sockets."""
     parks = False
-    with contextlib.suppress(OSError):  # it ended meanwhile
-        folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-        try:
-            for name in os.listdir(folder):
-                with contextlib.suppress(OSError):  # closed meanwhile
-                    status = os.stat(name, dir_fd=folder)
-                    if stat.S_ISSOCK(status.st_mode):
-                        parks = parks or parked.is_parking(proc, pid, name)
-                    elif stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_dev not in _in_memory():
-                        found[status.st_dev, status.st_ino] = status.st_blocks * 512
-        finally:
-            os.close(folder)
+    with entries(proc, f"{pid}/fd") as (folder, names):
+        for name in names:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                status = os.stat(name, dir_fd=folder)
+                if stat.S_ISSOCK(status.st_mode):
+                    parks = parks or parked.is_parking(proc, pid, name)
+                elif stat.S_ISREG(status.st_mode) and not status.st_nlink and status.st_dev not in _in_memory():
+                    found[status.st_dev, status.st_ino] = status.st_blocks * 512
     return parks
 
 
 def _maps_others(proc: int, pid: int, inodes: set[int]) -> bool:
-    """Whether a deleted file is in its memory that no process has open."""
-    for line in _maps(proc, pid):
+    """Whether a deleted file is in its memory that no process has open; too many mappings hide one, for all we know."""
+    room = _MAPS_MAX
+    for line in lines(proc, f"{pid}/maps"):
+        room -= len(line)
+        if room <= 0:
+            return True
         if line.endswith(_DELETED):
             device, inode = line.split(None, 5)[3:5]
             major, minor = (int(part, 16) for part in device.split(b":"))
@@ -62,21 +62,7 @@ def _maps_others(proc: int, pid: int, inodes: set[int]) -> bool:
     return False
 
 
-def _maps(proc: int, pid: int) -> list[bytes]:
-    """The lines of its mappings; one that nobody has open where there are too many."""
-    try:
-        with open(os.open(f"{pid}/maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as file:
-            text = file.read(_MAPS_MAX)
-    except OSError:
-        return []
-    return text.splitlines() if len(text) < _MAPS_MAX else [b"0 ---- 0 0:0 0" + _DELETED]
-
-
 @cache
 def _in_memory() -> frozenset[int]:
     """Devices whose files are memory, which is counted as such: of the vm's own, of memory files and segments."""
-    file = os.memfd_create("rewindbox", os.MFD_CLOEXEC)
-    try:
-        return frozenset((os.stat(MEMORY).st_dev, os.fstat(file).st_dev))
-    finally:
-        os.close(file)
+    return frozenset((os.stat(MEMORY).st_dev, parked.memory_device()))

@@ -140,6 +140,16 @@ def is_parking(proc: int, pid: int, name: str) -> bool:
     return bool(found) and int(rest.split(None, 1)[0]) > 0
 
 
+@cache
+def memory_device() -> int:
+    """The device of memory that has no name in any folder: of memory files, shared mappings and segments."""
+    file = os.memfd_create("probe", os.MFD_CLOEXEC)
+    try:
+        return os.fstat(file).st_dev
+    finally:
+        os.close(file)
+
+
 class Growth:
     """By how much lines of the host's memory have grown since their lowest: what others give back hides nothing."""
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 
 from rewindbox.backends.namespace.machine import PROC
 
@@ -176,13 +176,8 @@ def living(proc: int, pid: int) -> int:
     fields = stat_fields(proc, pid)
     if fields[:1] != [b"Z"] or fields[17] == b"1":
         return pid
-    with contextlib.suppress(OSError):
-        folder = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-        try:
-            return next((int(name) for name in os.listdir(folder) if int(name) != pid), pid)
-        finally:
-            os.close(folder)
-    return pid
+    with entries(proc, f"{pid}/task") as (_, threads):
+        return next((int(name) for name in threads if int(name) != pid), pid)
 
 
 def ipc_ns_of(proc: int, pid: int) -> int:
@@ -196,6 +191,40 @@ def ipc_ns_of(proc: int, pid: int) -> int:
 
 def is_stopped(proc: int, pid: int) -> bool:
     return stat_fields(proc, pid)[:1] == [b"T"]
+
+
+@contextlib.contextmanager
+def entries(proc: int, path: str) -> Iterator[tuple[int, list[str]]]:
+    """A folder of a process, open, and the names in it; none where it has ended meanwhile."""
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:
+        yield -1, []
+        return
+    try:
+        names = []
+        with contextlib.suppress(OSError):
+            names = os.listdir(folder)
+        yield folder, names
+    finally:
+        os.close(folder)
+
+
+def lines(proc: int, name: str) -> Iterator[bytes]:
+    """Of a file of /proc that may have hundreds of MiB: each of 65,530 mappings can name a path of 4 KiB."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    except OSError:  # it is gone
+        return
+    with contextlib.suppress(OSError), open(descriptor, "rb") as file:
+        yield from file
+
+
+def status(outer: int) -> Iterator[tuple[str, list[str]]]:
+    """The lines of /proc/PID/status of a process, by our numbers; a name there may have all but a line feed in it."""
+    with open(f"{PROC}/{outer}/status", encoding="utf-8", errors="replace", newline="\n") as file:
+        for name, _, value in (line.partition(":") for line in file):
+            yield name, value.split()
 
 
 def read(folder: int, name: str) -> bytes:

@@ -5,9 +5,10 @@ import os
 import socket
 from typing import Any
 
-from rewindbox.backends.namespace.forks import Lost, Process, fork_of, pair, status
+from rewindbox.backends.namespace.forks import Lost, Process, fork_of, pair
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import MEMORY, Machine
+from rewindbox.backends.namespace.processes import status
 from rewindbox.backends.namespace.spawner import Spawner
 
 BESIDE = 128
@@ -56,7 +57,7 @@ def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Proces
     ours, theirs = pair()
     try:
         spawner, pid = _spawned(machine, guard, order, theirs)
-        return Process(ours, os.pidfd_open(pid), pid, int(status(pid)["NSpid"][-1])), spawner
+        return Process(ours, os.pidfd_open(pid), pid, int(dict(status(pid))["NSpid"][-1])), spawner
     except BaseException:
         ours.close()
         raise
