@@ -22,7 +22,7 @@ import pytest
 from rewindbox import backends
 from rewindbox.attacks.host import Host
 from rewindbox.backends.base import Job, Outcome
-from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace import starting, trees
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.languages import LANGUAGES
 from rewindbox.limits import Limits
@@ -43,6 +43,11 @@ _numbers = itertools.count()
 def scaled(usual: int) -> int:
     """How many random examples to try."""
     return usual * 10 if SOAK else usual
+
+
+def boot_after(lines: str) -> str:
+    """The code that a launcher is started with, which runs these lines before it goes."""
+    return starting._BOOT.replace("launcher.main()", f"\n{lines}\nlauncher.main()")
 
 
 def until(condition: Callable[[], object], what: str) -> None:

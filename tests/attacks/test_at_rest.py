@@ -7,7 +7,7 @@ from functools import partial
 import anyio
 import pytest
 
-from conftest import eventually, out, run, status_of
+from conftest import boot_after, eventually, out, run, status_of
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 
@@ -24,7 +24,7 @@ if os.fork() == 0:
 """
 """Leaves a process that takes 300 MiB when it is told to, and not before."""
 TELL = "open('/dev/shm/{name}', 'w').close()"
-UNWATCHED = "from rewindbox.backends.namespace import rest\nrest.Rest._look = lambda *_: 0.25\n"
+UNWATCHED = "from rewindbox.backends.namespace import rest\nrest.Rest._look = lambda *_: 0.25"
 SMALL = {"memory_mib": 100}
 
 
@@ -73,7 +73,7 @@ async def test_who_takes_too_much_at_rest_is_ended(backend, vm):
 
 async def test_unwatched_it_has_what_it_takes(tmp_path, monkeypatch):
     """Where nobody looks at sessions that rest, it has all of it."""
-    monkeypatch.setattr(starting, "_BOOT", starting._BOOT.replace("launcher.main()", f"{UNWATCHED}launcher.main()"))
+    monkeypatch.setattr(starting, "_BOOT", boot_after(UNWATCHED))
     made = backends.load("namespace", str(tmp_path / "vms"))
     try:
         if await is_hard(made):

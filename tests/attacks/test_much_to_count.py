@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from conftest import out, run
+from conftest import boot_after, out, run
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 
@@ -23,8 +23,8 @@ UNREAD = "from rewindbox.backends.namespace import descriptions; descriptions._M
 @pytest.fixture
 async def slow_vm(request, tmp_path, monkeypatch):
     """A vm whose supervisor counts as `request.param` says."""
-    lines = f"from rewindbox.backends.namespace import watch\n{request.param}\nlauncher.main()"
-    monkeypatch.setattr(starting, "_BOOT", starting._BOOT.replace("launcher.main()", lines))
+    lines = f"from rewindbox.backends.namespace import watch\n{request.param}"
+    monkeypatch.setattr(starting, "_BOOT", boot_after(lines))
     made = backends.load("namespace", str(tmp_path / "vms"))
     yield await made.create("vm_slow")
     await made.close()

@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from conftest import eventually, out, run, status_of
+from conftest import boot_after, eventually, out, run, status_of
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 from rewindbox.languages import LANGUAGES
@@ -49,8 +49,8 @@ async def vm_of(request, tmp_path, monkeypatch):
 
     async def make(code: str):
         if is_blind:
-            lines = f"import os; from rewindbox.backends.namespace import sessions\n{BLIND[code]}\nlauncher.main()"
-            monkeypatch.setattr(starting, "_BOOT", starting._BOOT.replace("launcher.main()", lines))
+            lines = f"import os; from rewindbox.backends.namespace import sessions\n{BLIND[code]}"
+            monkeypatch.setattr(starting, "_BOOT", boot_after(lines))
         return await made.create("vm_planted"), is_blind
 
     yield make

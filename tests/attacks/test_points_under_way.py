@@ -10,21 +10,19 @@ from pathlib import Path
 import anyio
 import pytest
 
-from conftest import job, remove, scaled
+from conftest import boot_after, job, remove, scaled
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 from rewindbox.errors import RewindboxError
 
 pytestmark = pytest.mark.anyio
 SECRET = "the host's own"
-NAIVE = starting._BOOT.replace(
-    "launcher.main()",
+NAIVE = boot_after(
     """
 import os
 from rewindbox.backends.namespace import sessions, trees
 trees._opened = lambda path, *seen: os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-sessions.rest = lambda proc, pids: sessions.signal_each(proc, pids, 19)
-launcher.main()""",
+sessions.rest = lambda proc, pids: sessions.signal_each(proc, pids, 19)"""
 )
 """Boot code of a launcher whose supervisors copy by paths, and do not wait for who was told to stop."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import remove, run
+from conftest import boot_after, remove, run
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 
@@ -26,7 +26,7 @@ async def vm_on(tmp_path, monkeypatch):
     made = backends.load("namespace", str(tmp_path / "vms"))
 
     async def make(lines: str):
-        monkeypatch.setattr(starting, "_BOOT", starting._BOOT.replace("launcher.main()", f"{lines}launcher.main()"))
+        monkeypatch.setattr(starting, "_BOOT", boot_after(lines))
         return await made.create("vm_coarse")
 
     yield make
