@@ -35,7 +35,7 @@ async def test_what_could_not_be_started_says_so(busy, store):
         assert (kept.ended, kept.exit_code) == ("killed", 137)
         assert "could not be started" in str(kept.error)
         busy.unlink()
-        assert (await vm.execute("bash", "cat f; ps -e -o comm= | grep -c bash")).stdout == "1\n"
+        assert (await vm.execute("bash", "cat f; ps -e -o comm= > there; grep -c bash there")).stdout == "1\n"
 
 
 async def test_a_session_that_could_not_be_started_says_so(busy, store):
