@@ -39,6 +39,7 @@ ALWAYS = {
         "deadline p99",
         "recovery",
     ),
+    *("deadline code", "deadline code p99", "session deadline code", "session deadline code p99"),
     *("bare deadline", "bare deadline p99", "session deadline", "session deadline p99"),
 }
 MAY_BE_ABSENT = {"bubblewrap", "sandlock", "ipykernel", "eryx", "eryx snapshot", "extraction", "library parse"}

@@ -25,7 +25,7 @@ def usage(proc: int) -> tuple[trees.Usage, bool]:
     """What those files occupy that processes of a vm hold, and whether there may be more of them."""
     found: dict[File, int] = {}
     is_more = False
-    pids = [living(proc, pid) for pid in processes(proc)]
+    pids = [living(proc, pid)[0] for pid in processes(proc)]
     for pid in pids:
         is_more = _look_at_descriptors(proc, pid, found) or is_more
     inodes = {inode for _, inode in found}

@@ -171,13 +171,14 @@ def has_ended(proc: int, pid: int) -> bool:
     return not fields or (fields[0] in (b"Z", b"X") and fields[17] in (b"0", b"1"))
 
 
-def living(proc: int, pid: int) -> int:
-    """A thread that knows what its process uses: the first, or another one where the first has ended."""
+def living(proc: int, pid: int) -> tuple[int, list[bytes]]:
+    """A thread that knows what its process uses: the first, or another one where the first has ended. And its stat."""
     fields = stat_fields(proc, pid)
     if fields[:1] != [b"Z"] or fields[17] == b"1":
-        return pid
+        return pid, fields
     with entries(proc, f"{pid}/task") as (_, threads):
-        return next((int(name) for name in threads if int(name) != pid), pid)
+        other = next((int(name) for name in threads if int(name) != pid), pid)
+    return other, stat_fields(proc, other)
 
 
 def ipc_ns_of(proc: int, pid: int) -> int:
@@ -185,7 +186,7 @@ def ipc_ns_of(proc: int, pid: int) -> int:
     with contextlib.suppress(OSError):
         return os.stat(f"{pid}/ns/ipc", dir_fd=proc).st_ino
     with contextlib.suppress(OSError):
-        return os.stat(f"{living(proc, pid)}/ns/ipc", dir_fd=proc).st_ino
+        return os.stat(f"{living(proc, pid)[0]}/ns/ipc", dir_fd=proc).st_ino
     return 0
 
 

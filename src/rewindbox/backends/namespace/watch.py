@@ -17,8 +17,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 _FASTEST_GROWTH = 4 << 30
 """Bytes a second that we believe a program can touch; says how long we may look away."""
 _LOOK_S = (0.002, 0.05)
-_COUNTING_S = 0.05
-"""So long the code may go on while it is counted what it has; where that is not enough it is stopped meanwhile."""
+_COUNTING_S = (0.05, 0.5)
+"""So long the code may go on while it is counted what it has, at least and at most, see `Watched._patience_s`."""
 _SAMPLE_S = 0.1
 _LONGEST_LOOK_S = 0.1
 """At five hundred processes it takes 20 to 30 ms. One that takes longer does not put off the next."""
@@ -34,7 +34,7 @@ class Watched:
         self.machine, self.limits, self._disk = machine, limits, disk
         self.why: str | None = None
         """The limit that was passed, or another reason to end it."""
-        self.peak_bytes = 0
+        self.peak_bytes = self._left_bytes = 0
         self.most_threads = math.inf
         """Above so many it ends; infinite where the kernel refuses the next one."""
         self._memory = Memory(machine.proc, ipc_ns)
@@ -80,14 +80,14 @@ class Watched:
         if self.ran_out_of_memory():
             return 0.0
         limit_bytes = int(self.limits["memory_mib"]) << 20
-        used = self._used(limit_bytes, now + _COUNTING_S)
-        if used is None or used[0] > limit_bytes:
+        used = self._used(limit_bytes, min(now + self._patience_s(), self.deadline))
+        if (used is None or used[0] > limit_bytes) and time.monotonic() < self.deadline:
             used = self._used_when_stopped(limit_bytes)
         if used is None:
             self.why = "wall"
             return 0.0
         used_bytes, cpu_s, threads = used
-        self.peak_bytes = max(self.peak_bytes, used_bytes)
+        self.peak_bytes, self._left_bytes = max(self.peak_bytes, used_bytes), limit_bytes - used_bytes
         if used_bytes > limit_bytes:
             self.why = "memory"
         elif cpu_s > self.limits["cpu_s"]:
@@ -96,8 +96,15 @@ class Watched:
             self.why = "processes"
         elif self._disk.is_over(self.limits):
             self.why = "disk"
-        pause = (limit_bytes - used_bytes) / _FASTEST_GROWTH
-        return float(min(max(pause, _LOOK_S[0]), _LOOK_S[1], self.deadline - now))
+        return float(min(max(self._left_bytes / _FASTEST_GROWTH, _LOOK_S[0]), _LOOK_S[1], self.deadline - now))
+
+    def _patience_s(self) -> float:
+        """How long it may go on while it is counted: it is stopped where it could have taken all there is by then.
+
+        Five hundred that are stopped and go on again all want the processor, and keep us from it for 0.1 s.
+        """
+        least, most = _COUNTING_S
+        return most if self._group.counts("memory") else min(max(self._left_bytes / _FASTEST_GROWTH, least), most)
 
     def ran_out_of_memory(self) -> bool:
         """Whether the kernel has ended one of its processes for want of memory: then the rest goes, too."""
@@ -126,16 +133,16 @@ class Watched:
 
     def _used(self, limit_bytes: int, until: float) -> tuple[int, float, int] | None:
         """Bytes of memory, CPU seconds and threads of all members; None: by then it was not counted."""
-        pages, ticks, threads = 0, 0, 0
-        pids = _InTime((living(self.machine.proc, pid) for pid in self.members()), until)
+        proc, found, pages, ticks, threads = self.machine.proc, [], 0, 0, 0
         try:
-            for pid in pids:
-                fields = stat_fields(self.machine.proc, pid)
+            for member in _InTime(self.members(), until):
+                pid, fields = living(proc, member)
+                found.append(pid)
                 if len(fields) > 21:
                     pages += int(fields[21])
                     ticks += int(fields[11]) + int(fields[12])
                     threads += int(fields[17])
-            return self._memory.used_bytes(pids, pages, limit_bytes), self.cpu_s(ticks), threads
+            return self._memory.used_bytes(_InTime(found, until), pages, limit_bytes), self.cpu_s(ticks), threads
         except _Late:
             return None
 
