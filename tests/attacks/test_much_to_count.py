@@ -17,6 +17,18 @@ def used_bytes(self, pids, *_):
         for pid in pids: time.sleep(0.02)
 watch.Memory.used_bytes = used_bytes"""
 
+SLOWLY = """
+import time
+seen, used_bytes = [], watch.Memory.used_bytes
+def slow_used_bytes(self, pids, *given):
+    if self in seen:
+        time.sleep(0.1)
+        for pid in pids: pass
+    seen.append(self)
+    return used_bytes(self, pids, *given)
+watch.Memory.used_bytes = slow_used_bytes"""
+"""A count takes twice as long as anybody may go on unasked, but the first of an execution."""
+
 UNREAD = "from rewindbox.backends.namespace import descriptions; descriptions._MAPS_MAX = 10"
 
 
@@ -38,6 +50,18 @@ async def test_who_is_not_counted_in_time_is_stopped_meanwhile(slow_vm):
     hog = "x = bytearray(b'x' * (300 << 20))\nimport time; time.sleep(50)"
     for session in (None, "s"):
         assert (await run(slow_vm, hog, "python", session=session, memory_mib=100)).ended == "memory"
+
+
+@pytest.mark.parametrize("slow_vm", [SLOWLY], indirect=True, ids=["slowly"])
+async def test_who_has_much_left_is_not_stopped_for_a_slow_count(slow_vm):
+    """It goes on meanwhile: a process that was stopped and goes on tells its parent so."""
+    code = (
+        "import os, time\n"
+        "if not (pid := os.fork()): time.sleep(1); os._exit(0)\n"
+        "print(os.WIFCONTINUED(os.waitpid(pid, os.WCONTINUED)[1]))"
+    )
+    for session in (None, "s"):
+        assert await out(slow_vm, code, "python", session=session, memory_mib=1024) == "False\n"
 
 
 @pytest.mark.parametrize("slow_vm", [FOR_EVER], indirect=True, ids=["for-ever"])

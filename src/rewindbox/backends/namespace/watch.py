@@ -17,7 +17,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 _FASTEST_GROWTH = 4 << 30
 """Bytes a second that we believe a program can touch; says how long we may look away."""
 _LOOK_S = (0.002, 0.05)
-_COUNTING_S = (0.05, 0.5)
+_COUNTING_S = (0.05, 0.25)
 """So long the code may go on while it is counted what it has, at least and at most, see `Watched._patience_s`."""
 _SAMPLE_S = 0.1
 _LONGEST_LOOK_S = 0.1
@@ -81,8 +81,8 @@ class Watched:
             return 0.0
         limit_bytes = int(self.limits["memory_mib"]) << 20
         used = self._used(limit_bytes, min(now + self._patience_s(), self.deadline))
-        if (used is None or used[0] > limit_bytes) and time.monotonic() < self.deadline:
-            used = self._used_when_stopped(limit_bytes)
+        if used is None or used[0] > limit_bytes:
+            used = self._used_when_stopped(limit_bytes) if time.monotonic() < self.deadline else None
         if used is None:
             self.why = "wall"
             return 0.0
