@@ -29,7 +29,8 @@ def processes(proc: int) -> list[int]:
     """Pids in the vm (as the vm numbers them) besides its pid 1.
 
     Read by a descriptor of its own: a descriptor has one place where it is read, and who lists by the same one at the
-    same time, in another thread, takes from us what he has read.
+    same time, in another thread, takes from us what he has read. Raises OSError: nothing, as of `entries`, would mean
+    that all have ended.
     """
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
     try:
@@ -149,15 +150,10 @@ def _is_empty(proc: int) -> bool:
     """
     try:
         threads = os.listdir(f"{PROC}/self/task")
-        ours = [pid for thread in threads for pid in _read_path(f"{PROC}/self/task/{thread}/children").split()]
-        return len(ours) == 1 and not _read_path(f"{PROC}/self/fd/{proc}/1/task/1/children")
+        ours = [pid for thread in threads for pid in _read_some(f"{PROC}/self/task/{thread}/children").split()]
+        return len(ours) == 1 and not _read_some("1/task/1/children", proc)
     except OSError:
         return False
-
-
-def _read_path(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.read(4096)
 
 
 def _reap() -> None:
@@ -239,12 +235,14 @@ def status(outer: int) -> Iterator[tuple[str, list[str]]]:
 def read(folder: int, name: str) -> bytes:
     """The first 4 KiB of a file of /proc; empty when it is gone."""
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        return _read_some(name, folder)
     except OSError:
         return b""
+
+
+def _read_some(name: str, folder: int | None = None) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         return os.read(descriptor, 4096)
-    except OSError:
-        return b""
     finally:
         os.close(descriptor)
