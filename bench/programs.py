@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,8 @@ class Tally:
 
     counts: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict)
     differences: list[dict[str, Any]] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: Counter[str] = field(default_factory=Counter)
+    """How many programs of a group could not run, by what they need."""
     varying: list[str] = field(default_factory=list)
     """Programs whose output is not the same twice outside."""
     done: int = 0
@@ -121,12 +123,12 @@ async def _variables(box: AsyncRewindbox) -> dict[str, str]:
 
 
 def _runnable(chosen: Sequence[Program], path: str, tally: Tally) -> list[Program]:
-    """Those whose programs the host has where a vm finds them; the others are named, once a program."""
+    """Those whose programs the host has where a vm finds them; the others are counted by what they need."""
     found = []
     for program in chosen:
         absent = [word for word in program.needs if shutil.which(word, path=path) is None]
         if absent:
-            tally.missing[" ".join(program.group)] = f"{' and '.join(absent)} not on the path of a vm"
+            tally.missing[f"{' '.join(program.group)}: {' and '.join(absent)} not on the path of a vm"] += 1
         else:
             found.append(program)
     return found
@@ -261,8 +263,8 @@ def _show(found: Mapping[str, Any]) -> None:
     print(f"programs: {found['programs']} in {found['wall_s']} s, {AT_ONCE} at a time, each outside and inside\n")
     rows = [COLUMNS, *(tuple(str(row[name]) for name in COLUMNS) for row in found["rows"])]
     print("\n".join(report.columns(rows)))
-    for group, why in found["missing"].items():
-        print(f"\nnot run: {group}: {why}")
+    for why, count in found["missing"].items():
+        print(f"\nnot run: {count} of {why}")
     for name in found["varying"]:
         print(f"\nnot the same twice outside, so its output does not count: {name}")
     for difference in found["differences"]:

@@ -115,7 +115,7 @@ def test_endings_are_compared() -> None:
     )
     assert not tally.differences
     assert [row["passed inside"] for row in tally.counts.values()] == [0] * len(tally.counts)
-    assert tally.missing["own python x"] == "no-such-program not on the path of a vm"
+    assert tally.missing == {"own python x: no-such-program not on the path of a vm": 1}
 
 
 def test_without_programs_it_says_how_to_get_them() -> None:
