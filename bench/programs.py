@@ -31,7 +31,7 @@ from bench.suites import Program
 from rewindbox import AsyncRewindbox, Limits
 from rewindbox.execution import EXIT_TIMEOUT
 
-WALL_S = 120.0
+WALL_S = 900.0
 LIMITS = Limits(wall_s=WALL_S, memory_mib=2048)
 AT_ONCE = 2
 VARIABLES = {"NODE_OPTIONS": "--max-old-space-size=512"}
@@ -183,8 +183,9 @@ def _run_bare(
     (out_reader, out_writer), (err_reader, err_writer) = os.pipe(), os.pipe()
     for writer in (out_writer, err_writer):
         os.fchmod(writer, 0o666)  # who runs there is somebody else, and opens /dev/stdout
+    guards = ["setpriv", "--pdeathsig=KILL", "prlimit", f"--cpu={cpu_s:.0f}", "--"]  # it does not outlive us
     with subprocess.Popen(
-        ["setpriv", "--pdeathsig=KILL", "prlimit", f"--cpu={cpu_s:.0f}", "--", *command],  # it does not outlive us
+        ["env", "--default-signal", *guards, *command],  # a shell that starts us in the background has Ctrl-C ignored
         cwd=folder,
         env=dict(variables),
         stdin=subprocess.DEVNULL,

@@ -36,7 +36,7 @@ class Program:
     """The language of the table that runs `code`: rust's tests need a compiler's option, so bash calls it."""
     code: str = field(repr=False)
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
-    cpu_s: float = 120.0
+    cpu_s: float = 300.0
     """Processor time after which a loop is held to be endless: the same on any machine, however busy."""
     needs: tuple[str, ...] = ()
     """Programs that must be on the path."""
@@ -100,7 +100,7 @@ def _task(task: Mapping[str, str], language: str, variant: str) -> Program:
         runs_as="bash" if is_rust else language,
         code=_RUST if is_rust else text,
         files={"program.rs": _CRATES.sub("", text)} if is_rust else {},
-        cpu_s=120.0 if is_rust else 10.0,
+        cpu_s=300.0 if is_rust else 10.0,
         needs={"python": ("python3",), "javascript": ("node",), "rust": ("bash", "rustc", "cc")}[language],
         told_by="Assertion failed" if language == "javascript" else "",
     )

@@ -31,6 +31,8 @@ Verdict = Literal["good", "missing", "bad"]
 """`missing`: something that vms can do without."""
 
 _SPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
+_WITHOUT = ("landlock", "cpu_weight")
+"""Barriers that many hosts do not have."""
 _LOW_SPACE_BYTES = 1 << 30
 _MARKS: dict[Verdict, tuple[str, str]] = {"good": ("✓", "green"), "missing": ("·", "yellow"), "bad": ("✗", "red")}
 
@@ -65,7 +67,7 @@ def examined(store: str | None) -> dict[str, Any]:
             findings += _required(settings.require, barriers, reports)
             for finding in _vm_findings(box, policy.allowed(settings)):
                 findings.append(finding)
-            findings += [_second_wall(barrier) for barrier in barriers if barrier.name == "landlock"]
+            findings += [_second_wall(barrier) for barrier in barriers if barrier.name in _WITHOUT]
     except RewindboxError as error:
         findings.append(_broken(error))
     works = all(finding.verdict != "bad" for finding in findings)

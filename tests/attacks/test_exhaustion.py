@@ -12,7 +12,7 @@ import anyio
 import pytest
 from exhaustion import FULL, GREEDY, Greedy
 
-from conftest import eventually, has_ready_thread, job, members, namespace, needs, out, remove, status_of, survivors
+from conftest import cpu_s, eventually, has_ready_thread, job, members, namespace, needs, out, remove, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.base import Job, Outcome
 from rewindbox.backends.namespace import parked, starting, trees
@@ -107,7 +107,7 @@ class Seen:
             "bytes on disk": lambda: trees.usage(str(folder)).size_bytes,
             "files": lambda: trees.usage(str(folder)).files,
             "bytes of output": lambda: len(self.heard),
-            "seconds of CPU": lambda: sum(map(_cpu_s, survivors(self._inside))),
+            "seconds of CPU": lambda: cpu_s(survivors(self._inside)),
             "seconds": lambda: time.monotonic() - self._started,
         }[quantity]
 
@@ -196,14 +196,6 @@ def _largest(pid: int) -> int:
         with contextlib.suppress(OSError):
             sizes.append(os.stat(f"/proc/{pid}/fd/{name}").st_size)
     return max(sizes)
-
-
-def _cpu_s(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture

@@ -4,13 +4,17 @@ Each is tried with the defence and, by a boot code that leaves it out, without.
 """
 # ruff: noqa: E501  programs that are run inside stand here as they are
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
-from conftest import PATIENCE_S, eventually, job, members, namespace, out, remove, run, status_of
+from conftest import PATIENCE_S, cpu_s, eventually, job, members, namespace, out, remove, run, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.namespace import ground, input, landlock, starting
 
@@ -25,6 +29,13 @@ launcher.main()
 """
 NO_LANDLOCK = _LEFT_OUT.format("landlock.put_on = lambda: False")
 NO_GROUPS = _LEFT_OUT.format("ground.claim = lambda owner: ground.Ground(why_not='left out')")
+NO_WEIGHT = _LEFT_OUT.format("ground.CONTROLLERS = ('memory', 'pids')")
+CROWD = """import os, time
+for n in range(60):
+    if os.fork() == 0:
+        os.setsid()
+        while True: pass
+print('on', flush=True); time.sleep(1000)"""
 HOG = "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n        x = bytearray(os.urandom(1 << 20)) * 400; time.sleep(1000)\ntime.sleep(1000)"
 
 
@@ -170,6 +181,58 @@ async def test_processes_are_bounded_twice(alone, is_hard):
         assert int(number) < 20  # itself one of them
         ours = int("pids" in own_groups())  # version 1: the thread that bears them
         assert int((folder_of(backend, "jobs", "pids") / "pids.max").read_text()) == 20 + ours
+
+
+async def part_left(vm, session: str | None) -> float:
+    """Of the processor time of a crowd of sessions, and of a program of the host on each processor, the part of those."""
+    inside, heard = await namespace(vm), bytearray()
+    async with anyio.create_task_group() as group:
+        group.start_soon(vm.execute, job(CROWD, "python", session=session), lambda _, data: heard.extend(data))
+        await eventually(lambda: b"on" in heard, "the crowd is there")
+        with contextlib.ExitStack() as stack:
+            ours = [stack.enter_context(spinning(cpu)).pid for cpu in os.sched_getaffinity(0)]
+            crowd = survivors(inside)
+            before = cpu_s(crowd), cpu_s(ours)
+            await eventually(lambda: cpu_s(crowd) + cpu_s(ours) > sum(before) + 2, "all have run")
+            theirs, left = cpu_s(crowd) - before[0], cpu_s(ours) - before[1]
+        await vm.cancel()
+    return left / (theirs + left)
+
+
+@contextlib.contextmanager
+def spinning(cpu: int):
+    """A program of the host, in a session of its own, on one processor."""
+    code = f"import os; os.sched_setaffinity(0, [{cpu}]); print(flush=True)\nwhile True: pass"
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True) as process:
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def weighs_as_one(backend) -> bool:
+    return {barrier.name: barrier.stands for barrier in await backend.barriers()}["cpu_weight"]
+
+
+@pytest.mark.parametrize("session", [None, "s"], ids=["job", "session"])
+async def test_a_crowd_weighs_as_one(alone, session, record_property):
+    """Sixty sessions that spin leave the host's programs half of the processors, where it is said that they do."""
+    backend, vm = await alone()
+    part = await part_left(vm, session)
+    record_property("part of the processors left", part)
+    assert (part > 0.2) == await weighs_as_one(backend), part
+    if "cpu" in own_groups():
+        assert os.getuid() or await weighs_as_one(backend)
+
+
+async def test_without_weight_a_crowd_takes_all(alone, monkeypatch):
+    """Left out, it is said so, memory is limited as before, and nothing is left to the host's programs."""
+    monkeypatch.setattr(starting, "_BOOT", NO_WEIGHT)
+    backend, vm = await alone()
+    assert not await weighs_as_one(backend)
+    assert await part_left(vm, None) < 0.2
 
 
 async def test_nothing_of_it_is_seen_inside(alone):

@@ -91,6 +91,13 @@ def test_the_second_wall_is_reported(found: dict) -> None:
     assert entry["text"].startswith("level ") if entry["verdict"] == "good" else entry["verdict"] == "missing"
 
 
+def test_the_weight_is_reported(found: dict) -> None:
+    """Whether code can take the processors by making sessions is told, and is no reason not to start."""
+    entry = finding(found, "cpu_weight")
+    assert ("control group v" in entry["text"]) == (entry["verdict"] == "good")
+    assert entry["verdict"] in ("good", "missing")
+
+
 def test_hard_means_that_the_kernel_refuses(found: dict) -> None:
     """Memory is said to be hard where a control group holds it, and is watched where none does."""
     (memory,) = [report for report in found["limits"] if report["limit"] == "memory_mib"]

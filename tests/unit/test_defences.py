@@ -3,7 +3,7 @@
 import pytest
 
 from rewindbox.backends.namespace import defences, landlock
-from rewindbox.backends.namespace.groups import Nowhere
+from rewindbox.backends.namespace.groups import WEIGHT, Nowhere
 from rewindbox.limits import BARRIERS, REQUIREMENTS, Limits
 
 DRESSED = {
@@ -13,6 +13,17 @@ DRESSED = {
     "NoNewPrivs": "1",
     "Seccomp": "2",
 }
+
+
+class Weighing(Nowhere):
+    """A group that all weighs in."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.version = 2
+
+    def counts(self, controller: str) -> bool:
+        return controller == WEIGHT
 
 
 @pytest.mark.parametrize(
@@ -30,7 +41,7 @@ DRESSED = {
 )
 def test_barriers_stand_or_not(change, level, fallen):
     """Each barrier is judged by what was seen of it, and all have a text."""
-    found = defences.barriers({**DRESSED, **change}, level)
+    found = defences.barriers({**DRESSED, **change}, level) | defences.weight(Weighing())
     assert tuple(found) == BARRIERS
     assert {name for name, (stands, _) in found.items() if not stands} == fallen
     assert all(text for _, text in found.values())
@@ -46,12 +57,12 @@ def test_every_limit_is_told():
 def test_what_is_required_and_missing_is_named():
     """Only what does not hold is named; what holds is not."""
     there = {
-        "barriers": defences.barriers(DRESSED, 0),
+        "barriers": defences.barriers(DRESSED, 0) | defences.weight(Nowhere("no groups")),
         "limits": defences.limits(Nowhere("no groups")),
     }
     assert defences.unmet(["seccomp", "processes=hard"], there) == []
-    missing = defences.unmet(["landlock", "memory_mib=hard", "file_mib=hard"], there)
-    assert [text.split()[0].rstrip(":") for text in missing] == ["landlock", "memory_mib"]
+    missing = defences.unmet(["landlock", "memory_mib=hard", "file_mib=hard", "cpu_weight"], there)
+    assert [text.split()[0].rstrip(":") for text in missing] == ["landlock", "memory_mib", "cpu_weight"]
     for name in REQUIREMENTS:
         defences.unmet([name], there)  # none is unknown
 

@@ -72,13 +72,22 @@ def delegated(folder: Path, controllers: str = "cpu memory pids") -> Path:
     return folder
 
 
-def test_a_delegated_group_is_divided(tmp_path):
-    """Memory and processes are handed down to our own folder below; plain files follow us no further than that."""
-    own = delegated(tmp_path / "scope")
-    (own / "cgroup.subtree_control").touch()
+@pytest.mark.parametrize(
+    ("controllers", "said"),
+    [("cpu memory pids", b"+memory +pids+cpu"), ("memory pids", b"+memory +pids"), ("cpuset memory", b"+memory")],
+)
+def test_a_delegated_group_is_divided(tmp_path, controllers, said):
+    """What it counts by is handed down to our own folder below, weight by itself, since a host may refuse that alone.
+
+    Files that are not the kernel's follow us no further than that.
+    """
+    own = delegated(tmp_path / "scope", controllers)
+    os.mkfifo(own / "cgroup.subtree_control")
+    heard = os.open(own / "cgroup.subtree_control", os.O_RDWR)
     with pytest.raises(FileNotFoundError):  # the kernel would have put its files into the new folder
         grounds.claim_below({"": str(own)}, os.getuid(), os.getgid())
-    assert (own / "cgroup.subtree_control").read_text() == "+memory +pids"
+    assert os.read(heard, 100) == said
+    os.close(heard)
     base = own / f"rewindbox-{os.getpid()}"
     assert base.is_dir()
 
@@ -117,6 +126,33 @@ def test_version_1_is_for_root(tmp_path):
         assert found.version == 1
         for folder in found.folders.values():
             assert (os.stat(folder).st_uid, os.stat(folder).st_gid) == (4711, 4712)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="groups of version 1 are for root")
+@pytest.mark.parametrize("refusing", ["cpu", "pids"])
+def test_without_weight_there_is_ground(tmp_path, refusing):
+    """A hierarchy that only weighs and refuses a folder is done without; one that limits is not."""
+    own = {name: str(tmp_path / name) for name in grounds.CONTROLLERS}
+    for name in set(own) - {refusing}:
+        os.mkdir(own[name])
+    if refusing == "cpu":
+        assert set(grounds.claim_below(own, 4711, 4712).folders) == {"memory", "pids"}
+    else:
+        with pytest.raises(FileNotFoundError):
+            grounds.claim_below(own, 4711, 4712)
+
+
+def test_who_may_not_be_weighed_is_limited(tmp_path):
+    """A group that lets nobody in where it only weighs holds its limits, and does not say that it weighs."""
+    folders = {}
+    for name in grounds.CONTROLLERS:
+        (tmp_path / name).mkdir()
+        folders[name] = os.open(tmp_path / name, os.O_RDONLY | os.O_DIRECTORY)
+    for name in (_USED[1], "memory.oom_control", "memory.memsw.limit_in_bytes", "tasks"):
+        (tmp_path / "memory" / name).touch()
+    (tmp_path / "pids" / "tasks").touch()
+    group = Group(1, folders)
+    assert group.holds() and group.counts("pids") and not group.counts("cpu")
 
 
 def test_groups_of_a_vm_come_and_go(tmp_path):

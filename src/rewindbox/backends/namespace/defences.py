@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from rewindbox.backends.namespace import landlock
-from rewindbox.backends.namespace.groups import Nowhere
+from rewindbox.backends.namespace.groups import WEIGHT, Nowhere
 from rewindbox.backends.namespace.machine import PROC, Machine
 from rewindbox.backends.namespace.spawner import Spawner
 
@@ -22,7 +22,8 @@ class Unmet(Exception):
 def found(machine: Machine) -> dict[str, dict[str, Any]]:
     """`barriers`: name -> whether it stands, and what was seen. `limits`: field -> how it is held, and by what."""
     status = _dressed(machine)
-    return {"barriers": barriers(status, landlock.level()), "limits": limits(machine.groups.jobs)}
+    jobs = machine.groups.jobs
+    return {"barriers": barriers(status, landlock.level()) | weight(jobs), "limits": limits(jobs)}
 
 
 def barriers(status: dict[str, str], level: int) -> dict[str, tuple[bool, str]]:
@@ -45,6 +46,14 @@ def _landlock(level: int) -> str:
     if level:
         return f"level {level}, which cannot allow renaming across folders, so not used"
     return "not in this kernel, or not switched on"
+
+
+def weight(group: Nowhere) -> dict[str, tuple[bool, str]]:
+    """`group`: that of the jobs."""
+    if group.counts(WEIGHT):
+        return {"cpu_weight": (True, f"control group v{group.version}: all vms together weigh as one program")}
+    text = "each session that code makes weighs as much as one of the host's: many take the processor from others"
+    return {"cpu_weight": (False, f"{text} ({group.why_not})" if group.why_not else text)}
 
 
 def limits(group: Nowhere) -> dict[str, tuple[str, str]]:

@@ -12,14 +12,16 @@ import re
 import time
 from dataclasses import dataclass, field
 
-from rewindbox.backends.namespace.groups import Group, Groups, Nowhere, write
+from rewindbox.backends.namespace.groups import WEIGHT, Group, Groups, Nowhere, write
 
-CONTROLLERS = ("memory", "pids")
+CONTROLLERS = ("memory", "pids", WEIGHT)
 NAMES = ("jobs", "sessions")
 _PREFIX = "rewindbox-"
 _CALLER = f"{_PREFIX}caller"
 _OURS = re.compile(rf"{_PREFIX}(\d+)")
 _ENDING_S = 2.0
+_OUR_WEIGHT = b"10000"
+"""Version 2: of supervisors beside groups of vms (100 each): who ends code must not wait for it. It is the most."""
 _NOT_ALONE = (
     "{} processes that did not call us are in our control group, which must be our own; "
     "`systemd-run --scope -p Delegate=yes` makes one"
@@ -87,10 +89,7 @@ def claim_below(own: dict[str, str], uid: int, gid: int) -> Ground:
         if os.getuid() != 0:
             return Ground(why_not="control groups of version 1 are for root only")
         folders = {name: f"{folder}/{_PREFIX}{os.getpid()}" for name, folder in first.items()}
-        for folder in folders.values():
-            os.mkdir(folder)
-            _give(folder, uid, gid)
-        return Ground(1, folders)
+        return Ground(1, {name: folder for name, folder in folders.items() if _is_made(folder, name, uid, gid)})
     if "" in own:
         return _claim_delegated(own[""], uid, gid)
     return Ground(why_not="no control groups that count memory are mounted")
@@ -103,9 +102,8 @@ def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
     if "memory" not in _read(f"{own}/cgroup.controllers").split():
         return Ground(why_not="the control group delegated to us cannot limit memory")
     names = [name for name in CONTROLLERS if name in _read(f"{own}/cgroup.controllers").split()]
-    wanted = " ".join(f"+{name}" for name in names).encode()
     try:
-        write(f"{own}/cgroup.subtree_control", wanted)
+        names = _divide(own, names)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
@@ -114,13 +112,38 @@ def _claim_delegated(own: str, uid: int, gid: int) -> Ground:
         if others := inside.difference(callers):
             return Ground(why_not=_NOT_ALONE.format(len(others)))
         _move_all(f"{own}/{_CALLER}", [pid for pid in callers if pid in inside])
-        write(f"{own}/cgroup.subtree_control", wanted)
+        names = _divide(own, names)
     base = f"{own}/{_PREFIX}{os.getpid()}"
     os.mkdir(base)
-    write(f"{base}/cgroup.subtree_control", wanted)
+    names = _divide(base, names)
     _give(base, uid, gid)
     _move_all(f"{base}/home", [os.getpid()])  # whoever moves a process must own all groups on its way
+    if WEIGHT in names:
+        write(f"{base}/home/cpu.weight", _OUR_WEIGHT)
     return Ground(2, dict.fromkeys(names, base))
+
+
+def _divide(folder: str, names: list[str]) -> list[str]:
+    """Count below a folder by these controllers -> those that do. Raises OSError: one that limits does not."""
+    limits = [name for name in names if name != WEIGHT]
+    write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in limits).encode())
+    if WEIGHT in names:
+        with contextlib.suppress(OSError):
+            write(f"{folder}/cgroup.subtree_control", f"+{WEIGHT}".encode())
+            return [*limits, WEIGHT]
+    return limits
+
+
+def _is_made(folder: str, controller: str, uid: int, gid: int) -> bool:
+    """Version 1: where we make the groups of vms; without weight if that is refused. Raises OSError: a limit is."""
+    try:
+        os.mkdir(folder)
+    except OSError:
+        if controller != WEIGHT:
+            raise
+        return False
+    _give(folder, uid, gid)
+    return True
 
 
 def is_delegated(folder: str) -> bool:

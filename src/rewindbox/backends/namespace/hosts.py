@@ -17,6 +17,8 @@ _MAX = "/proc/sys/user/max_user_namespaces"
 _REMEDIES = {
     "memory_mib=hard": "memory is limited by the kernel for root, or in a control group of one's own: "
     "`systemd-run --user --scope -p Delegate=yes`",
+    "cpu_weight": "what runs in a vm weighs as one program for root, or in a control group of one's own that has the "
+    "cpu controller: `systemd-run --user --scope -p Delegate=yes`",
     "landlock": "Landlock needs Linux 5.19 or later with `landlock` among the security modules (`lsm=` at boot)",
 }
 
