@@ -37,7 +37,7 @@ _MOST = 100
 _NEAR_CHARS = 60
 """So far before a phrase a word may stand that turns it around."""
 
-_FENCED = re.compile(r"^[ \t>]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t>]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^[ \t>]*+(`{3,}+|~{3,}+)[^\n]*+\n.*?(?:^[ \t>]*\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)(`{1,2})(?!`)[^`\n]{1,300}\1(?!`)")
 _INDENTED = re.compile(r"^(?: {4}|\t)[^\n]*\S", re.MULTILINE)
 _QUOTED = re.compile(r"[\"“«][^\"“”«»\n]{1,300}[\"”»]|^[ \t]*>[^\n]*$", re.MULTILINE)

@@ -73,7 +73,7 @@ class Keeper:
         try:
             async with stream:
                 if _peer_uid(stream) == os.getuid():
-                    with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead):
+                    with suppress(Exception):  # who cannot be understood or answered ends alone
                         await self._answer(stream)
         finally:
             self._asking -= 1

@@ -228,7 +228,7 @@ def _start(folder: str) -> None:
     reader, writer = os.pipe()
     with open(reader, "rb") as told:
         starter = subprocess.Popen(
-            [sys.executable, "-m", "rewindbox.keeper", folder, str(writer)],
+            [sys.executable, "-P", "-m", "rewindbox.keeper", folder, str(writer)],  # nothing of the current folder
             pass_fds=[writer],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -269,5 +269,6 @@ def _short(folder: str) -> Iterator[str]:
 
 def claim(folder: str) -> int | None:
     """Be the keeper of the store, as long as the descriptor is open; None: there is one."""
-    os.makedirs(os.path.join(folder, "locks"), mode=0o700, exist_ok=True)
+    for name in ("", "locks"):
+        os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
     return hold(folder, _NAME)

@@ -1,5 +1,6 @@
 """What is open while a Rewindbox is: its backend, its store, and the claims on vms that it holds."""
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -161,7 +162,8 @@ def _remove_left(above: str) -> None:
 
 def _make_folder(folder: str) -> None:
     try:
-        os.makedirs(os.path.join(folder, "locks"), mode=0o700, exist_ok=True)
+        for name in ("", "locks"):  # the mode is that of the last folder made
+            os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
     except OSError as error:
         raise HistoryError(
             f"the store {folder} cannot be made: {error.strerror}",
@@ -186,7 +188,15 @@ def claim(folder: str, record: VmRecord) -> int:
 
 def hold(folder: str, name: str) -> int | None:
     """Hold the lock of this name, with our pid in it, until the descriptor is closed; None: another process does."""
-    descriptor = os.open(lock_path(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = lock_path(folder, name)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise HistoryError(
+            f"the lock {path} is a link, to what is not ours to overwrite", remedy="look at who made it, and remove it"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -85,7 +85,9 @@ def displays(execution: Execution) -> list[str]:
         data = shown["data"]
         text = data.get("text/plain") or next(iter(data), "")
         pictures = [
-            f"{kind}, {len(content) * 3 // 4} bytes" for kind, content in data.items() if kind.startswith("image/")
+            f"{kind}, {len(content) * 3 // 4} bytes"
+            for kind, content in data.items()
+            if kind.startswith("image/") and isinstance(content, str)
         ]
         found.append(f"{text}{f'  [{pictures[0]}: see --json]' if pictures else ''}\n")
     return found

@@ -17,11 +17,22 @@ from types import TracebackType
 
 from rewindbox.errors import Broken
 
-_FORMATTING = (0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+_FORMATTING = (
+    0xAD,
+    0x61C,
+    0x180E,
+    *range(0xE0000, 0xE0080),
+    0x200B,
+    0x200E,
+    0x200F,
+    *range(0x2028, 0x202F),
+    *range(0x2060, 0x2070),
+    0xFEFF,
+)
 """Unseen, or turning around the text after them."""
 _SHOWN = {code: f"^{chr(code ^ 64)}" for code in (*range(32), 127) if chr(code) not in "\t\n"}
 _SHOWN |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
-_SHOWN |= {code: f"\\u{code:04x}" for code in _FORMATTING}
+_SHOWN |= {code: f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}" for code in _FORMATTING}
 _STYLES = {"dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "…": ".", "│": "|", "▸": ">", "·": "-", "↩": "<", "–": "-"})
 _WIDTH = 80

@@ -12,7 +12,19 @@ import anyio
 import pytest
 from exhaustion import FULL, GREEDY, Greedy
 
-from conftest import cpu_s, eventually, has_ready_thread, job, members, namespace, needs, out, remove, status_of, survivors
+from conftest import (
+    cpu_s,
+    eventually,
+    has_ready_thread,
+    job,
+    members,
+    namespace,
+    needs,
+    out,
+    remove,
+    status_of,
+    survivors,
+)
 from rewindbox import backends
 from rewindbox.backends.base import Job, Outcome
 from rewindbox.backends.namespace import parked, starting, trees

@@ -5,9 +5,10 @@ import secrets
 
 import pytest
 
-from conftest import boot_after, eventually, out, run, status_of
+from conftest import boot_after, eventually, job, out, run, status_of
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
+from rewindbox.errors import RewindboxError
 from rewindbox.languages import LANGUAGES
 
 pytestmark = pytest.mark.anyio
@@ -109,3 +110,54 @@ async def test_what_system_v_has_does_not_survive_going_back(vm):
     await vm.take_point()
     await vm.go_to(before)
     assert await out(vm, FOUND, "python", session="s") == "-1 -1 -1\n"
+
+
+PLANTED_CODE = 'import threading\\nthreading.Thread(target=lambda: None).start(); open("/tmp/ran", "w").close()\\n'
+PLANTS = {
+    "modules": ("for n in json ctypes traceback site; do printf '{}' > /$n.py; printf '{}' > ~/$n.py; done", None),
+    "start": (
+        "d=$(python3 -c 'import site; print(site.getusersitepackages())'); mkdir -p $d;"
+        " printf '{}' > $d/usercustomize.py; printf 'import usercustomize' > $d/a.pth;"
+        " printf '{}' > ~/sitecustomize.py; printf '{}' > /sitecustomize.py",
+        None,
+    ),
+    "debian's start": (
+        "v=$(python3 -c 'import sys; print(*sys.version_info[:2], sep=\".\")'); mkdir -p /etc/python$v;"
+        " printf '{}' > /etc/python$v/sitecustomize.py",
+        "sitecustomize.py",
+    ),
+    "preload": ("echo /tmp/some.so > /etc/ld.so.preload", "/etc/ld.so.preload"),
+    "libraries": ("mkdir /new; mv /lib /lib-; ln -s new/lib /lib; mkdir -p /new; ln -s /usr/lib /new/lib", "/lib"),
+}
+"""What code writes before the first session begins, and what the session then says was changed; None: it begins."""
+
+
+@pytest.mark.parametrize("name", PLANTS)
+async def test_nothing_of_the_vm_is_loaded_into_what_outlives_a_rollback(backend, vm, name):
+    """A session's template takes no code from the vm's files: that does not run, or no session begins for now."""
+    point = (await vm.take_point()).state
+    plant, told = PLANTS[name]
+    await run(vm, plant.replace("{}", PLANTED_CODE))
+    order = job("print(6 * 7)", "python", session="s")
+    if told is None:
+        assert await out(vm, "rm -f /tmp/ran; ls /tmp") == ""
+        assert (await vm.execute(order)).stdout == b"42\n"
+        assert await out(vm, "ls /tmp") == ""
+    else:
+        with pytest.raises(RewindboxError, match=told):
+            await vm.execute(order)
+    await vm.go_to(point)
+    assert (await vm.execute(job("print(6 * 7)", "python", session="s"))).stdout == b"42\n"
+
+
+async def test_run_and_shm_are_as_they_were(vm):
+    """Modes and attributes of what an execution has in memory are not the next one's."""
+    look = 'stat -c %a /run /dev/shm; python3 -c \'import os; print(os.listxattr("/run"), os.listxattr("/dev/shm"))\''
+    before = await out(vm, look)
+    change = """import os
+for folder in "/run", "/dev/shm":
+    try: os.setxattr(folder, "user.a", b"kept")
+    except OSError: pass  # this kernel keeps none in memory
+    os.chmod(folder, 0)"""
+    await run(vm, change, "python")
+    assert await out(vm, look) == before

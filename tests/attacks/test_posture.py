@@ -363,7 +363,7 @@ def expected(role: str) -> dict[str, int]:
     return {
         "descriptors": posture.DESCRIPTORS[role],
         "threads": posture.THREADS[role],
-        "variables": len(posture.VARIABLES),
+        "variables": len(posture.VARIABLES) + (role != "execution"),  # its home, held back until all is loaded
     }
 
 

@@ -83,7 +83,19 @@ async def test_environment_is_added(vm):
     assert await out(vm, code, "python") == "[None, None, 'UTC', None]\n"
 
 
-@pytest.mark.parametrize("environment", [{"": "x"}, {"A=B": "x"}, {"A": "x\0y"}, {"A\0": "x"}, {"A": "x" * 200_000}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"": "x"},
+        {"A=B": "x"},
+        {"A": "x\0y"},
+        {"A\0": "x"},
+        {"A": "x" * 200_000},
+        {"A": "\ud800"},
+        {"\ud800": "x"},
+        {"A": "\U0001f600" * 20_000},
+    ],
+)
 async def test_impossible_environments_are_refused(vm, environment):
     """What no program can be given is refused, and nothing runs."""
     with pytest.raises(BadRequest):

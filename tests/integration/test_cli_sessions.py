@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,6 +48,44 @@ def test_variables_outlive_a_command(cli: Cli) -> None:
     (entry,) = [e for e in cli.json("history")["entries"] if e["displays"]]
     assert (entry["session"], entry["displays"][0]["data"]) == ("s", {"text/plain": "42"})
     assert entry["id"] in cli.good("show", entry["id"])
+
+
+def test_nothing_of_the_current_folder_is_executed_here(cli: Cli, tmp_path: Path) -> None:
+    """What a keeper imports is installed: a file that somebody brought out of a vm is no module of ours."""
+    folder, ran = tmp_path / "work", tmp_path / "ran"
+    folder.mkdir()
+    for name in ("anyio", "json", "sitecustomize", "rewindbox", "socket"):
+        (folder / f"{name}.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    words = ["exec", "--session", "s", "python", "6 * 7"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", "from rewindbox import cli; cli.main()", *words],
+        env=cli.environment(),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.stdout == "42\n" and not ran.exists(), done.stderr
+
+
+def test_code_of_one_vm_does_not_end_the_sessions_of_another(cli: Cli) -> None:
+    """What it shows may be as deep as it likes, or no number: its own result comes, and the keeper goes on."""
+    python(cli, "x = 41", "--vm", "other")
+    keeper = keeper_of(cli)
+    deep = (
+        "class Deep:\n    def _repr_mimebundle_(self, **_):\n        found = 1\n"
+        "        for _ in range(900): found = [found]\n"
+        "        return {'text/plain': 'deep', 'application/json': found}\n"
+        "class Odd:\n    def _repr_mimebundle_(self, **_):\n"
+        "        return {'text/plain': 'odd', 'application/json': float('nan')}\n"
+    )
+    python(cli, deep)
+    for name in ("Deep", "Odd"):
+        cli("exec", "--session", "s", "python", f"{name}()")
+        assert python(cli, "6 * 7") == "42\n"
+    assert python(cli, "x", "--vm", "other") == "41\n"
+    assert keeper_of(cli) == keeper
 
 
 def test_vms_list_shows_sessions(cli: Cli) -> None:

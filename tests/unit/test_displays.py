@@ -51,3 +51,20 @@ def test_bundles_take_little_more_than_was_written(written):
         assert tracemalloc.get_traced_memory()[1] < 3 * DISPLAYS_BYTES + len(written)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        HEAD + b"NaN" + TAIL,
+        HEAD + b"-Infinity" + TAIL,
+        HEAD + b"1e999" + TAIL,
+        HEAD + b"[" * 70 + b"]" * 70 + TAIL,
+        HEAD + b'{"a":' * 900 + b"1" + b"}" * 900 + TAIL,
+    ],
+    ids=["nan", "infinity", "too large", "deep lists", "deep dicts"],
+)
+def test_what_cannot_be_remembered_or_sent_is_left_out(line):
+    """Numbers that JSON has not, and what is deeper than who sends it can go; the bundle after it comes."""
+    table = {"application/json": [[[[1.5e300, -2, "NaN"]]]]}
+    assert [one["data"] for one in displays(line + bundle(**table))] == [table]

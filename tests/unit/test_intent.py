@@ -74,6 +74,12 @@ def test_who_asks_is_heard(text, least):
     assert found.trigger_keywords
 
 
+@pytest.mark.parametrize("mark", ["`", "~", "> ", ">`"])
+def test_a_line_of_marks_is_read_once(mark):
+    """As many as a text may have, without an end of line; a minute where each is read again for each."""
+    assert not detect_execution_intent(mark * (200_000 // len(mark))).trigger_keywords
+
+
 @pytest.mark.parametrize("text", NOT_ASKED)
 def test_who_does_not_ask_is_not_heard(text):
     """Talk of code, a prohibition, a quotation, code itself and parts of longer words are no request."""

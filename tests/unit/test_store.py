@@ -11,6 +11,7 @@ import pytest
 from stores import SOURCE, add_vm, fresh, place, rows_of
 
 import rewindbox.schema as schema_module
+from rewindbox import opened
 from rewindbox.causes import history_error
 from rewindbox.errors import HistoryError, Internal, ValidationFailed
 from rewindbox.registry import Registry
@@ -36,6 +37,29 @@ def test_file_is_private(store, path):
     add_vm(store, "a")
     for name in (path, f"{path}-wal", f"{path}-shm"):
         assert stat.S_IMODE(os.stat(name).st_mode) == 0o600
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_the_store_is_private(tmp_path, umask):
+    """Its own folder and that of its locks, whatever the umask: nobody else can put a file in place of ours."""
+    before = os.umask(umask)
+    try:
+        opened._make_folder(str(tmp_path / "new" / "store"))
+    finally:
+        os.umask(before)
+    for name in ("", "locks"):
+        assert stat.S_IMODE(os.stat(tmp_path / "new" / "store" / name).st_mode) == 0o700
+
+
+def test_a_lock_is_no_link(tmp_path):
+    """What a lock's name leads to is not written to."""
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    opened._make_folder(str(tmp_path))
+    os.symlink(precious, opened.lock_path(str(tmp_path), "keeper"))
+    with pytest.raises(HistoryError, match="is a link"):
+        opened.hold(str(tmp_path), "keeper")
+    assert precious.read_text() == "kept"
 
 
 def test_folders_are_made(tmp_path):

@@ -4,9 +4,9 @@ Each vm has two, on the ground that its launcher claims (ground.py): for its job
 is in neither, so that its own memory is not counted and it is never chosen when memory runs out. Whether a host lets
 us is found by doing it: where a step is refused a group says why it does not hold, and limits are watched only.
 
-All vms of one launcher together weigh as much as one program of the host, on each processor, however many sessions their
-code makes: without that a kernel with autogroups gives each session as much as the host's (measured: a program beside
-100 that spin had 2 % of a processor, and 47 % with it).
+All vms of one launcher together weigh as much as one program of the host, on each processor, however many sessions
+their code makes: without that a kernel with autogroups gives each session as much as the host's (measured: a program
+beside 100 that spin had 2 % of a processor, and 47 % with it).
 
 Version 1, as root: membership belongs to a *thread*. One thread joins, once in a vm's life (the first move in a
 while takes the kernel up to 30 ms), and gives birth to those that start jobs: what they start is in from birth.

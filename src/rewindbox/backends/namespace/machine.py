@@ -25,7 +25,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
-from rewindbox.backends.namespace import kernel
+from rewindbox.backends.namespace import kernel, loading
 from rewindbox.backends.namespace.groups import Groups
 
 LAYER_NAME = re.compile(r"[ucf][0-9]{1,9}")
@@ -38,6 +38,8 @@ _VOLATILE_MEMORY = "size=256m,nr_inodes=65536,mode=755"
 _SCRATCH = "/tmp"  # noqa: S108  covered by a mount that nobody else sees
 _ROOT = f"{_SCRATCH}/m"
 MEMORY = f"{_SCRATCH}/v"
+VOLATILE = {"code": 0o755, "run": 0o755, "run/code": 0o755, "shm": 0o1777, "void": 0o555}
+"""Folders there, and their modes."""
 PROC = f"{_SCRATCH}/p"
 """Where the supervisor sees its own pid namespace; the vm does not have this mount."""
 GATE, GATE_INSIDE = f"{MEMORY}/code/.gate", "/run/code/.gate"
@@ -131,6 +133,8 @@ class Machine:
         with step("bounds of the user namespace"):
             _bound_user_namespace()
         self._start_pid_1()
+        self.loading = loading.seen(self.root)
+        """Of the bare skeleton; see loading.py."""
         groups.prepare()
 
     def enter_folder(self, path: str) -> None:
@@ -304,7 +308,7 @@ def _make_scratch() -> None:
         os.mkdir(path)
     kernel.mount("proc", PROC, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     kernel.mount("memory", MEMORY, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _VOLATILE_MEMORY)
-    for folder, mode in (("code", 0o755), ("run", 0o755), ("run/code", 0o755), ("shm", 0o1777), ("void", 0o555)):
+    for folder, mode in VOLATILE.items():
         os.mkdir(f"{MEMORY}/{folder}")
         os.chmod(f"{MEMORY}/{folder}", mode)
     os.mkfifo(GATE, 0o400)

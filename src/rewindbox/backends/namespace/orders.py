@@ -62,10 +62,16 @@ def order(job: Job) -> dict[str, Any]:
 
 
 def _check_environment(environment: dict[str, str]) -> None:
+    size = 0
     for name, value in environment.items():
         if not name or "=" in name or "\0" in name + value:
             raise InvalidArgument(f"environment variable {name!r}", remedy="names without '=', values without NUL")
-    if sum(len(name) + len(value) for name, value in environment.items()) > _ENVIRONMENT_MAX_BYTES:
+        try:
+            size += len(os.fsencode(name)) + len(os.fsencode(value))
+        except UnicodeEncodeError as error:
+            remedy = "give it without lone surrogates"
+            raise InvalidArgument(f"environment variable {name!r} is no text", remedy=remedy) from error
+    if size > _ENVIRONMENT_MAX_BYTES:
         raise InvalidArgument(f"the environment is over {_ENVIRONMENT_MAX_BYTES} bytes", remedy="write a file instead")
 
 

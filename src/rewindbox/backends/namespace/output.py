@@ -1,6 +1,7 @@
 """What a job writes: pipes, read as bytes come, each bounded, never waited for beyond the job's end."""
 
 import json
+import math
 import os
 import re
 import select
@@ -21,6 +22,8 @@ DISPLAYS_BYTES = 32 << 20
 _DISPLAYS_MAX = 1000
 _VALUES_MAX = 500_000
 """Of all bundles of an execution together: 36 MiB here."""
+_DEPTH_MAX = 64
+"""Who sends or shows a bundle goes into it by calls of itself, of which python has a thousand."""
 _STRUCTURE = (b",", b"[", b"{")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
@@ -116,14 +119,32 @@ def _marks(line: bytes) -> int:
     return sum(map(line.count, _STRUCTURE))
 
 
+def _finite(text: str) -> float:
+    """Raises ValueError: JSON has no such number, and what is remembered is JSON."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _is_shallow(value: object, room: int = _DEPTH_MAX) -> bool:
+    if not isinstance(value, (dict, list)):
+        return True
+    return room > 0 and all(
+        _is_shallow(content, room - 1) for content in (value.values() if isinstance(value, dict) else value)
+    )
+
+
 def _bundle(line: bytes) -> Display | None:
     try:
-        told = json.loads(line)
+        told = json.loads(line, parse_constant=_finite, parse_float=_finite)
         kind, data, metadata = told["kind"], told["data"], told["metadata"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if kind not in ("result", "display") or not isinstance(data, dict) or not isinstance(metadata, dict):
         return None
     if not all(isinstance(content, str) or name.endswith("json") for name, content in data.items()):
+        return None
+    if not _is_shallow(told):
         return None
     return {"kind": kind, "data": data, "metadata": metadata}

@@ -3,7 +3,7 @@
 import os
 
 from rewindbox.backends.namespace import kernel, trees
-from rewindbox.backends.namespace.machine import GATE, MEMORY
+from rewindbox.backends.namespace.machine import GATE, MEMORY, VOLATILE
 from rewindbox.backends.namespace.template import PLACE
 
 
@@ -25,9 +25,18 @@ def clear(*, all_of_it: bool = True) -> None:
         if f"{MEMORY}/code/{name}" not in (GATE, PLACE):
             os.unlink(f"{MEMORY}/code/{name}")
     for folder in ("run", "shm") if all_of_it else ():
+        _restore(f"{MEMORY}/{folder}", VOLATILE[folder])
         for name in os.listdir(f"{MEMORY}/{folder}"):
             if (folder, name) != ("run", "code"):
                 trees.delete(f"{MEMORY}/{folder}/{name}")
+
+
+def _restore(folder: str, mode: int) -> None:
+    """The code owns the folder: its mode, access lists and other attributes are not the next execution's."""
+    os.chmod(folder, mode)
+    for name in os.listxattr(folder):
+        if name.startswith(("user.", "system.posix_acl_")):  # others are the host's
+            os.removexattr(folder, name)
 
 
 def clear_ipc(namespace: int) -> None:

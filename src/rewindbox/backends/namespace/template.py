@@ -5,6 +5,7 @@ import os
 import socket
 from typing import Any
 
+from rewindbox.backends.namespace import loading
 from rewindbox.backends.namespace.forks import Lost, Process, fork_of, pair
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import MEMORY, Machine
@@ -21,7 +22,7 @@ for _name in ("head.py", "notebook.py"):
         _SOURCES[_name] = _file.read()
 _COMMAND = ("python3", "-c", "exec(open('/run/code/.session/template').read())")
 _BOOT = """
-import builtins, ctypes, gc, json, linecache, marshal, os, sys, traceback
+import builtins, ctypes, gc, json, linecache, marshal, os, site, sys, traceback
 def compiled(*names):
     reading, writing = os.pipe()
     if not os.fork():
@@ -40,7 +41,15 @@ def load(code):
     exec(code, names)
     return names
 head, notebook = map(load, compiled("head.py", "notebook.py"))
+for name in [name for name in os.environ if name.startswith("REWINDBOX_HELD_")]:
+    os.environ[name[15:]] = os.environ.pop(name)
+os.chdir("/")
 process = head["Process"](notebook["Notebook"]().run)
+site.USER_BASE = site.USER_SITE = None
+sys.path[1:1] = [os.path.abspath(place) for place in os.environ.get("PYTHONPATH", "").split(":") if place]
+if site.ENABLE_USER_SITE and os.path.isdir(site.getusersitepackages()):
+    before = (n for n, place in enumerate(sys.path) if "-packages" in place)
+    sys.path.insert(next(before, len(sys.path)), site.USER_SITE)
 del compiled, load, head, notebook
 gc.collect()
 gc.freeze()
@@ -49,11 +58,20 @@ process.be_template()
 process.be_head()
 """
 """What every fork has a copy of is what this leaves in memory. So a child compiles: by ourselves, that would leave
-1.4 MiB of 7 behind, between what lives. And what glibc keeps for later goes back (musl has no such function)."""
+1.4 MiB of 7 behind, between what lives. And what glibc keeps for later goes back (musl has no such function).
+
+It outlives every rollback, so that it may load nothing that the code wrote: until all is loaded it is in a folder of
+the host, with a home there, and what names folders of the vm is held back. `*.pth` and `usercustomize` of a vm's home
+are not executed in sessions."""
+_HELD = ("HOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONHOME")
+_READ_ONLY = "/usr"
 
 
 def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Process, Spawner]:
     """The template, and what started it, whose ipc namespace all sessions are in. 15 ms. Raises Lost."""
+    if planted := loading.changed(machine.loading, machine.root):
+        names = ", ".join(f"/{name}" for name in planted)
+        raise Lost(f"no session can begin: {names} of the vm decide what python loads, and were changed: roll back")
     ours, theirs = pair()
     try:
         spawner, pid = _spawned(machine, guard, order, theirs)
@@ -79,7 +97,7 @@ def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: soc
     try:
         spawner = Spawner(machine, wake, machine.groups.sessions, guard, is_for_job=False)
         streams = [control.detach(), os.dup(null), os.dup(null)]
-        is_ready = spawner.start({**order, "command": _COMMAND, "folder": "/"}, streams, beside=BESIDE)
+        is_ready = spawner.start({**order, **_of_the_host(order["environment"])}, streams, beside=BESIDE)
         is_through = is_ready and spawner.let_go()
         if not is_through:
             spawner.give_up()
@@ -91,6 +109,11 @@ def _spawned(machine: Machine, guard: Guard, order: dict[str, Any], control: soc
     finally:
         for number in (woken, wake, null):
             os.close(number)
+
+
+def _of_the_host(environment: dict[str, str]) -> dict[str, Any]:
+    held = {f"REWINDBOX_HELD_{name}" if name in _HELD else name: value for name, value in environment.items()}
+    return {"command": _COMMAND, "folder": _READ_ONLY, "environment": {**held, "HOME": _READ_ONLY}}
 
 
 def _place_sources() -> None:

@@ -1,0 +1,64 @@
+"""Which code a program of the host's /usr begins with, as far as a vm's own files decide it.
+
+Its loader and libraries are found by links and a table of the vm's, and Debian's python reads a file of /etc when it
+starts. The code may change them all. What outlives a rollback (template.py) is not started where it has.
+"""
+
+import os
+
+from rewindbox.backends.namespace import paths
+
+_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
+_TABLES = ("etc/ld.so.cache", "etc/ld.so.preload")
+_MUSL, _PYTHON = "ld-musl-", "python"
+_TABLE_MAX_BYTES = 4 << 20
+
+
+def seen(root: int) -> dict[str, str | int | None]:
+    """Name -> where a link leads, a file's digest, or None: there is none. `root`: a descriptor of the vm's root."""
+    return {name: _link(root, name) for name in _LINKS} | {name: _digest(root, name) for name in _names(root)}
+
+
+def changed(before: dict[str, str | int | None], root: int) -> list[str]:
+    """The names of what is not as it was."""
+    now = seen(root)
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def _names(root: int) -> list[str]:
+    try:
+        folder = paths.open_in(root, "etc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return list(_TABLES)
+    try:
+        listed = os.listdir(folder)
+    finally:
+        os.close(folder)
+    return [
+        *_TABLES,
+        *(f"etc/{name}" for name in listed if name.startswith(_MUSL)),
+        *(f"etc/{name}/sitecustomize.py" for name in listed if name.startswith(_PYTHON)),
+    ]
+
+
+def _link(root: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=root)
+    except OSError:
+        return None
+
+
+def _digest(root: int, name: str) -> int | None:
+    """Of no meaning outside of this process."""
+    try:
+        file = paths.open_in(root, name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return -1
+    try:
+        return hash(os.read(file, _TABLE_MAX_BYTES))
+    except OSError:
+        return -1
+    finally:
+        os.close(file)
