@@ -1,5 +1,6 @@
 """What every route does for whoever may ask, and that it does nothing for anybody else."""
 
+import json
 import re
 import stat
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 from served import Served, events, follow, output_of
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
-from conftest import remove
+from conftest import PATIENCE_S, remove
 from rewindbox.execution import Execution
 from rewindbox.server import app
 from rewindbox.server.bodies import ExecutionBody
@@ -155,6 +158,26 @@ def test_a_revoked_token_ends_at_once(server):
     assert stat.S_IMODE(Path(tokens.path).stat().st_mode) == 0o600
     for path in (Path(tokens.path), server.log):
         assert secret not in path.read_text() and str(server.token) not in path.read_text()
+
+
+@pytest.mark.parametrize("path", ["/v1/ws", "/ws/any"])
+def test_a_revoked_token_ends_an_open_connection(server, path):
+    """What its holder says after that is not heard over any WebSocket: no code begins, the connection is closed."""
+    tokens = Tokens(str(server.store))
+    secret = tokens.create("talking")
+    url, headers = server.url.replace("http", "ws") + path, {"Authorization": f"Bearer {secret}"}
+    order = {"do": "execute", "vm": "revoked", "request": {"language": "bash", "code": "true"}}
+    with connect(url, additional_headers=headers, proxy=None) as socket:
+        socket.send(json.dumps({"do": "nothing"}))
+        assert socket.recv(timeout=PATIENCE_S)
+        tokens.revoke("talking")
+        socket.send(json.dumps(order))
+        with pytest.raises(ConnectionClosed) as caught:
+            while True:
+                socket.recv(timeout=PATIENCE_S)
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1008
+    with server.client(server.token) as client:
+        assert client.get("/v1/vms/revoked").status_code == 404
 
 
 def test_an_execution_is_what_its_schema_says():

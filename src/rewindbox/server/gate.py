@@ -63,7 +63,7 @@ class Gate:
             scope.setdefault("state", {})["token"] = token
             with self._turn(token):
                 async with self._reading(token, scope):
-                    await self.app(scope, _Body(scope, receive, self._bounds), told)
+                    await self.app(scope, _Body(scope, self._heard(scope, receive, told), self._bounds), told)
         except RewindboxError as error:
             if told.has_begun:
                 raise
@@ -78,6 +78,21 @@ class Gate:
         if scope["path"] in OPEN or self._tokens is None:
             return ANYBODY
         return self._tokens.check(_bearer(headers))
+
+    def _heard(self, scope: Scope, receive: Receive, send: Send) -> Receive:
+        """Of a WebSocket each message is admitted by itself: with who is not any more the connection ends."""
+
+        async def received() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.receive":
+                try:
+                    self._admitted(scope)
+                except RewindboxError:
+                    await send({"type": "websocket.close", "code": _NOT_ADMITTED})
+                    return {"type": "websocket.disconnect", "code": _NOT_ADMITTED}
+            return message
+
+        return received if scope["type"] == "websocket" else receive
 
     def _check_host(self, host: str) -> None:
         name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
@@ -126,6 +141,8 @@ class Gate:
         journal.note("request", **facts, **ids, token=token.name if token else None)
 
 
+_NOT_ADMITTED = 1008
+"""Policy violation (RFC 6455, 7.4.1)."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "WEBSOCKET")
 
 
