@@ -16,7 +16,7 @@ from rewindbox.backends.base import FileInfo, OnOutput
 from rewindbox.errors import ConnectionFailed, InvalidArgument
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
-from rewindbox.opened import Opened, hold
+from rewindbox.opened import Opened, hold, make_folder
 from rewindbox.points import Point, Rollback, Snapshot
 from rewindbox.preview import Preview
 from rewindbox.registry import VmRecord
@@ -269,6 +269,5 @@ def _short(folder: str) -> Iterator[str]:
 
 def claim(folder: str) -> int | None:
     """Be the keeper of the store, as long as the descriptor is open; None: there is one."""
-    for name in ("", "locks"):
-        os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
+    make_folder(folder)
     return hold(folder, _NAME)

@@ -40,7 +40,7 @@ class Opened:
                 checkpoints=(settings.session_checkpoints, settings.session_checkpoints_mib),
                 require=settings.require,
             )
-            _make_folder(self.folder)
+            make_folder(self.folder)
             self.store = Store(None if self.is_temporary else os.path.join(self.folder, "history.db"))
             self.registry, self.history, self.timeline = (
                 Registry(self.store),
@@ -160,7 +160,8 @@ def _remove_left(above: str) -> None:
                     backends.delete(entry.path)
 
 
-def _make_folder(folder: str) -> None:
+def make_folder(folder: str) -> None:
+    """That of a store, and of its locks, for its owner only. Raises HistoryError."""
     try:
         for name in ("", "locks"):  # the mode is that of the last folder made
             os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)

@@ -44,7 +44,7 @@ def test_the_store_is_private(tmp_path, umask):
     """Its own folder and that of its locks, whatever the umask: nobody else can put a file in place of ours."""
     before = os.umask(umask)
     try:
-        opened._make_folder(str(tmp_path / "new" / "store"))
+        opened.make_folder(str(tmp_path / "new" / "store"))
     finally:
         os.umask(before)
     for name in ("", "locks"):
@@ -55,7 +55,7 @@ def test_a_lock_is_no_link(tmp_path):
     """What a lock's name leads to is not written to."""
     precious = tmp_path / "precious"
     precious.write_text("kept")
-    opened._make_folder(str(tmp_path))
+    opened.make_folder(str(tmp_path))
     os.symlink(precious, opened.lock_path(str(tmp_path), "keeper"))
     with pytest.raises(HistoryError, match="is a link"):
         opened.hold(str(tmp_path), "keeper")

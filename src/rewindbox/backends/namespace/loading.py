@@ -6,23 +6,23 @@ starts. The code may change them all. What outlives a rollback (template.py) is 
 
 import os
 
-from rewindbox.backends.namespace import paths
+from rewindbox.backends.namespace import paths, rootfs
 
-_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
 _TABLES = ("etc/ld.so.cache", "etc/ld.so.preload")
 _MUSL, _PYTHON = "ld-musl-", "python"
 _TABLE_MAX_BYTES = 4 << 20
 
 
-def seen(root: int) -> dict[str, str | int | None]:
-    """Name -> where a link leads, a file's digest, or None: there is none. `root`: a descriptor of the vm's root."""
-    return {name: _link(root, name) for name in _LINKS} | {name: _digest(root, name) for name in _names(root)}
-
-
-def changed(before: dict[str, str | int | None], root: int) -> list[str]:
-    """The names of what is not as it was."""
-    now = seen(root)
+def changed(skeleton: int, root: int) -> list[str]:
+    """The names of what is not in a vm's root as in its skeleton; descriptors of both."""
+    before, now = _seen(skeleton), _seen(root)
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def _seen(root: int) -> dict[str, str | bytes | None]:
+    """Name -> where a link leads, what a file has, or None: there is none."""
+    links = {name: _link(root, name) for name in rootfs.USR_LINKS}
+    return links | {name: _content(root, name) for name in _names(root)}
 
 
 def _names(root: int) -> list[str]:
@@ -48,17 +48,17 @@ def _link(root: int, name: str) -> str | None:
         return None
 
 
-def _digest(root: int, name: str) -> int | None:
-    """Of no meaning outside of this process."""
+def _content(root: int, name: str) -> str | bytes | None:
+    """Its beginning; in words, why it cannot be read."""
     try:
         file = paths.open_in(root, name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    except OSError:
-        return -1
+    except OSError as error:
+        return str(error)
     try:
-        return hash(os.read(file, _TABLE_MAX_BYTES))
-    except OSError:
-        return -1
+        return os.read(file, _TABLE_MAX_BYTES)
+    except OSError as error:
+        return str(error)
     finally:
         os.close(file)

@@ -25,7 +25,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
-from rewindbox.backends.namespace import kernel, loading
+from rewindbox.backends.namespace import kernel
 from rewindbox.backends.namespace.groups import Groups
 
 LAYER_NAME = re.compile(r"[ucf][0-9]{1,9}")
@@ -133,8 +133,6 @@ class Machine:
         with step("bounds of the user namespace"):
             _bound_user_namespace()
         self._start_pid_1()
-        self.loading = loading.seen(self.root)
-        """Of the bare skeleton; see loading.py."""
         groups.prepare()
 
     def enter_folder(self, path: str) -> None:

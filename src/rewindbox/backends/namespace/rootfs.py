@@ -19,7 +19,7 @@ from collections.abc import Iterator
 VERSION = 3
 """Raised with every change to what `build` makes: old skeletons are then not used again."""
 
-_USR_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
+USR_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
 _FILE, _FOLDER, _OPEN_TO_ALL = 0o644, 0o755, 0o1777
 _FOLDERS = (
     *("usr", "proc", "dev", "run"),  # mount points; no /sys: it names the host's hardware
@@ -137,7 +137,7 @@ def fingerprint(host: str = "/") -> str:
 def _usr_links(host: str) -> dict[str, str]:
     """The links from the root into /usr, as the host has them."""
     links = {}
-    for name in _USR_LINKS:
+    for name in USR_LINKS:
         path = os.path.join(host, name)
         if os.path.islink(path) and os.readlink(path).lstrip("/").startswith("usr/"):
             links[name] = os.readlink(path)
@@ -252,7 +252,7 @@ def _copy_link(source: str, path: str, goal: str) -> None:
         to = os.readlink(source)
     except OSError:
         return
-    if _landing(path, to).split("/")[0] in ("etc", "usr", *_USR_LINKS):
+    if _landing(path, to).split("/")[0] in ("etc", "usr", *USR_LINKS):
         os.symlink(to, goal)
 
 

@@ -69,9 +69,7 @@ _READ_ONLY = "/usr"
 
 def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Process, Spawner]:
     """The template, and what started it, whose ipc namespace all sessions are in. 15 ms. Raises Lost."""
-    if planted := loading.changed(machine.loading, machine.root):
-        names = ", ".join(f"/{name}" for name in planted)
-        raise Lost(f"no session can begin: {names} of the vm decide what python loads, and were changed: roll back")
+    _check_loading(machine)
     ours, theirs = pair()
     try:
         spawner, pid = _spawned(machine, guard, order, theirs)
@@ -79,6 +77,17 @@ def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Proces
     except BaseException:
         ours.close()
         raise
+
+
+def _check_loading(machine: Machine) -> None:
+    skeleton = machine.look_at([])
+    try:
+        planted = loading.changed(skeleton, machine.root)
+    finally:
+        os.close(skeleton)
+    if planted:
+        names = ", ".join(f"/{name}" for name in planted)
+        raise Lost(f"no session can begin: {names} of the vm decide what python loads, and were changed: roll back")
 
 
 def head_of(template: Process) -> Process:
