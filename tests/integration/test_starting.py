@@ -13,16 +13,17 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def busy(monkeypatch, store) -> Path:
-    """While this file is there, supervisors, whose folder is that of their vm, find nobody at the gate."""
+    """While this file is there, supervisors find nobody at the gate. Their folder is that of their vm; the store's own
+    folder, where root made it, they do not see."""
     lines = (
         "import os, sys; sys.path.append(sys.argv[1])",
         "from rewindbox.backends.namespace import launcher, spawner",
         "looks = spawner.Spawner._looks",
-        "spawner.Spawner._looks = lambda found: iter(()) if os.path.exists('../../busy') else looks(found)",
+        "spawner.Spawner._looks = lambda found: iter(()) if os.path.exists('../busy') else looks(found)",
         "launcher.main()",
     )
     monkeypatch.setattr(starting, "_BOOT", "\n".join(lines))
-    return Path(store, "busy")
+    return Path(store, "vms", "busy")
 
 
 async def test_what_could_not_be_started_says_so(busy, store):
