@@ -155,6 +155,14 @@ async def test_cpu_limit_counts_all_processes(vm):
     assert (outcome.ended, outcome.exit_code) == ("timeout", 124)
 
 
+async def test_cpu_time_of_commands(vm):
+    """What a script's commands have used counts and is told, though they have ended, and not the script."""
+    code = "import time\nwhile time.process_time() < 0.1: pass"
+    outcome = await run(vm, f"while true; do python3 -c '{code}'; done; true", cpu_s=0.5, wall_s=50)
+    assert outcome.ended == "timeout" and "CPU" in outcome.error
+    assert outcome.cpu_s >= 0.5
+
+
 async def test_memory_limit(vm):
     """Too much memory ends the job as such, with the output so far."""
     code = "print('so far', flush=True)\nx = []\nwhile True: x.append(bytearray(1 << 20))"

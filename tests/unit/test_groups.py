@@ -129,6 +129,16 @@ def test_version_1_is_for_root(tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="groups of version 1 are for root")
+def test_controllers_that_are_mounted_together(tmp_path):
+    """They have one folder, which counts by both."""
+    own = {"memory": str(tmp_path / "memory"), "cpu": str(tmp_path / "both"), "cpuacct": str(tmp_path / "both")}
+    for folder in set(own.values()):
+        os.mkdir(folder)
+    folders = grounds.claim_below(own, 4711, 4712).folders
+    assert folders["cpu"] == folders["cpuacct"] and set(folders) == set(own)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="groups of version 1 are for root")
 @pytest.mark.parametrize("refusing", ["cpu", "pids"])
 def test_without_weight_there_is_ground(tmp_path, refusing):
     """A hierarchy that only weighs and refuses a folder is done without; one that limits is not."""
@@ -136,7 +146,7 @@ def test_without_weight_there_is_ground(tmp_path, refusing):
     for name in set(own) - {refusing}:
         os.mkdir(own[name])
     if refusing == "cpu":
-        assert set(grounds.claim_below(own, 4711, 4712).folders) == {"memory", "pids"}
+        assert set(grounds.claim_below(own, 4711, 4712).folders) == {"memory", "pids", "cpuacct"}
     else:
         with pytest.raises(FileNotFoundError):
             grounds.claim_below(own, 4711, 4712)
@@ -151,6 +161,7 @@ def test_who_may_not_be_weighed_is_limited(tmp_path):
     for name in (_USED[1], "memory.oom_control", "memory.memsw.limit_in_bytes", "tasks"):
         (tmp_path / "memory" / name).touch()
     (tmp_path / "pids" / "tasks").touch()
+    (tmp_path / "cpuacct" / _TIME[1]).write_text("0\n")
     group = Group(1, folders)
     assert group.holds() and group.counts("pids") and not group.counts("cpu")
 
@@ -181,20 +192,21 @@ def test_no_groups_no_ground(tmp_path):
 
 
 _USED = {1: "memory.usage_in_bytes", 2: "memory.current"}
+_TIME = {1: "cpuacct.usage", 2: "cpu.stat"}
 
 
 def a_group(folder: Path, version: int, *names: str) -> Group:
-    for name in (_USED[version], *names):
+    for name in (_USED[version], _TIME[version], *names):
         (folder / name).write_text("")
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    return Group(version, {"memory": descriptor, "pids": descriptor})
+    return Group(version, {"memory": descriptor, "pids": descriptor, "cpuacct": descriptor})
 
 
 def test_limits_of_version_2(tmp_path):
     """Memory without swap, and exactly so many processes; all are ended together only where that was asked for."""
     group = a_group(tmp_path, 2, "memory.max", "memory.swap.max", "memory.oom.group", "memory.events", "pids.max")
     group.restrict(64 << 20, 10)
-    written = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != _USED[2]}
+    written = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name not in (_USED[2], _TIME[2])}
     assert written == {
         "memory.max": str(64 << 20),
         "memory.swap.max": "0",
@@ -241,6 +253,20 @@ def test_what_is_used_is_read_anew(tmp_path):
     for used in (4096, 12288):
         (tmp_path / "memory.current").write_text(f"{used}\n")
         assert group.used_bytes() == used
+
+
+@pytest.mark.parametrize(
+    ("version", "text"), [(1, "1500000000\n"), (2, "usage_usec 1500000\nuser_usec 9\nsystem_usec 1\n")]
+)
+def test_time_is_counted(tmp_path, version, text):
+    """What the kernel says in nanoseconds or microseconds is told in seconds; where nobody counts it is none."""
+    swap = (
+        ("memory.swap.max", "memory.events") if version == 2 else ("memory.memsw.limit_in_bytes", "memory.oom_control")
+    )
+    group = a_group(tmp_path, version, *swap)
+    (tmp_path / _TIME[version]).write_text(text)
+    assert group.cpu_s() == 1.5
+    assert Nowhere("because").cpu_s() == 0.0
 
 
 def test_what_is_refused_is_not_believed(tmp_path):

@@ -75,6 +75,13 @@ print("full", flush=True); time.sleep(1000)""",
     ),
 )
 
+_BURN = """
+import os, signal, time
+def burn(seconds):
+    while time.process_time() < seconds: pass
+    os._exit(0)
+"""
+
 TIME = (
     Greedy(
         id="spin",
@@ -93,6 +100,39 @@ TIME = (
         ended=("timeout",),
         more={"cpu_s": 50, "wall_s": 50},
         past=("seconds of CPU", 1),
+    ),
+    Greedy(
+        id="spin-one-after-the-other",
+        wants="CPU of children that have ended and were waited for",
+        code=f"{_BURN}for _ in range(15): os.fork() or burn(0.1); os.wait()",
+        limits={"cpu_s": 0.5, "wall_s": 50},
+        ended=("timeout",),
+        more={"cpu_s": 50, "wall_s": 50},
+    ),
+    Greedy(
+        id="spin-unwaited",
+        wants="CPU of children that the kernel reaps",
+        code=f"""{_BURN}
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(8):
+    os.fork() or burn(0.25)
+    try: os.wait()
+    except ChildProcessError: pass""",
+        limits={"cpu_s": 0.5, "wall_s": 50},
+        ended=("timeout",),
+        more={"cpu_s": 50, "wall_s": 50},
+    ),
+    Greedy(
+        id="spin-in-orphans",
+        wants="CPU of grandchildren whose parents have ended",
+        code=f"""{_BURN}
+for _ in range(8):
+    end, theirs = os.pipe()
+    if not os.fork(): os.fork() and os._exit(0); burn(0.25)
+    os.close(theirs); os.wait(); os.read(end, 1); os.close(end)""",
+        limits={"cpu_s": 0.5, "wall_s": 50},
+        ended=("timeout",),
+        more={"cpu_s": 50, "wall_s": 50},
     ),
     Greedy(
         id="sleep",

@@ -12,9 +12,9 @@ import re
 import time
 from dataclasses import dataclass, field
 
-from rewindbox.backends.namespace.groups import WEIGHT, Group, Groups, Nowhere, write
+from rewindbox.backends.namespace.groups import MAY_LACK, TIME, WEIGHT, Group, Groups, Nowhere, write
 
-CONTROLLERS = ("memory", "pids", WEIGHT)
+CONTROLLERS = ("memory", "pids", WEIGHT, TIME)
 NAMES = ("jobs", "sessions")
 _PREFIX = "rewindbox-"
 _CALLER = f"{_PREFIX}caller"
@@ -135,13 +135,13 @@ def _divide(folder: str, names: list[str]) -> list[str]:
 
 
 def _is_made(folder: str, controller: str, uid: int, gid: int) -> bool:
-    """Version 1: where we make the groups of vms; without weight if that is refused. Raises OSError: a limit is."""
+    """Version 1: where we make the groups of vms; without what limits nothing if that is refused. Raises OSError."""
     try:
         os.mkdir(folder)
-    except OSError:
-        if controller != WEIGHT:
+    except OSError as error:
+        if controller not in MAY_LACK:
             raise
-        return False
+        return controller == TIME and error.errno == errno.EEXIST  # mounted together with weight
     _give(folder, uid, gid)
     return True
 

@@ -26,7 +26,10 @@ from dataclasses import dataclass
 from rewindbox.backends.namespace import kernel
 
 WEIGHT = "cpu"
-"""The controller that refuses nothing: where there is none, vms have their limits all the same."""
+TIME = "cpuacct"
+"""Version 1 counts the processor's time by a controller; version 2 in every group."""
+MAY_LACK = (WEIGHT, TIME)
+"""Controllers that refuse nothing: where there is none, vms have their limits all the same."""
 _JOINING_S = 2.0
 _SPAWNING = 4
 """So many there must be room for: the thread that joined it, one that starts a job, one that was to, and the job."""
@@ -42,6 +45,8 @@ class _Files:
     swap: str
     used: str
     events: str
+    time: tuple[str, str]
+    """The controller, and its file with the CPU time."""
 
 
 _FILES = {
@@ -51,6 +56,7 @@ _FILES = {
         swap="memory.memsw.limit_in_bytes",
         used="memory.usage_in_bytes",
         events="memory.oom_control",
+        time=(TIME, "cpuacct.usage"),
     ),
     2: _Files(
         join="cgroup.procs",
@@ -58,6 +64,7 @@ _FILES = {
         swap="memory.swap.max",
         used="memory.current",
         events="memory.events",
+        time=("memory", "cpu.stat"),
     ),
 }
 
@@ -104,6 +111,10 @@ class Nowhere:
         """What is counted now."""
         return 0
 
+    def cpu_s(self) -> float:
+        """CPU time of all that have ever been in it; 0 where nobody counts."""
+        return 0.0
+
     def kills(self) -> int:
         """How many processes the kernel has ended because memory ran out, ever."""
         return 0
@@ -125,6 +136,10 @@ class Group(Nowhere):
         self._events, self._used = (
             os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folders["memory"])
             for name in (self._files.events, self._files.used)
+        )
+        controller, name = self._files.time
+        self._time = (
+            os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folders[controller]) if controller in folders else -1
         )
         self._births: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
         self._joined = threading.Event()
@@ -204,7 +219,7 @@ class Group(Nowhere):
             try:
                 write(self._files.join, b"0", folder)
             except OSError:
-                if controller != WEIGHT:
+                if controller not in MAY_LACK:
                     raise
                 del self._folders[controller]  # as where real-time threads may only be where time is set aside for them
 
@@ -233,6 +248,13 @@ class Group(Nowhere):
     def used_bytes(self) -> int:
         """See `Nowhere.used_bytes`."""
         return int(os.pread(self._used, 64, 0))
+
+    def cpu_s(self) -> float:
+        """See `Nowhere.cpu_s`. The file begins with nanoseconds (version 1), or `usage_usec` and microseconds."""
+        if self._time < 0:
+            return 0.0
+        text = os.pread(self._time, 4096, 0)
+        return int(text) / 1e9 if self.version == 1 else int(text.split(None, 2)[1]) / 1e6
 
     def kills(self) -> int:
         """See `Nowhere.kills`."""

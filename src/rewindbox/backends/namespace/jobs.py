@@ -20,16 +20,23 @@ class Job(Watched):
         super().__init__(machine, disk, limits, machine.groups.jobs, lambda: spawner.ipc_ns)
         self.spawner, self._spare = spawner, spare
         self._struck: set[int] = set()
-        self._cpu_before = _children_cpu()
+        self._children_before = _children_cpu()
 
     def members(self) -> list[int]:
         """See `Watched.members`."""
         found = processes(self.machine.proc)
         return found if self._spare is None else [pid for pid in found if not self._spare(pid)]
 
-    def cpu_s(self, running_ticks: int) -> float:
+    def cpu_s(self, spent_ticks: int) -> float:
         """See `Watched.cpu_s`."""
-        return running_ticks / TICK + _children_cpu() - self._cpu_before
+        return max(spent_ticks / TICK, self.counted_s())
+
+    def reaped_ticks(self) -> int:
+        """See `Watched.reaped_ticks`."""
+        return int(self._reaped_s() * TICK)
+
+    def _reaped_s(self) -> float:
+        return _children_cpu() - self._children_before
 
     def reap(self) -> dict[str, Any]:
         """Call when the job's first process has ended or was killed: end the rest, say how it was."""
@@ -43,7 +50,7 @@ class Job(Watched):
             "status": status,
             "why": self.why,
             "wall_s": wall_s,
-            "cpu_s": _children_cpu() - self._cpu_before,
+            "cpu_s": max(self._reaped_s(), self.spent_s),
             "memory_peak_bytes": self.counted_bytes(usage.ru_maxrss * 1024),
         }
 

@@ -65,7 +65,7 @@ class Rest(Watched):
         marks = {session.mark for session in self.sessions()}
         return self._sessions.owns(pid) and mark_of(self.machine.proc, pid) in marks
 
-    def cpu_s(self, running_ticks: int) -> float:
+    def cpu_s(self, spent_ticks: int) -> float:
         """See `Watched.cpu_s`. It is nobody's."""
         return 0.0
 

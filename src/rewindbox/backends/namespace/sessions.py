@@ -67,6 +67,8 @@ class Session:
     """The checkpoint that the head was when it was last at rest; it may be gone."""
     count: int = 0
     """Executions so far."""
+    waited_ticks: int = 0
+    """CPU time of children that the head had waited for when its last execution ended."""
     may_map: bool = False
     """It has the means to map files, it says."""
     threads: int = 0

@@ -42,7 +42,7 @@ class Turn(Watched):
         self._clock = ~session.head.outer << 3 | 2  # CPU time of that process, see clock_getcpuclockid(3)
         self.told: bool | None = None
         """Whether the holder said that it may go; None: it has said nothing yet."""
-        self._cpu_before = 0.0
+        self._head_before = 0.0
         self._others_before: float | None = None
 
     def start(self, code: bytes, streams: list[int]) -> None:
@@ -55,7 +55,7 @@ class Turn(Watched):
                 code = b""
             self.session.head.signal(signal.SIGCONT)  # other code of the vm may have stopped it
             self.deadline = math.inf  # its time counts from the holder's word
-            self._cpu_before = self._head_cpu_s()
+            self._head_before = self._head_cpu_s()
             self.session.head.tell(name + code, descriptors)
         finally:
             for descriptor in descriptors:
@@ -72,19 +72,20 @@ class Turn(Watched):
         """See `Watched.members`."""
         return self._sessions.members(self.session)
 
-    def cpu_s(self, running_ticks: int) -> float:
+    def cpu_s(self, spent_ticks: int) -> float:
         """See `Watched.cpu_s`. What other processes of the session used before we first looked does not count."""
         head = self._head_cpu_s()
-        others = max(running_ticks / TICK - head, 0.0)
+        others = max(spent_ticks / TICK - head, 0.0)
         if self._others_before is None:
             self._others_before = others
-        return head - self._cpu_before + max(others - self._others_before, 0.0)
+        spent_s = head - self._head_before + max(others - self._others_before, 0.0)
+        return max(spent_s, self.counted_s()) if len(self._sessions.live) == 1 else spent_s
 
     def _head_cpu_s(self) -> float:
         try:
             return time.clock_gettime(self._clock)
         except OSError:  # it has ended, and its parent has looked
-            return self._cpu_before
+            return self._head_before
 
     def kill(self) -> None:
         """SIGKILL to the head and all that its code has started; `reap` does the rest."""
@@ -97,11 +98,14 @@ class Turn(Watched):
         self.ran_out_of_memory()
         status = self._said() if is_alive and self.why is None else None
         fields = stat_fields(self.machine.proc, self.session.head.pid)
-        ticks = int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
+        ticks, waited = (sum(map(int, fields[at : at + 2])) if len(fields) > 14 else 0 for at in (11, 13))
+        head_s = (self._head_cpu_s() if is_alive else ticks / TICK) - self._head_before
+        of_children_s = max(waited - self.session.waited_ticks, 0) / TICK
+        self.session.waited_ticks = waited
         reply: dict[str, Any] = {
             "why": self.why,
             "wall_s": wall_s,
-            "cpu_s": max((self._head_cpu_s() if is_alive else ticks / TICK) - self._cpu_before, 0.0),
+            "cpu_s": max(head_s + of_children_s, self.spent_s, 0.0),
             "memory_peak_bytes": max(self.peak_bytes, int(fields[21]) * _PAGE if len(fields) > 21 else 0),
         }
         if status is not None:

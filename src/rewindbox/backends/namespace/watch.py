@@ -12,6 +12,7 @@ from rewindbox.backends.namespace.groups import Nowhere
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import Memory, proportional_bytes
 from rewindbox.backends.namespace.processes import is_stopped, living, processes, signal_each, stat_fields
+from rewindbox.backends.namespace.processor import Shown, Spent
 
 TICK = os.sysconf("SC_CLK_TCK")
 _FASTEST_GROWTH = 4 << 30
@@ -35,10 +36,13 @@ class Watched:
         self.why: str | None = None
         """The limit that was passed, or another reason to end it."""
         self.peak_bytes = self._left_bytes = 0
+        self.spent_s = 0.0
+        """CPU time, as far as it was counted."""
         self.most_threads = math.inf
         """Above so many it ends; infinite where the kernel refuses the next one."""
         self._memory = Memory(machine.proc, ipc_ns)
-        self._group, self._kills_before = group, group.kills()
+        self._group, self._kills_before, self._cpu_before = group, group.kills(), group.cpu_s()
+        self._spent = Spent()
         disk.begin()
         self.begin()
 
@@ -52,9 +56,17 @@ class Watched:
         """The pids, as the vm numbers them, of all processes that count."""
         return processes(self.machine.proc)
 
-    def cpu_s(self, running_ticks: int) -> float:
-        """What was used since it began; `running_ticks`: what its present members have used in their lives."""
+    def cpu_s(self, spent_ticks: int) -> float:
+        """What was used since it began; `spent_ticks`: what members have used in their lives, and `reaped_ticks`."""
         raise NotImplementedError
+
+    def reaped_ticks(self) -> int:
+        """Of members that we ourselves have waited for."""
+        return 0
+
+    def counted_s(self) -> float:
+        """What the kernel counts for its group, others that are in there included."""
+        return self._group.cpu_s() - self._cpu_before
 
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started
@@ -86,11 +98,11 @@ class Watched:
         if used is None:
             self.why = "wall"
             return 0.0
-        used_bytes, cpu_s, threads = used
+        used_bytes, self.spent_s, threads = used
         self.peak_bytes, self._left_bytes = max(self.peak_bytes, used_bytes), limit_bytes - used_bytes
         if used_bytes > limit_bytes:
             self.why = "memory"
-        elif cpu_s > self.limits["cpu_s"]:
+        elif self.spent_s > self.limits["cpu_s"]:
             self.why = "cpu"
         elif threads > self.most_threads:
             self.why = "processes"
@@ -137,16 +149,17 @@ class Watched:
 
     def _used(self, limit_bytes: int, until: float) -> tuple[int, float, int] | None:
         """Bytes of memory, CPU seconds and threads of all members; None: by then it was not counted."""
-        proc, found, pages, ticks, threads = self.machine.proc, [], 0, 0, 0
+        proc, found, pages, threads, shown = self.machine.proc, [], 0, 0, Shown()
         try:
             for member in _InTime(self.members(), until):
                 pid, fields = living(proc, member)
                 found.append(pid)
                 if len(fields) > 21:
                     pages += int(fields[21])
-                    ticks += int(fields[11]) + int(fields[12])
+                    shown[member, fields[19]] = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
                     threads += int(fields[17])
-            return self._memory.used_bytes(_InTime(found, until), pages, limit_bytes), self.cpu_s(ticks), threads
+            used_bytes = self._memory.used_bytes(_InTime(found, until), pages, limit_bytes)
+            return used_bytes, self.cpu_s(self._spent.ticks(shown, self.reaped_ticks())), threads
         except _Late:
             return None
 
