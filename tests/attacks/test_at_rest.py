@@ -7,7 +7,7 @@ from functools import partial
 import anyio
 import pytest
 
-from conftest import boot_after, eventually, out, run, status_of
+from conftest import boot_after, eventually, namespace, out, run, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
 
@@ -69,6 +69,59 @@ async def test_who_takes_too_much_at_rest_is_ended(backend, vm):
         await eventually(lambda: not lives(name), "it is ended beside another session")
         await vm.write("done", b"")
     assert await out(vm, "print(x)", "python", session="s", **SMALL) == "3\n"
+
+
+PARK = """
+import os, socket
+parked = globals().get("parked", [])
+pair = socket.socketpair()
+parked.append(pair)
+for _ in range(6):
+    file = os.memfd_create("x")
+    for _ in range(10): os.write(file, bytes(1 << 20))
+    socket.send_fds(pair[0], [b"x"], [file])
+    os.close(file)
+print(len(parked))
+"""
+"""Puts 60 MiB where no process shows them."""
+
+
+async def test_what_executions_park_adds_up(vm):
+    """Memory that the executions of a session leave in sockets counts for the next ones, whose limit it is, too."""
+    for count, limit, ended in ((1, 100, "exit"), (1, 100, "memory"), (2, 500, "exit"), (2, 100, "memory")):
+        outcome = await run(vm, PARK, "python", session="s", memory_mib=limit)
+        assert outcome.ended == ended, (outcome, count)
+        if ended == "exit":
+            assert outcome.stdout == b"%d\n" % count
+            point = (await vm.take_point()).state
+        else:
+            await vm.go_to(point)
+
+
+def resident_kib(inside: str) -> int:
+    return max(int(status_of(pid).get("VmRSS", "0").split()[0]) for pid in survivors(inside))
+
+
+GREEDY_FORK = """
+import os, time
+def take():
+    global kept
+    kept = bytearray(b"x" * (300 << 20))
+    time.sleep(1000)
+os.register_at_fork(before=take)
+y = 2
+"""
+
+
+async def test_who_takes_too_much_while_it_is_to_fork_is_ended(vm):
+    """A session is looked at while its checkpoint is made: what the code does then has its limit."""
+    await out(vm, "y = 1", "python", session="s", **SMALL)
+    point = (await vm.take_point()).state
+    inside = await namespace(vm)
+    await run(vm, GREEDY_FORK, "python", session="s", **SMALL)
+    await eventually(lambda: resident_kib(inside) < 100 << 10, "it has no more than it may")
+    await vm.go_to(point)
+    assert await out(vm, "print(y)", "python", session="s", **SMALL) == "1\n"
 
 
 async def test_unwatched_it_has_what_it_takes(tmp_path, monkeypatch):

@@ -316,7 +316,8 @@ while True: print("on", flush=True); time.sleep(0.05)"""
 def taken_of_the_host(folder: Path):
     """Much of what is not in the resident set of anybody: locks, and memory files."""
     lines = (b"SUnreclaim:", b"Shmem:")
-    growth = parked.Growth(parked.host_bytes(*lines))
+    growth = parked.Growth()
+    growth.go_on(parked.host_bytes(*lines))
     with contextlib.ExitStack() as held:
         memory = held.enter_context(open(os.memfd_create("much"), "wb", buffering=0))
         memory.write(bytes(80 << 20))

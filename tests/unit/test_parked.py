@@ -14,7 +14,7 @@ SIZES = st.integers(0, 1 << 40)
 
 def test_what_others_give_back_hides_nothing():
     """Growth counts from the lowest that was seen, whatever else of the host shrinks; of each line by itself."""
-    growth = Growth({b"Shmem:": 1000, b"PageTables:": 50})
+    growth = Growth()
     assert growth.until({b"Shmem:": 1000, b"PageTables:": 50}) == {b"Shmem:": 0, b"PageTables:": 0}
     assert growth.until({b"Shmem:": 400, b"PageTables:": 60}) == {b"Shmem:": 0, b"PageTables:": 10}
     assert growth.until({b"Shmem:": 900, b"PageTables:": 60}) == {b"Shmem:": 500, b"PageTables:": 10}
@@ -24,10 +24,22 @@ def test_what_others_give_back_hides_nothing():
 @given(st.lists(SIZES, min_size=1), SIZES)
 def test_it_is_never_less_than_since_the_beginning(sizes, last):
     """However a line goes up and down, what it has grown by at the end is seen."""
-    growth = Growth({b"Shmem:": sizes[0]})
+    growth = Growth()
     for size in sizes:
         growth.until({b"Shmem:": size})
     assert growth.until({b"Shmem:": last})[b"Shmem:"] == last - min(*sizes, last, last)
+
+
+@given(st.lists(st.tuples(SIZES, SIZES), min_size=1))
+def test_what_was_theirs_stays_theirs(times):
+    """Of times at which nobody looked nothing is added, of those before nothing is forgotten."""
+    growth, expected = Growth(), 0
+    for before, after in times:
+        growth.go_on({b"Shmem:": before})
+        expected = max(expected + after - before, 0)
+        assert growth.until({b"Shmem:": after})[b"Shmem:"] == expected
+    growth.become({b"Shmem:": 7})
+    assert growth.until({b"Shmem:": 0})[b"Shmem:"] == 7
 
 
 def _pair(family: int, kind: int) -> tuple[socket.socket, socket.socket]:

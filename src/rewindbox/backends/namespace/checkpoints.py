@@ -30,6 +30,8 @@ class Checkpoint:
     mark: int
     count: int
     may_map: bool
+    growth: dict[bytes, int]
+    """What of the host's memory may be its session's, besides what its processes show."""
 
 
 @dataclass(frozen=True)

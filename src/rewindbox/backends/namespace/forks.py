@@ -10,14 +10,19 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rewindbox.backends.namespace.processes import read, status
 from rewindbox.backends.namespace.spawner import FIRST_TO_GO, open_score, score_for_end
 
 _BIRTH_S = 10.0
-"""Forking takes 1 ms, and 0.03 ms for each MiB of small objects."""
+_UNSEEN_S = 0.05
+"""Forking takes 1 ms, and 0.03 ms for each MiB of small objects. Code may put it off (`os.register_at_fork`): who takes
+longer than the second is looked at, who takes longer than the first does not fork."""
+Look = Callable[[], float]
+"""Looks at what goes on in the vm; returns the seconds until the next time."""
 ENDING_S = 0.2
 """A process closes its descriptors a moment before it has ended."""
 
@@ -62,9 +67,9 @@ class Process:
         os.close(self.handle)
 
 
-def fork_of(process: Process, message: bytes = b"H") -> Process:
+def fork_of(process: Process, message: bytes = b"H", look: Look = lambda: _BIRTH_S) -> Process:
     """Have a process fork; the child that says it is ready. Raises Lost."""
-    return born(ask_to_fork(process, message), process)
+    return born(ask_to_fork(process, message), process, look)
 
 
 def ask_to_fork(process: Process, message: bytes = b"H") -> socket.socket:
@@ -85,13 +90,13 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def born(control: socket.socket, parent: Process) -> Process:
+def born(control: socket.socket, parent: Process, look: Look) -> Process:
     """The kernel says who is at the other end; it must be a child of `parent`, and alone in its process.
 
     Raises Lost; the socket is closed then.
     """
     try:
-        if control.fileno() not in readable([control.fileno(), parent.handle], _BIRTH_S):
+        if control.fileno() not in _awaited([control.fileno(), parent.handle], look):
             raise Lost("it does not fork")
         message, ancillary, _, _ = control.recvmsg(16, socket.CMSG_SPACE(12))
         if message != b"ready" or not ancillary:
@@ -100,6 +105,13 @@ def born(control: socket.socket, parent: Process) -> Process:
     except BaseException:
         control.close()
         raise
+
+
+def _awaited(descriptors: list[int], look: Look) -> list[int]:
+    deadline, ready = time.monotonic() + _BIRTH_S, readable(descriptors, _UNSEEN_S)
+    while not ready and (left_s := deadline - time.monotonic()) > 0:
+        ready = readable(descriptors, min(look(), left_s))
+    return ready
 
 
 def _checked(control: socket.socket, outer: int, parent: Process) -> Process:

@@ -5,6 +5,7 @@ import resource
 from typing import Any
 
 from rewindbox.backends.namespace.machine import Machine
+from rewindbox.backends.namespace.parked import Growth
 from rewindbox.backends.namespace.processes import Spare, kill_all, processes, strike
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.watch import TICK, Disk, Watched
@@ -17,7 +18,7 @@ class Job(Watched):
         self, machine: Machine, disk: Disk, limits: dict[str, float], spawner: Spawner, spare: Spare | None
     ) -> None:
         """`spawner` has been told to start it; `spare`: who is none of its processes, None: nobody."""
-        super().__init__(machine, disk, limits, machine.groups.jobs, lambda: spawner.ipc_ns)
+        super().__init__(machine, disk, limits, machine.groups.jobs, lambda: spawner.ipc_ns, Growth())
         self.spawner, self._spare = spawner, spare
         self._struck: set[int] = set()
         self._children_before = _children_cpu()

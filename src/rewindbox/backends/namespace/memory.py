@@ -25,12 +25,23 @@ _ELSEWHERE = (_SHARED, b"PageTables:", *_LISTED)
 
 
 class Memory:
-    """The memory of everything that runs in one vm during one job."""
+    """The memory of everything that runs in one vm during one job, or of its live sessions."""
 
-    def __init__(self, proc: int, ipc_ns: Callable[[], int]) -> None:
-        """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace."""
-        self._proc, self._ipc_ns = proc, ipc_ns
-        self._growth = parked.Growth(parked.host_bytes(*_ELSEWHERE))
+    def __init__(self, proc: int, ipc_ns: Callable[[], int], growth: parked.Growth) -> None:
+        """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace.
+
+        `growth`: of the host, as far as it was theirs before.
+        """
+        self._proc, self._ipc_ns, self._growth = proc, ipc_ns, growth
+        self.go_on()
+
+    def go_on(self) -> None:
+        """From now on what the host has more of may be theirs, until now it was not."""
+        self._growth.go_on(parked.host_bytes(*_ELSEWHERE))
+
+    def note(self) -> None:
+        """Nobody looks for a while: what the host has more of by now stays theirs."""
+        self._growth.until(parked.host_bytes(*_ELSEWHERE))
 
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""

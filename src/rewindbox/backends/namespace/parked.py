@@ -153,13 +153,26 @@ def memory_device() -> int:
 class Growth:
     """By how much lines of the host's memory have grown since their lowest: what others give back hides nothing."""
 
-    def __init__(self, now: dict[bytes, int]) -> None:
-        self._lowest = dict(now)
+    def __init__(self) -> None:
+        self.known: dict[bytes, int] = {}
+        """Of each line, at the last look."""
+        self._lowest: dict[bytes, int] = {}
+
+    def become(self, known: dict[bytes, int]) -> None:
+        """What it was at another time."""
+        self.known, self._lowest = known, {}
+
+    def go_on(self, now: dict[bytes, int]) -> None:
+        """Begin, or go on after a time that nobody has looked at: what the host took meanwhile is not counted."""
+        self._lowest = {name: size - self.known.get(name, 0) for name, size in now.items()}
 
     def until(self, now: dict[bytes, int]) -> dict[bytes, int]:
         """Of each line. Call it as often as may be: what comes and goes between two looks is not seen."""
+        if not self._lowest:
+            self.go_on(now)
         self._lowest = {name: min(size, now[name]) for name, size in self._lowest.items()}
-        return {name: now[name] - size for name, size in self._lowest.items()}
+        self.known = {name: now[name] - size for name, size in self._lowest.items()}
+        return self.known
 
 
 def host_bytes(*names: bytes) -> dict[bytes, int]:

@@ -5,11 +5,11 @@ look has taken nothing, which is cheap to see; so a vm at rest is looked at four
 """
 
 import math
+import signal
 
 from rewindbox.backends.namespace.forks import mark_of
 from rewindbox.backends.namespace.jobs import Job
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.memory import Memory
 from rewindbox.backends.namespace.processes import processes, stat_fields
 from rewindbox.backends.namespace.sessions import Session, Sessions
 from rewindbox.backends.namespace.turn import Turn
@@ -25,7 +25,7 @@ class Rest(Watched):
     """All live sessions of a vm but the one whose execution runs."""
 
     def __init__(self, machine: Machine, disk: Disk, sessions: Sessions) -> None:
-        super().__init__(machine, disk, _NONE, machine.groups.sessions, lambda: sessions.ipc_ns)
+        super().__init__(machine, disk, _NONE, machine.groups.sessions, lambda: sessions.ipc_ns, sessions.growth)
         self._sessions = sessions
         self._beside: Job | Turn | None = None
         self._most: dict[str, float] = {}
@@ -55,7 +55,8 @@ class Rest(Watched):
         """See `Watched.members`."""
         if self._sessions.guard is None:
             return []
-        others = self._sessions.guard.protected
+        others = self._sessions.guard.protected - {process.pid for process in self._sessions.coming}
+        others |= self._sessions.leaving
         if isinstance(self._beside, Turn):
             others = others | self._beside.session.seen
         found = [pid for pid in processes(self.machine.proc) if pid not in others]
@@ -74,16 +75,17 @@ class Rest(Watched):
         return False
 
     def _look(self, now: float) -> float:
-        if not (resting := self.sessions()):
+        resting, coming = self.sessions(), self._sessions.coming
+        if not resting and not coming:
             return _QUIET_S
         fields = [stat_fields(self.machine.proc, pid) for pid in self.members()]
         trace = [(one[11], one[12], one[17], one[21]) for one in fields if len(one) > 21]
+        if (self._trace is None or trace == self._trace) and not isinstance(self._beside, Turn):
+            self._memory.go_on()
         if trace == self._trace:
             return _QUIET_S
-        if self._trace is None:
-            self._memory = Memory(self.machine.proc, lambda: self._sessions.ipc_ns)
         self._trace = trace
-        self.limits = {**_NONE, "memory_mib": self._most["memory_mib"] * len(resting)}
+        self.limits = {**_NONE, "memory_mib": self._most["memory_mib"] * (len(resting) + len(coming))}
         if self._beside is None:  # else what the disk has less is not theirs
             self.limits |= {name: self._most[name] for name in ("disk_mib", "inodes")}
         self.deadline = now + _COUNTING_MAX_S
@@ -92,4 +94,6 @@ class Rest(Watched):
             self.why = None
             for session in resting:
                 self._sessions.strike(session)
+            for checkpoint in coming:
+                checkpoint.signal(signal.SIGKILL)
         return pause_s

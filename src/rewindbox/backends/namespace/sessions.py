@@ -22,6 +22,7 @@ from rewindbox.backends.namespace import descriptions, template
 from rewindbox.backends.namespace.checkpoints import Budget, Checkpoint, Checkpoints
 from rewindbox.backends.namespace.forks import (
     ENDING_S,
+    Look,
     Lost,
     Process,
     ask_to_fork,
@@ -34,6 +35,7 @@ from rewindbox.backends.namespace.forks import (
 )
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import Machine
+from rewindbox.backends.namespace.parked import Growth
 from rewindbox.backends.namespace.processes import (
     Spare,
     StillAlive,
@@ -98,12 +100,27 @@ class Sessions:
         self._ipc = 0
         self._instance = os.urandom(4).hex()
         self._last = 0
+        self.look: Look = lambda: _DEADLY_S
+        """Looks at what rests, and at `coming`, while one of us forks."""
+        self.growth = Growth()
+        """Of the host, as far as it may be theirs."""
         self._leaving: list[Process] = []
         self._coming: dict[tuple[str, str], socket.socket] = {}
 
     @property
     def ipc_ns(self) -> int:
         return self._spawner.ipc_ns if self._spawner is not None else -1
+
+    @property
+    def coming(self) -> list[Process]:
+        """Checkpoints that fork heads."""
+        found = (self.checkpoints.find(key) for key in self._coming)
+        return [one.process for one in found if one is not None]
+
+    @property
+    def leaving(self) -> set[int]:
+        """The pids of heads that were killed."""
+        return {head.pid for head in self._leaving}
 
     @property
     def processes(self) -> int:
@@ -164,14 +181,14 @@ class Sessions:
         try:
             self._bound(session.head, beside=template.BESIDE)
             with self.guard.births, spared(session.head):
-                process = fork_of(session.head, b"C")
+                process = fork_of(session.head, b"C", self.look)
                 self.guard.protected.add(process.pid)
         except Lost:
             readable([session.head.handle], ENDING_S)  # it may be on its way out: then that is known from now on
             return
         process.signal(signal.SIGSTOP)  # it waits anyway; but nothing stops a liar from saying that it is one
         key = session.name, session.tip
-        self.checkpoints.add(key, Checkpoint(process, session.mark, session.count, session.may_map))
+        self.checkpoints.add(key, Checkpoint(process, session.mark, session.count, session.may_map, self.growth.known))
         self._bound(session.head)
 
     def new_tip(self, session: Session) -> None:
@@ -205,18 +222,20 @@ class Sessions:
 
     def arrive(self) -> list[str]:
         """The sessions whose heads have come."""
-        coming, self._coming = self._coming, {}
         names = []
-        for (name, tip), control in coming.items():
+        while self._coming:
+            (name, tip), control = next(iter(self._coming.items()))
             found = self.checkpoints.find((name, tip))
             assert found is not None  # nothing is given up meanwhile
             with contextlib.suppress(Lost):
-                head = born(control, found.process)
+                head = born(control, found.process, self.look)
+                self.growth.become(found.growth)
                 self.live[name] = Session(name, found.mark, head, found.process, tip, found.count, found.may_map)
                 first_to_go(head)
                 self._bound(head)
                 names.append(name)
             found.process.signal(signal.SIGSTOP)
+            del self._coming[name, tip]
         return names
 
     def leave(self) -> list[str]:
@@ -293,6 +312,8 @@ class Sessions:
         kill_all(self.machine.proc, self._others(session), session.struck)
         session.head.close()
         self.live.pop(session.name, None)
+        if not self.live:
+            self.growth.become({})
         return session.gone
 
     def end_all(self) -> None:

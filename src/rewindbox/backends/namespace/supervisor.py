@@ -63,6 +63,7 @@ class Supervisor:
         self.disk = Disk(self.layers.usage, lambda: nameless.usage(machine.proc), is_new=live is None)
         self.points = Points(self.layers, self.sessions, self.disk)
         self.rest = Rest(machine, self.disk, self.sessions)
+        self.sessions.look = self._look_at_rest
         self.job: Job | Turn | None = None
         self._spawner: Spawner | None = None
         self._job_answer: socket.socket | None = None
@@ -108,6 +109,10 @@ class Supervisor:
                 self._finish_job()
             if self.link.fileno() in ready and not self._serve():
                 return
+
+    def _look_at_rest(self) -> float:
+        self.rest.beside(self.job)
+        return self.rest.look_when_due()
 
     def _watch(self) -> float | None:
         """Look at the running job; milliseconds until the next look, None for ever."""

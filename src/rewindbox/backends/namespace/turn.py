@@ -35,7 +35,7 @@ class Turn(Watched):
     def __init__(
         self, machine: Machine, disk: Disk, limits: dict[str, float], sessions: Sessions, session: Session
     ) -> None:
-        super().__init__(machine, disk, limits, machine.groups.sessions, lambda: sessions.ipc_ns)
+        super().__init__(machine, disk, limits, machine.groups.sessions, lambda: sessions.ipc_ns, sessions.growth)
         self.session, self._sessions = session, sessions
         self.most_threads = sessions.most_threads
         self.result, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -139,5 +139,7 @@ class Turn(Watched):
         return int(fields[49]) if len(fields) > 49 and fields[0] == b"Z" else signal.SIGKILL
 
     def close(self) -> None:
+        """When its answer has gone out."""
+        self._memory.note()
         self.result.close()
         self._theirs.close()

@@ -11,6 +11,7 @@ from rewindbox.backends.namespace import trees
 from rewindbox.backends.namespace.groups import Nowhere
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import Memory, proportional_bytes
+from rewindbox.backends.namespace.parked import Growth
 from rewindbox.backends.namespace.processes import is_stopped, living, processes, signal_each, stat_fields
 from rewindbox.backends.namespace.processor import Shown, Spent
 
@@ -29,9 +30,18 @@ class Watched:
     """Something that runs in the vm, and its limits."""
 
     def __init__(
-        self, machine: Machine, disk: "Disk", limits: dict[str, float], group: Nowhere, ipc_ns: Callable[[], int]
+        self,
+        machine: Machine,
+        disk: "Disk",
+        limits: dict[str, float],
+        group: Nowhere,
+        ipc_ns: Callable[[], int],
+        growth: Growth,
     ) -> None:
-        """`group`: where it runs. `ipc_ns`: gives a descriptor of the ipc namespace whose segments count."""
+        """`group`: where it runs. `ipc_ns`: gives a descriptor of the ipc namespace whose segments count.
+
+        `growth`: see `Memory`.
+        """
         self.machine, self.limits, self._disk = machine, limits, disk
         self.why: str | None = None
         """The limit that was passed, or another reason to end it."""
@@ -40,7 +50,7 @@ class Watched:
         """CPU time, as far as it was counted."""
         self.most_threads = math.inf
         """Above so many it ends; infinite where the kernel refuses the next one."""
-        self._memory = Memory(machine.proc, ipc_ns)
+        self._memory = Memory(machine.proc, ipc_ns, growth)
         self._group, self._kills_before, self._cpu_before = group, group.kills(), group.cpu_s()
         self._spent = Spent()
         disk.begin()
