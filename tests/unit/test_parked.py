@@ -42,6 +42,27 @@ def test_what_was_theirs_stays_theirs(times):
     assert growth.until({b"Shmem:": 0})[b"Shmem:"] == 7
 
 
+@pytest.mark.parametrize(
+    "kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM], ids=["stream", "packets", "datagrams"]
+)
+def test_what_closed_sockets_have_sent_is_seen(kind):
+    """Data that nobody has read counts after its sender was closed, which no list has any more."""
+    before, unread = parked.most_left_behind_bytes(), parked.sockets_bytes()
+    readers = []
+    for _ in range(20):
+        sender, reader = socket.socketpair(socket.AF_UNIX, kind)
+        readers.append(reader)
+        sender.send(bytes(50_000))
+        sender.close()
+    streams, others = parked.most_left_behind_bytes()
+    assert sum(before) + 20 * 50_000 <= streams + others
+    if kind == socket.SOCK_STREAM:
+        assert others == before[1] and parked.sockets_bytes() >= unread + 20 * 50_000
+    for reader in readers:
+        reader.close()
+    assert parked.most_left_behind_bytes() == before
+
+
 def _pair(family: int, kind: int) -> tuple[socket.socket, socket.socket]:
     """A socket, and one that reads what is sent there."""
     if family == socket.AF_UNIX:

@@ -1,9 +1,13 @@
 """Who is there, as the supervisor sees it."""
 
+import contextlib
 import os
 import threading
+from pathlib import Path
 
-from rewindbox.backends.namespace.processes import processes
+import pytest
+
+from rewindbox.backends.namespace.processes import StillAlive, kill_all, processes
 
 
 def test_two_who_look_at_once_both_see_everybody():
@@ -26,3 +30,30 @@ def test_two_who_look_at_once_both_see_everybody():
             other.join()
         os.close(proc)
     assert not missed
+
+
+class Slowly:
+    """A clock that goes by 6 s with each sleep, after which so many of the processes in a folder have gone."""
+
+    def __init__(self, proc: Path, each: int) -> None:
+        self._proc, self._each, self._now = proc, each, 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, _: float) -> None:
+        self._now += 6
+        for entry in list(self._proc.iterdir())[: self._each]:
+            entry.rmdir()
+
+
+@pytest.mark.parametrize("each", [0, 1])
+def test_who_dies_slowly_is_waited_for(tmp_path, monkeypatch, each):
+    """As long as one after the other goes, however many there are; where none does somebody is told."""
+    for pid in range(100, 110):
+        (tmp_path / str(pid)).mkdir()
+    proc = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    monkeypatch.setattr("rewindbox.backends.namespace.processes.time", Slowly(tmp_path, each))
+    with contextlib.nullcontext() if each else pytest.raises(StillAlive, match="10 processes"):
+        kill_all(proc)
+    os.close(proc)

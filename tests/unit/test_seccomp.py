@@ -44,6 +44,7 @@ REFUSED = set(REFUSED_NAMES.split())
 ABSENT = {
     *("clone3", "statmount", "listmount", "memfd_secret"),
     *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
+    "vmsplice",
     *("io_setup", "io_destroy", "io_getevents", "io_submit", "io_cancel", "io_pgetevents"),
 }
 BY_ARGUMENT = set(seccomp._CHECKED)
@@ -148,15 +149,19 @@ DECISIONS = [
     ("clone", (0x10000011 | HIGH,), EPERM),
     *(("setsockopt", (3, level, 26), ALLOW) for level in (0, 6, 41)),
     *(("setsockopt", (3, 1, name), ALLOW) for name in (2, 7, 9, 15, 16, 27, 49, 53)),
-    *(("setsockopt", (3, 1 | h, name | h), EPERM) for name in (26, 50, 51, 52) for h in (0, HIGH)),
+    *(("setsockopt", (3, 1 | h, name | h), EPERM) for name in (26, 50, 51, 52, 60) for h in (0, HIGH)),
     *(("mmap", (0, 4096, 3, flags), ALLOW) for flags in (0x22, 0x1, 0x20022, 0x100022)),
     *(("mmap", (0, 4096, 3, flags), EPERM) for flags in (0x40022, 21 << 26 | 0x40022, 0x40022 | HIGH)),
     *(("memfd_create", (0, flags), ALLOW) for flags in (0, 1, 2, 3, 8)),
     *(("memfd_create", (0, flags), EPERM) for flags in (4, 5, 21 << 26 | 4, 4 | HIGH)),
     *(("shmget", (0, 4096, flags), ALLOW) for flags in (0, 0o1600, 0o3666)),
     *(("shmget", (0, 4096, flags), EPERM) for flags in (0o5600, 0o4000 | HIGH)),
-    *(("clone", (flags,), ALLOW) for flags in (0x4111, 0x511, 0x511 | HIGH)),  # vfork; a process that shares files
-    *(("clone", (flags,), EPERM) for flags in (0x003D0B00, 0x10911, 0x10911 | HIGH)),  # a thread that does not
+    *(("semget", (0, count, 0o1600), ALLOW) for count in (0, 1, 250, 255, HIGH)),
+    *(("semget", (0, count, 0o1600), EINVAL) for count in (256, 32000, 256 | HIGH, -1)),
+    *(("clone", (flags,), ALLOW) for flags in (0x4111, 0x511, 0x40511, 0x511 | HIGH)),  # vfork; processes that share
+    *(
+        ("clone", (flags,), EPERM) for flags in (0x003D0B00, 0x00390F00, 0x10911, 0x10911 | HIGH)
+    ),  # a thread that does not
     *(("close_range", (3, 9, flags), ALLOW) for flags in (0, 4, HIGH)),
     *(("close_range", (3, 9, flags), EINVAL) for flags in (2, 6, 2 | HIGH)),
     ("socket", (1, 1, 0), ALLOW),

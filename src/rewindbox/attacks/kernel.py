@@ -184,6 +184,25 @@ say("HELD" if set(answers.values()) == {(-1, errno.EPERM)} else "BROKE", answers
         held_by=("seccomp",),
     ),
     Attack(
+        id="a-huge-page-for-a-byte",
+        tries="have a pipe or a socket hold memory that counts as no program's",
+        code="""
+pipe, stream = os.pipe(), socket.socket()
+one, told = ctypes.create_string_buffer(b"x"), ctypes.create_string_buffer(struct.pack("i", 1))
+piece = ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(one), 1))
+answers = [call("vmsplice", pipe[1], piece, 1, 0), call("setsockopt", stream.fileno(), 1, 60, told, 4)]
+say("HELD" if [answer[0] for answer in answers] == [-1, -1] else "BROKE", answers)""",
+        held_by=("seccomp",),
+    ),
+    Attack(
+        id="semaphores-that-take-long",
+        tries="make sets of semaphores that the kernel goes through for as long as it ends a process",
+        code="""
+result, number = call("semget", 0, 32000, 0o1600)
+say("BROKE") if result >= 0 else say("HELD", errno.errorcode[number])""",
+        held_by=("seccomp",),
+    ),
+    Attack(
         id="strange-attributes",
         tries="set attributes by which an overlay would show other files",
         code="""

@@ -134,8 +134,82 @@ time.sleep(2)""",
         code="""
 import ctypes, time
 libc = ctypes.CDLL(None)
-for _ in range(200): assert libc.semget(0, 32000, 0o1600) >= 0
+for _ in range(25_000): assert libc.semget(0, 255, 0o1600) >= 0
 time.sleep(3)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="semaphores-to-undo",
+        wants="what each process has for each set of semaphores, to be undone when it ends",
+        code="""
+import ctypes, os, struct, time
+libc, one = ctypes.CDLL(None), ctypes.create_string_buffer(struct.pack("HhH", 0, 1, 0x1000))
+sets, there = [libc.semget(0, 255, 0o1600) for _ in range(3000)], [os.pipe() for _ in range(60)]
+for _, end in there:
+    if os.fork() == 0:
+        for each in sets: libc.semop(each, one, 1)
+        os.write(end, b"!"); time.sleep(1000)
+for end, _ in there: os.read(end, 1)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="events-of-files",
+        wants="what watchers of files are told and do not read",
+        code="""
+import ctypes, os, time
+libc = ctypes.CDLL(None); os.mkdir("w")
+for _ in range(25):
+    assert libc.inotify_add_watch(libc.inotify_init1(0), b"w", 0x300) >= 0
+for n in range(8000):
+    os.close(os.open("w/" + "a" * 250, os.O_CREAT | os.O_WRONLY)); os.unlink("w/" + "a" * 250)
+time.sleep(1)""",
+        limits=_SMALLEST,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="empty-files",
+        wants="empty files in memory, of which no block is used",
+        code="""
+import os, time
+for n in range(65_000): os.mknod(f"/dev/shm/{n}")
+time.sleep(1)""",
+        limits=_SMALLEST,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="what-closed-sockets-sent",
+        wants="memory in what was sent by sockets that are closed, and nobody reads",
+        code="""
+import socket, time
+held, block = [], b"x" * 65536
+for _ in range(400):
+    sender, reader = socket.socketpair(); held.append(reader)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20); sender.setblocking(False)
+    try:
+        while True: sender.send(block)
+    except BlockingIOError: sender.close()
+time.sleep(1)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+    ),
+    Greedy(
+        id="pages-in-pipes",
+        wants="huge pages of a file that is no more, of which pipes hold a byte each",
+        code="""
+import os, time
+file, block, pipes = os.open("big", os.O_RDWR | os.O_CREAT), bytes(2 << 20), []
+for n in range(200):
+    os.write(file, block)
+    if n % 16 == 0: pipes.append(os.pipe())
+    os.splice(file, pipes[-1][1], 1, offset_src=n << 21)
+os.unlink("big"); os.ftruncate(file, 0); time.sleep(1)""",
         limits=_SMALL,
         ended=("memory",),
         more=_LARGE,

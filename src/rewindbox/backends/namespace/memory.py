@@ -9,6 +9,7 @@ is then read where it can matter; what it does not show is taken to be what the 
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from rewindbox.backends.namespace import kernel, lists, parked, trees
 from rewindbox.backends.namespace.machine import MEMORY
@@ -19,9 +20,11 @@ _OWN_FILES = 16
 """In the vm's memory, and a few more."""
 _ATTRIBUTES_MAX_BYTES = 256 << 10
 """Two access lists of 64 KiB each, which take more in memory."""
-_MEMFD, _SOCKET = "/memfd:", "socket:"
+_FILE_BYTES = 1536
+"""An empty file in memory: its inode and its name, which may be long."""
+_MEMFD, _SOCKET, _WATCHER = "/memfd:", "socket:", "anon_inode:inotify"
 _SHARED, _LISTED = b"Shmem:", (b"SUnreclaim:", b"VmallocUsed:")
-_ELSEWHERE = (_SHARED, b"PageTables:", *_LISTED)
+_ELSEWHERE = (_SHARED, b"PageTables:", parked.PINNED, *_LISTED)
 
 
 class Memory:
@@ -62,41 +65,56 @@ class Memory:
             sizes = _proportional_kib(self._proc, pid)
             mapped += sizes.get(b"Pss_Shmem:", 0)
             private += sizes.get(b"Pss:", 0) - sizes.get(b"Pss_Shmem:", 0)
-        files, is_parked = _files(self._proc, pids)
-        own = private * 1024 + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
-        # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
-        shared = max(mapped * 1024, self._unmapped_bytes(files))
+        opened = _Opened()
+        for pid in pids:
+            opened.look(self._proc, pid)
         grown = self._growth.until(parked.host_bytes(*_ELSEWHERE))
+        own = private * 1024 + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
+        beside_streams, left_behind = parked.most_left_behind_bytes()
+        own += left_behind + grown[parked.PINNED]
+        # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
+        shared = max(mapped * 1024, self._unmapped_bytes(opened.memory))
         most_listed = sum(grown[name] for name in _LISTED)
         if own + shared + grown[_SHARED] + most_listed <= limit_bytes:
             return own + shared
-        memory, listed = self._listed(pids, most_listed)
+        most_beside = beside_streams + opened.watchers * parked.most_queued_bytes()
+        memory, listed = self._listed(pids, most_beside, most_listed)
         # Files that lie in a socket, and pages of files that only a mapping holds, cannot be seen: then what the host
         # has more of than before is taken to be theirs.
-        if is_parked or memory is None or not memory <= files.keys():
+        if opened.parks or memory is None or not memory <= opened.memory.keys():
             shared = max(shared, grown[_SHARED])
-        return own + shared + (most_listed if is_parked else listed)
+        return own + shared + (most_listed if opened.parks else listed)
 
-    def _listed(self, pids: list[int], most_bytes: int) -> tuple[set[int] | None, int]:
-        """Memory files that are mapped, and what the lists take, at most; nothing is known where they are too long."""
+    def _listed(self, pids: list[int], beside_bytes: int, most_bytes: int) -> tuple[set[int] | None, int]:
+        """Memory files that are mapped, and what the lists take, at most; nothing is known where they are too long.
+
+        `beside_bytes`: the most that the kernel has beside them, `most_bytes`: in all.
+        """
+        there = len(processes(self._proc)) + 1
         try:
-            found = lists.of(self._proc, pids, len(processes(self._proc)) + 1)
+            found = lists.of(self._proc, pids, there)
         except lists.TooLong:
             return None, most_bytes
-        return found.memory, min(found.size_bytes + parked.most_in_options_bytes(), most_bytes)
+        size_bytes = found.size_bytes + beside_bytes + parked.most_in_options_bytes()
+        size_bytes += _system_v_bytes(self._ipc_ns(), lambda: parked.most_undone_bytes(there))
+        return found.memory, min(size_bytes, most_bytes)
 
     def _unmapped_bytes(self, files: dict[int, int]) -> int:
         """Memory files, the vm's /run and /dev/shm, what System V has, whoever has them mapped."""
         scratch = os.statvfs(MEMORY)
-        used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize
+        used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize + _own_files(scratch) * _FILE_BYTES
         used += trees.usage(MEMORY, trees.in_attributes).size_bytes
-        return used + sum(files.values()) + _system_v_bytes(self._ipc_ns())
+        return used + sum(files.values()) + _system_v_bytes(self._ipc_ns(), parked.system_v_bytes)
 
 
 def _most_in_attributes_bytes() -> int:
     """More than all attributes of files in the vm's memory can take: so many files, times the most that one has."""
-    scratch = os.statvfs(MEMORY)
-    return max(scratch.f_files - scratch.f_ffree - _OWN_FILES, 0) * _ATTRIBUTES_MAX_BYTES
+    return _own_files(os.statvfs(MEMORY)) * _ATTRIBUTES_MAX_BYTES
+
+
+def _own_files(scratch: os.statvfs_result) -> int:
+    """How many the code has made there."""
+    return max(scratch.f_files - scratch.f_ffree - _OWN_FILES, 0)
 
 
 def proportional_bytes(proc: int, pid: int) -> int:
@@ -114,31 +132,36 @@ def _proportional_kib(proc: int, pid: int) -> dict[bytes, int]:
     return {parts[0]: int(parts[1]) for line in lines if len(parts := line.split()) == 3 and parts[2] == b"kB"}
 
 
-def _files(proc: int, pids: list[int]) -> tuple[dict[int, int], bool]:
-    """As `_memory_files`, of all of them."""
-    found = [_memory_files(proc, pid) for pid in pids]
-    return {inode: size for files, _ in found for inode, size in files.items()}, any(parks for _, parks in found)
+@dataclass
+class _Opened:
+    """What processes have open."""
+
+    memory: dict[int, int] = field(default_factory=dict)
+    """Inode -> size of memory files."""
+    parks: bool = False
+    """Whether descriptors lie in a socket of theirs."""
+    watchers: int = 0
+    """How many watch files."""
+
+    def look(self, proc: int, pid: int) -> None:
+        """Add those of a process."""
+        with entries(proc, f"{pid}/fd") as (folder, names):
+            for name in names:
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    target = os.readlink(name, dir_fd=folder)
+                    if target.startswith(_MEMFD):
+                        status = os.stat(name, dir_fd=folder)
+                        self.memory[status.st_ino] = status.st_blocks * 512
+                    elif target.startswith(_SOCKET):
+                        self.parks = self.parks or parked.is_parking(proc, pid, name)
+                    elif target == _WATCHER:
+                        self.watchers += 1
 
 
-def _memory_files(proc: int, pid: int) -> tuple[dict[int, int], bool]:
-    """Inode and size of the memfds that a process has open, and whether it has descriptors parked in a socket."""
-    found, parks = {}, False
-    with entries(proc, f"{pid}/fd") as (folder, names):
-        for name in names:
-            with contextlib.suppress(OSError):  # closed meanwhile
-                target = os.readlink(name, dir_fd=folder)
-                if target.startswith(_MEMFD):
-                    status = os.stat(name, dir_fd=folder)
-                    found[status.st_ino] = status.st_blocks * 512
-                elif target.startswith(_SOCKET):
-                    parks = parks or parked.is_parking(proc, pid, name)
-    return found, parks
-
-
-def _system_v_bytes(ipc_ns: int) -> int:
-    """The job's segments, messages and semaphores: in files that show the reader's ipc namespace."""
+def _system_v_bytes(ipc_ns: int, counted: Callable[[], int]) -> int:
+    """What of System V is counted so: in files that show the reader's ipc namespace, which is to be the job's."""
     try:
         kernel.setns(ipc_ns, kernel.NEWIPC)  # we use none ourselves
-        return parked.segments_bytes() + parked.messages_bytes() + parked.semaphores_bytes()
+        return counted()
     except (OSError, ValueError, IndexError):
         return 0

@@ -7,6 +7,8 @@ user's processes: pipes (64 MiB, then 8 KiB for each).
 import os
 import socket
 import struct
+import sys
+from collections import Counter
 from functools import cache
 
 from rewindbox.backends.namespace.processes import read
@@ -16,8 +18,10 @@ _HEADER, _ATTRIBUTE = struct.Struct("IHHII"), struct.Struct("HH")
 _BY_FAMILY, _REQUEST_DUMP, _DONE, _ERROR = 20, 0x301, 3, 2
 _TCP, _UDP = 6, 17
 _ALL = 0xFFFFFFFF
+_PEER, _UNREAD = 2, 4
+"""Attributes of a Unix socket: who it is tied to (0: who was closed), and how much of a stream it has not read."""
 _KINDS = (
-    (struct.pack("BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, 0x20, 0, 0), 16, 5),
+    (struct.pack("BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, 0x34, 0, 0), 16, 5),
     *(
         (struct.pack("BBBxI48x", family, protocol, 1 << 6, _ALL), 72, 7)
         for family in (socket.AF_INET, socket.AF_INET6)
@@ -30,11 +34,21 @@ which attribute has it."""
 _TO_READ, _SENT, _TO_SEND, _IN_HAND = 0, 2, 5, 7
 """Which of the numbers about a socket's memory is what. What a Unix socket has sent is its own until it is read."""
 _ANSWER_BYTES = 1 << 16
+_STREAM, _STREAMS, _OTHERS = b"0001", b"UNIX-STREAM", b"UNIX"
+"""The type in /proc/net/unix, and names in /proc/net/protocols; before Linux 5.15 there is only the last, for all."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OPTIONS_MAX_BYTES = 128 << 10
 """net.core.optmem_max, as kernels have it that give a socket the most."""
 _SEMAPHORE_BYTES = 64
 """Each has a line of the processor's cache to itself."""
+_UNDOING_BYTES, _UNDONE_BYTES = 192, 4
+"""What a process has for each set that it is to undo something in, and for each semaphore of it; allocated in powers of
+two."""
+_EVENT_BYTES = 512
+"""Of a watcher of files, with a long name."""
+PINNED = b"pinned"
+"""In what `host_bytes` tells: pages of files that are in no file any more, and held, as a pipe holds all of a huge one
+for a byte of it. The kernel lists them as pages of files, and counts them in no file's cache."""
 
 
 def tables_bytes(proc: int, pids: list[int]) -> int:
@@ -45,27 +59,28 @@ def tables_bytes(proc: int, pids: list[int]) -> int:
     return total
 
 
-def messages_bytes() -> int:
-    """What lies in System V message queues of our own ipc namespace."""
-    return _column("msg", b"cbytes")
+def system_v_bytes() -> int:
+    """What segments, messages and semaphores (System V) of our own ipc namespace have in memory."""
+    return _column("shm", b"rss") + _column("msg", b"cbytes") + _column("sem", b"nsems") * _SEMAPHORE_BYTES
 
 
-def semaphores_bytes() -> int:
-    """What the System V semaphores of our own ipc namespace take."""
-    return _column("sem", b"nsems") * _SEMAPHORE_BYTES
-
-
-def segments_bytes() -> int:
-    """What System V segments of our own ipc namespace have in memory."""
-    return _column("shm", b"rss")
+def most_undone_bytes(processes: int) -> int:
+    """The most that so many processes take for what the semaphores of our own ipc namespace are to be undone by."""
+    (_, *sets), semaphores = _rows("sem"), _column("sem", b"nsems")
+    return processes * (len(sets) * _UNDOING_BYTES + semaphores * _UNDONE_BYTES)
 
 
 def _column(table: str, name: bytes) -> int:
     """The sum of a column of a table in /proc/sysvipc."""
+    head, *rows = _rows(table)
+    column = head.index(name)
+    return sum(int(row[column]) for row in rows)
+
+
+def _rows(table: str) -> list[list[bytes]]:
+    """A table in /proc/sysvipc, its head first."""
     with open(f"/proc/sysvipc/{table}", "rb") as file:
-        head, *rows = file.read().splitlines()
-    column = head.split().index(name)
-    return sum(int(row.split()[column]) for row in rows)
+        return [line.split() for line in file.read().splitlines()]
 
 
 def most_in_sockets_bytes() -> int:
@@ -80,6 +95,27 @@ def most_in_sockets_bytes() -> int:
 def most_in_options_bytes() -> int:
     """More than all options of these sockets can take: filters, memberships of groups."""
     return _sockets()[0] * _OPTIONS_MAX_BYTES
+
+
+def most_left_behind_bytes() -> tuple[int, int]:
+    """More than Unix sockets hold that are closed, and whose data others have not read: no list has them any more.
+
+    Of streams, and of others. Of a stream it is `sockets_bytes` that tells the data, and this what goes with it.
+    """
+    with open("/proc/self/net/protocols", "rb") as file:
+        there = Counter({row[0]: int(row[2]) for row in (line.split(None, 3) for line in file.read().splitlines()[1:])})
+    with open("/proc/self/net/unix", "rb") as file:
+        types = Counter(line.split(None, 5)[4] for line in file.read().splitlines()[1:])
+    listed_streams = types[_STREAM] if _STREAMS in there else 0
+    streams, others = there[_STREAMS] - listed_streams, there[_OTHERS] - types.total() + listed_streams
+    return max(streams, 0) * _most_in_one_bytes(), max(others, 0) * _most_in_one_bytes()
+
+
+@cache
+def most_queued_bytes() -> int:
+    """The most that waits for whoever reads from a watcher of files (inotify)."""
+    with open("/proc/sys/fs/inotify/max_queued_events", "rb") as file:
+        return int(file.read()) * _EVENT_BYTES
 
 
 def _sockets() -> tuple[int, int]:
@@ -115,19 +151,26 @@ def _of_kind_bytes(question: bytes, fixed_bytes: int, attribute: int) -> int:
                 size, kind, *_ = _HEADER.unpack_from(answer)
                 if kind in (_DONE, _ERROR):
                     return total
-                total += _held_bytes(answer[_HEADER.size + fixed_bytes : size], attribute)
+                total += _held_bytes(_attributes(answer[_HEADER.size + fixed_bytes : size]), attribute)
                 answer = answer[_aligned(size) :]
 
 
-def _held_bytes(attributes: bytes, wanted: int) -> int:
-    """What a socket has of what was sent to it or by it."""
-    while attributes:
-        size, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind == wanted:
-            told = struct.unpack_from("8I", attributes, _ATTRIBUTE.size)
-            return int(told[_TO_READ] + max(told[_SENT], told[_TO_SEND]) + told[_IN_HAND])
-        attributes = attributes[_aligned(size) :]
-    return 0
+def _attributes(rest: bytes) -> dict[int, bytes]:
+    found = {}
+    while rest:
+        size, kind = _ATTRIBUTE.unpack_from(rest)
+        found[kind] = rest[_ATTRIBUTE.size : size]
+        rest = rest[_aligned(size) :]
+    return found
+
+
+def _held_bytes(attributes: dict[int, bytes], memory: int) -> int:
+    """What a socket has of what was sent to it or by it; and what was sent by one that is closed."""
+    told = struct.unpack_from("8I", attributes.get(memory, bytes(32)))
+    orphaned = attributes.get(_UNREAD, b"")[:4] if attributes.get(_PEER) == bytes(4) else b""
+    return int(told[_TO_READ] + max(told[_SENT], told[_TO_SEND]) + told[_IN_HAND]) + int.from_bytes(
+        orphaned, sys.byteorder
+    )
 
 
 def _aligned(size: int) -> int:
@@ -176,13 +219,19 @@ class Growth:
 
 
 def host_bytes(*names: bytes) -> dict[bytes, int]:
-    """Lines of the host's /proc/meminfo."""
+    """Lines of the host's /proc/meminfo, and `PINNED`."""
     descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = os.read(descriptor, 8192)
     finally:
         os.close(descriptor)
-    return {name: _told_bytes(text, name) for name in names}
+    return {name: _pinned_bytes(text) if name == PINNED else _told_bytes(text, name) for name in names}
+
+
+def _pinned_bytes(meminfo: bytes) -> int:
+    """Can be below zero: what is locked in memory is in neither list."""
+    listed = sum(_told_bytes(meminfo, name) for name in (b"Active(file):", b"Inactive(file):", b"Shmem:"))
+    return listed - sum(_told_bytes(meminfo, name) for name in (b"Cached:", b"Buffers:"))
 
 
 def _told_bytes(text: bytes, name: bytes) -> int:

@@ -1,6 +1,7 @@
 """The processes of a vm, seen from its supervisor: who is there, signals by handle, and an end for all of them."""
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Container, Iterator
 from rewindbox.backends.namespace.machine import PROC
 
 _DEADLY_S = 10.0
-"""A killed process that is not gone by then sits in the kernel: the vm is broken."""
+"""Where of killed processes none has gone for so long, they sit in the kernel: the vm is broken."""
 _RESTING_S = 0.1
 _PAUSE_S = 0.002
 """Longest between two looks at who is left. Five hundred forks of a python take the kernel 70 ms to tear down."""
@@ -115,17 +116,19 @@ def kill_all(proc: int, spare: Spare | None = None, killed: set[int] | None = No
     """
     if spare is None and _is_empty(proc):
         return
-    pause, began = 0.0001, time.monotonic()
-    killed, forget_at = killed or strike(proc, spare), began + _FORGETTING_S
+    pause, since, fewest = 0.0001, time.monotonic(), math.inf
+    killed, forget_at = killed or strike(proc, spare), since + _FORGETTING_S
     while True:
         fresh = _doomed(proc, spare, killed)
         if not fresh and not _is_any_left(proc, spare, killed):
             return
+        if (there := len(processes(proc))) < fewest:
+            fewest, since = there, time.monotonic()
         signal_each(proc, fresh, signal.SIGKILL)
         killed = killed.union(fresh)
         _reap()
-        if time.monotonic() > began + _DEADLY_S:
-            raise StillAlive(f"{len(killed)} processes survive SIGKILL")
+        if time.monotonic() > since + _DEADLY_S:
+            raise StillAlive(f"{there} processes survive SIGKILL")
         time.sleep(pause)
         pause = min(pause * 2, _PAUSE_S)
         if time.monotonic() > forget_at:

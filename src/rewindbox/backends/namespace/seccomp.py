@@ -135,6 +135,8 @@ _ABSENT: _Numbers = {
     "listmount": (458, 458),
     # Memory that no count of the host's shows, and that cannot be thrown out.
     "memfd_secret": (447, 447),
+    # A page of a process that a pipe holds: a byte keeps all of a huge one, in no process's memory and no count.
+    "vmsplice": (278, 75),
     # Rules without end, in memory that hangs on nothing that can be seen. Ours (landlock.py) are on before the filter.
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
@@ -162,6 +164,7 @@ _CHECKED: _Numbers = {
     "mmap": (9, 222),
     "memfd_create": (319, 279),
     "shmget": (29, 194),
+    "semget": (64, 190),
     "mknod": (133, None),
     "mknodat": (259, 33),
     **{"chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54)},
@@ -196,7 +199,9 @@ _ALL = 0xFFFFFFFF
 # Namespaces: mount, cgroup, uts, ipc, user, pid, net; that of time cannot be made by clone. And CLONE_PARENT,
 # whose child would be the supervisor's own.
 _CLONE_REFUSED = 0x7E020000 | 0x8000
-_SOCKET, _ATTACH = 1, (26, 50, 51, 52)  # SOL_SOCKET; SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF
+_SOCKET = 1  # SOL_SOCKET
+_ATTACH = (26, 50, 51, 52)  # SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF
+_ZERO_COPY = 60  # SO_ZEROCOPY: as vmsplice, with sockets
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _RAW, _PACKET, _TYPE = 3, 10, 0xF  # SOCK_PACKET turns an INET socket into one that sees whole frames
 _IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
@@ -204,9 +209,10 @@ _SEND_KEYS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into, or paste to, the
 _SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
 _SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
 # Without end, and what takes memory must hang on a process where it can be counted (lists.py): locks of an open file
-# (F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW) do not, nor does what a thread has in a table of descriptors of its own.
+# (F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW) do not, nor does what a thread has in a table of descriptors of its own, or
+# has to undo in semaphores by itself (it is to be born with CLONE_FILES and CLONE_SYSVSEM).
 _FILE_LOCKS = (36, 37, 38)
-_THREAD, _THREAD_WITH_FILES = 0x10000, 0x10400
+_THREADS, _BORN_RIGHT = 0x50400, (0x50400, 0, 0x400, 0x40000, 0x40400)
 _OWN_TABLE = 2
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
 _MARK = 12  # RLIMIT_MSGQUEUE
@@ -214,14 +220,20 @@ _OWN_ID = (1000, _ALL)  # the one there is, and leaving it as it is
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
-    "clone": ((0, _CLONE_REFUSED, (0,), "next", "refuse"), (0, _THREAD_WITH_FILES, (_THREAD,), "refuse", "allow")),
+    "clone": (
+        (0, _CLONE_REFUSED, (0,), "next", "refuse"),
+        (0, _THREADS, _BORN_RIGHT, "allow", "refuse"),
+    ),
     # A program on a socket is made the processor's own, in memory of which a host has so much: where there is none left
     # nobody but root puts on a filter any more.
-    "setsockopt": ((1, _ALL, (_SOCKET,), "next", "allow"), (2, _ALL, _ATTACH, "refuse", "allow")),
+    "setsockopt": ((1, _ALL, (_SOCKET,), "next", "allow"), (2, _ALL, (*_ATTACH, _ZERO_COPY), "refuse", "allow")),
     # Huge pages that the administrator has set aside. No resident set shows them.
     "mmap": ((3, 0x40000, (0,), "allow", "refuse"),),
     "memfd_create": ((1, 0x4, (0,), "allow", "refuse"),),
     "shmget": ((2, 0x800, (0,), "allow", "refuse"),),
+    # 255 in a set at most (it was 250 for decades): a process that ends looks at all of each set that it has to undo
+    # something in. With 32,000 in a set that took the kernel minutes, in which nobody can be killed.
+    "semget": ((1, 0xFFFFFF00, (0,), "allow", "no such"),),
     # Families with their own history of holes are out; so are raw sockets. EPERM, as for other refusals.
     "socket": (
         (0, _ALL, (_UNIX,), "allow", "next"),
