@@ -8,7 +8,7 @@ import pytest
 from conftest import boot_after, eventually, job, out, run, status_of
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
-from rewindbox.errors import RewindboxError
+from rewindbox.errors import ExecutionFailed, RewindboxError
 from rewindbox.languages import LANGUAGES
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +148,17 @@ async def test_nothing_of_the_vm_is_loaded_into_what_outlives_a_rollback(backend
             await vm.execute(order)
     await vm.go_to(point)
     assert (await vm.execute(job("print(6 * 7)", "python", session="s"))).stdout == b"42\n"
+
+
+@pytest.mark.parametrize("breaks", ["rm -f /lib /lib64", "mv /lib /lib64 /tmp || true"])
+async def test_a_vm_without_its_loader_says_so(backend, vm, breaks):
+    """What took its own loader away is told that, and what helps; and it does help."""
+    point = (await vm.take_point()).state
+    await run(vm, breaks)
+    with pytest.raises(ExecutionFailed, match=r"was changed in this vm \(/lib.*\); roll back"):
+        await vm.execute(job("true"))
+    await vm.go_to(point)
+    assert await out(vm, "echo 1") == "1\n"
 
 
 async def test_run_and_shm_are_as_they_were(vm):

@@ -7,10 +7,27 @@ starts. The code may change them all. What outlives a rollback (template.py) is 
 import os
 
 from rewindbox.backends.namespace import paths, rootfs
+from rewindbox.backends.namespace.machine import Machine
 
 _TABLES = ("etc/ld.so.cache", "etc/ld.so.preload")
 _MUSL, _PYTHON = "ld-musl-", "python"
 _TABLE_MAX_BYTES = 4 << 20
+
+
+class Changed(Exception):
+    """What programs are loaded by is not what the vm began with: going back mends it."""
+
+
+def check(machine: Machine, otherwise: str) -> None:
+    """Raises Changed, which begins with what comes of it."""
+    skeleton = machine.look_at([])
+    try:
+        names = changed(skeleton, machine.root)
+    finally:
+        os.close(skeleton)
+    if names:
+        listed = ", ".join(f"/{name}" for name in names)
+        raise Changed(f"{otherwise}: what programs are loaded by was changed in this vm ({listed})")
 
 
 def changed(skeleton: int, root: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from rewindbox.backends.namespace.defences import Unmet
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
+from rewindbox.backends.namespace.loading import Changed
 from rewindbox.backends.namespace.machine import Damaged, StepFailed
 
 MESSAGE_BYTES = 96 * 1024
@@ -18,7 +19,9 @@ _WORD_BYTES = 32
 _WORD_S = 30.0
 """A holder waits 5 s for its database at most."""
 
-_KINDS: dict[type[Exception], str] = {BadPath: "bad", Lost: "lost", Damaged: "damaged", Unmet: "unmet"}
+_KINDS: dict[type[Exception], str] = {
+    **{BadPath: "bad", Lost: "lost", Changed: "changed", Damaged: "damaged", Unmet: "unmet"},
+}
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -73,7 +76,7 @@ def say(link: socket.socket, result: Callable[[], Reply]) -> bool:
         reply = result()
         if "descriptor" in reply:
             descriptors.append(reply.pop("descriptor"))
-    except (BadPath, Lost, Damaged, Unmet) as error:
+    except tuple(_KINDS) as error:
         reply = {"error": _KINDS[type(error)], "text": str(error)}
     except StepFailed as error:
         reply = {"error": "step", "text": str(error), "step": error.step, "errno": error.cause.errno}

@@ -137,7 +137,7 @@ class Sessions:
         return {name: session.tip for name, session in self.live.items() if session.tip}
 
     def begin(self, name: str, order: dict[str, Any]) -> Session:
-        """The live session of that name; made when it is not there. Raises Lost."""
+        """The live session of that name; made when it is not there. Raises Lost and Changed."""
         if name not in self.live:
             parent = self._ready_template(order)
             self._last += 1

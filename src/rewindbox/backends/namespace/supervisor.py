@@ -7,6 +7,7 @@ comes out of the vm is not.
 """
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from rewindbox.backends.namespace import defences, files, kernel, nameless, scratch
+from rewindbox.backends.namespace import defences, files, kernel, loading, nameless, scratch
 from rewindbox.backends.namespace.checkpoints import Budget
 from rewindbox.backends.namespace.files import BadPath
 from rewindbox.backends.namespace.forks import Lost
@@ -46,6 +47,8 @@ from rewindbox.backends.namespace.watch import Disk, usage
 
 _FIXED = ("file_mib", "open_files", "processes")
 """Limits that the kernel counts for each process and nobody can raise again."""
+_UNLOADABLE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENOEXEC, errno.ELIBBAD)
+"""What is said of a program, or of its loader, that is not there or is none."""
 _IDLE_MS = 2.0
 """So long after a job its point has been taken, too: then there is time to get ready for the next."""
 
@@ -159,7 +162,7 @@ class Supervisor:
                 raise BadPath("a job is running already")
             start = self._start_job if request["session"] is None else self._start_turn
             start(request, streams, answer)
-        except (BadPath, Lost, OSError) as failure:
+        except (BadPath, Lost, loading.Changed, OSError) as failure:
             told_to_go(answer)  # a socket that is closed with an unread word on it loses its last answer
             _turn_away(failure, streams, answer)
 
@@ -248,10 +251,16 @@ class Supervisor:
         if spawner.failure is not None:
             failure, self.job = spawner.failure, None
             spawner.close()
-            self._end_job(lambda: refuse(failure))
+            self._end_job(lambda: self._not_started(failure))
             return
         self._job_handle = os.pidfd_open(spawner.pid or 0)
         self._poll.register(self._job_handle, select.POLLIN)
+
+    def _not_started(self, failure: OSError) -> Reply:
+        """The vm's own files may be why."""
+        if failure.errno in _UNLOADABLE:
+            loading.check(self.machine, str(failure.strerror))
+        raise failure
 
     def _finish_job(self) -> None:
         assert isinstance(self.job, Job)

@@ -68,8 +68,8 @@ _READ_ONLY = "/usr"
 
 
 def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Process, Spawner]:
-    """The template, and what started it, whose ipc namespace all sessions are in. 15 ms. Raises Lost."""
-    _check_loading(machine)
+    """The template, and what started it, whose ipc namespace all sessions are in. 15 ms. Raises Lost and Changed."""
+    loading.check(machine, "no session can begin")
     ours, theirs = pair()
     try:
         spawner, pid = _spawned(machine, guard, order, theirs)
@@ -77,17 +77,6 @@ def start(machine: Machine, guard: Guard, order: dict[str, Any]) -> tuple[Proces
     except BaseException:
         ours.close()
         raise
-
-
-def _check_loading(machine: Machine) -> None:
-    skeleton = machine.look_at([])
-    try:
-        planted = loading.changed(skeleton, machine.root)
-    finally:
-        os.close(skeleton)
-    if planted:
-        names = ", ".join(f"/{name}" for name in planted)
-        raise Lost(f"no session can begin: {names} of the vm decide what python loads, and were changed: roll back")
 
 
 def head_of(template: Process) -> Process:

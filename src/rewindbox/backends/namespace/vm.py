@@ -307,7 +307,7 @@ def _not_run(failure: link.Failed) -> Exception:
         return BadRequest(str(failure), remedy=remedy)
     if failure.kind == "lost":
         return ExecutionFailed(str(failure), remedy="go back to a point, or run it again to begin a new session")
-    return ExecutionFailed(str(failure))
+    return ExecutionFailed(str(failure), remedy="roll back to a point before" if failure.kind == "changed" else None)
 
 
 def _reason(failure: link.Failed) -> str:
