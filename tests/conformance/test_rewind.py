@@ -63,6 +63,27 @@ async def test_specimens_survive_many_points(vm, filler):
         assert await describe(vm) == seen[number]
 
 
+FLAGS = """
+import fcntl, os, struct
+GET, SET, XGET, XSET, NODUMP, NOATIME = 0x80086601, 0x40086602, 0x801C581F, 0x401C5820, 0x40, 0xC0
+open("f", "w").close()
+for path in ("f", ".", "/tmp", "/run", "/dev/shm"):
+    file = os.open(path, os.O_RDONLY)
+    try: before = fcntl.ioctl(file, GET, bytes(8)), fcntl.ioctl(file, XGET, bytes(28))
+    except OSError: continue  # its file system has none
+    for number, flags in ((SET, struct.pack("q", NODUMP | NOATIME)), (XSET, struct.pack("I24x", NOATIME))):
+        try: fcntl.ioctl(file, number, flags); print(path, "took flags")
+        except PermissionError: pass
+    assert before == (fcntl.ioctl(file, GET, bytes(8)), fcntl.ioctl(file, XGET, bytes(28))), path
+"""
+
+
+async def test_files_have_no_flags_that_a_point_would_lose(vm):
+    """What `chattr` sets is in no copy of a file: nobody sets it, in a session neither."""
+    assert await out(vm, FLAGS, "python") == ""
+    assert await out(vm, FLAGS, "python", session="s") == ""
+
+
 async def test_branches(vm, filler):
     """From A to B, back to A, on to C, over to B: each is whole, and none has anything of the other."""
     await out(vm, filler)

@@ -39,7 +39,7 @@ REFUSED_NAMES = """
     open_by_handle_at settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname syslog
     vhangup move_pages migrate_pages mbind get_mempolicy set_mempolicy set_mempolicy_home_node
     lsm_get_self_attr lsm_set_self_attr lsm_list_modules getpmsg putpmsg afs_syscall tuxcall security
-    ustat sync syncfs"""
+    ustat sync syncfs file_setattr"""
 REFUSED = set(REFUSED_NAMES.split())
 ABSENT = {
     *("clone3", "statmount", "listmount", "memfd_secret"),
@@ -177,6 +177,8 @@ DECISIONS = [
     ("socketpair", (1, 1, 0), ALLOW),
     *(("socketpair", (f, 1, 0), EPERM) for f in (0, 2, 16, 30, 30 | HIGH)),
     *(("ioctl", (0, n), ALLOW) for n in (0x5401, 0x5410, 0x540E, 0x5413, 0x541B, 0x8912, 0x5452)),
+    *(("ioctl", (0, n), ALLOW) for n in (0x80086601, 0x801C581F)),  # FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR
+    *(("ioctl", (0, n | h), EPERM) for n in (0x40086602, 0x401C5820) for h in (0, HIGH)),
     *(("ioctl", (0, n | h), EPERM) for n in (0x5412, 0x541C, 0x8901, 0x8902) for h in (0, HIGH)),
     *(("fcntl", (0, n), ALLOW) for n in (0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 1030, 1031, 1033)),
     *(("fcntl", (0, n | h), EINVAL) for n in (36, 37, 38) for h in (0, HIGH)),
@@ -256,7 +258,6 @@ def test_imports_are_of_the_standard_library(module):
 
 ALLOWED_THOUGH_DOCKER_REFUSES = {
     "file_getattr": "the ioctl FS_IOC_FSGETXATTR under another name, which Docker allows",
-    "file_setattr": "the ioctl FS_IOC_FSSETXATTR under another name, which Docker allows",
 }
 
 

@@ -107,6 +107,8 @@ _REFUSED: _Numbers = {
     # Files by handle: a way past every directory.
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
+    # The ioctl FS_IOC_FSSETXATTR, see _SET_FLAGS, under another name.
+    "file_setattr": (469, 469),
     # The host's clock, names, log, terminal, and what it has not yet written to its disks.
     "settimeofday": (164, 170),
     "clock_settime": (227, 112),
@@ -207,6 +209,7 @@ _RAW, _PACKET, _TYPE = 3, 10, 0xF  # SOCK_PACKET turns an INET socket into one t
 _IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
 _SEND_KEYS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into, or paste to, the terminal of whoever started us
 _SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
+_SET_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: `chattr`. No point carries what that sets
 _SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
 # Without end, and what takes memory must hang on a process where it can be counted (lists.py): locks of an open file
 # (F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW) do not, nor does what a thread has in a table of descriptors of its own, or
@@ -246,7 +249,7 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     # and go on; on EPERM they give up.
     "netlink": ((2, _ALL, (0,), "allow", "no family"),),
     "socketpair": ((0, _ALL, (_UNIX,), "allow", "refuse"),),
-    "ioctl": ((1, _ALL, _SEND_KEYS + _SET_OWNER_IOCTL, "refuse", "allow"),),
+    "ioctl": ((1, _ALL, _SEND_KEYS + _SET_OWNER_IOCTL + _SET_FLAGS, "refuse", "allow"),),
     "fcntl": (
         (1, _ALL, _SET_OWNER_FCNTL, "refuse", "next"),
         (1, _ALL, _FILE_LOCKS, "no such", "allow"),
