@@ -102,6 +102,7 @@ def _start_ahead(store: str | None) -> None:
     with suppress(RewindboxError, OSError):  # whoever opens the store says it better
         settings = config.load(store=store)
         if settings.history.persist_history:
+            config.check_owner(settings.folder)
             backends.ahead(settings.backend, os.path.join(settings.folder, "vms"))
 
 

@@ -6,6 +6,7 @@ type or an unknown key is a ConfigError that names key, value and remedy; nothin
 """
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -122,6 +123,25 @@ class Settings:
             return os.path.abspath(os.path.expanduser(self.store))
         base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
         return os.path.join(base, "rewindbox")
+
+
+def check_owner(folder: str) -> None:
+    """That nobody else can have put anything into a store's folder, as far as it is there. Raises ConfigError.
+
+    Root is no exception: what an ordinary user has planted in it would act with root's rights.
+    """
+    for path in (folder, os.path.join(folder, "locks"), os.path.join(folder, "history.db")):
+        try:
+            status = os.stat(path, follow_symlinks=path == folder)
+        except OSError:  # not there yet; what else it is, whoever opens it says better
+            continue
+        if status.st_uid != os.geteuid():
+            raise ConfigError(
+                f"the store {folder} is not this user's: {path} belongs to uid {status.st_uid}, not {os.geteuid()}",
+                remedy="run as its owner, or choose another with REWINDBOX_STORE",
+            )
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_IWOTH:
+            raise ConfigError(f"the store's folder {path} can be written by every user", remedy=f"chmod go-w {path}")
 
 
 _PARTS = (HistorySettings, Limits, PoolSettings)

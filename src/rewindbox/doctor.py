@@ -168,6 +168,7 @@ def _file_system(folder: str) -> str:
 @contextmanager
 def temporary_store(settings: config.Settings) -> Iterator[str]:
     """On the file system where the vms will be."""
+    config.check_owner(settings.folder)
     parent = _nearest(settings.folder)
     try:
         folder = tempfile.mkdtemp(prefix=".rewindbox-doctor-", dir=parent)

@@ -161,10 +161,11 @@ def _remove_left(above: str) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """That of a store, and of its locks, for its owner only. Raises HistoryError."""
+    """That of a store, and of its locks, for its owner only. Raises HistoryError; ConfigError: it is another user's."""
     try:
         for name in ("", "locks"):  # the mode is that of the last folder made
             os.makedirs(os.path.join(folder, name), mode=0o700, exist_ok=True)
+            config.check_owner(folder)
     except OSError as error:
         raise HistoryError(
             f"the store {folder} cannot be made: {error.strerror}",

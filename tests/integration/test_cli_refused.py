@@ -1,6 +1,7 @@
 """What the command line refuses, in one line and with which exit code; which languages it has."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def test_wrong_requests(used: Cli, name: str) -> None:
         value = json.loads(done.stdout)["error"]
         assert (done.returncode, done.stderr, value["code"]) == (2, b"", code)
         assert set(value) == {"code", "message", "remedy"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder that is another user's")
+@pytest.mark.parametrize("words", [("exec", "bash", "true"), ("history",), ("token", "create", "t")], ids=str)
+def test_a_store_of_another_user(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """No command uses it, not even root's: nothing is started and nothing made there."""
+    os.chown(tmp_path, 4711, 4711)
+    assert Cli(tmp_path).json(*words, code=2)["error"]["code"] == "config_error"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_snapshot_of_another_vm(cli: Cli) -> None:

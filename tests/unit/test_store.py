@@ -13,7 +13,7 @@ from stores import SOURCE, add_vm, fresh, place, rows_of
 import rewindbox.schema as schema_module
 from rewindbox import opened
 from rewindbox.causes import history_error
-from rewindbox.errors import HistoryError, Internal, ValidationFailed
+from rewindbox.errors import ConfigError, HistoryError, Internal, ValidationFailed
 from rewindbox.registry import Registry
 from rewindbox.schema import FACTS
 from rewindbox.store import Store
@@ -49,6 +49,26 @@ def test_the_store_is_private(tmp_path, umask):
         os.umask(before)
     for name in ("", "locks"):
         assert stat.S_IMODE(os.stat(tmp_path / "new" / "store" / name).st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder that is another user's")
+@pytest.mark.parametrize("theirs", ["", "locks", "history.db"])
+def test_a_store_of_another_user_is_not_used(tmp_path, theirs):
+    """Not by root either: it is refused with path, owner and remedy."""
+    folder = tmp_path / "store"
+    (folder / theirs).mkdir(parents=True)
+    os.chown(folder / theirs, 4711, 4711)
+    with pytest.raises(ConfigError, match=f"{folder / theirs} belongs to uid 4711, not 0; run as its owner, or choose"):
+        opened.make_folder(str(folder))
+
+
+def test_a_store_that_everybody_can_write_is_not_used(tmp_path):
+    """Who could put files in place of ours is kept out first, as the message says."""
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"{tmp_path} can be written by every user; chmod go-w {tmp_path}"):
+        opened.make_folder(str(tmp_path))
+    tmp_path.chmod(0o755)
+    opened.make_folder(str(tmp_path))
 
 
 def test_a_lock_is_no_link(tmp_path):

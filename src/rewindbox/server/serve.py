@@ -27,7 +27,9 @@ def main(call: Call) -> int:
 
 
 def _tokens(call: Call) -> Tokens:
-    return Tokens(config.load(store=call.arguments.store).folder)
+    folder = config.load(store=call.arguments.store).folder
+    config.check_owner(folder)
+    return Tokens(folder)
 
 
 def _create(call: Call) -> int:
