@@ -113,6 +113,25 @@ async def test_memory_without_control_groups_is_said_to_be_watched(alone, monkey
     assert (await run(vm, HOG, "python", memory_mib=100)).ended == "memory"
 
 
+MAPPED = """import mmap, time
+with open("big", "wb") as file:
+    for _ in range(200): file.write(b"x" * (1 << 20))
+with open("big", "r+b") as file: maps = [mmap.mmap(file.fileno(), 0), mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE)]
+print(sum(m[n] for _ in range(20) for m in maps for n in range(0, len(m), 4096)), flush=True)
+"""
+COPIED = "for n in range(0, len(maps[1]), 4096): maps[1][n] = 1\ntime.sleep(1000)"
+
+
+async def test_mapped_files_are_not_counted_where_memory_is_watched(alone, monkeypatch):
+    """The kernel takes their pages back when it likes, as where it counts; those that a program makes its own count."""
+    monkeypatch.setattr(starting, "_BOOT", NO_GROUPS)
+    _, vm = await alone()
+    outcome = await run(vm, MAPPED, "python", memory_mib=100)
+    assert (outcome.ended, outcome.stdout) == ("exit", b"%d\n" % (20 * 2 * 200 * 256 * ord("x")))
+    assert outcome.memory_peak_bytes <= 100 << 20
+    assert (await run(vm, MAPPED + COPIED, "python", memory_mib=100)).ended == "memory"
+
+
 async def test_files_are_no_memory_that_is_missing(alone, is_hard):
     """What the kernel keeps of files is given up for a program: writing and reading 300 MiB stays within 100."""
     _, vm = await alone()

@@ -150,6 +150,8 @@ DECISIONS = [
     *(("setsockopt", (3, level, 26), ALLOW) for level in (0, 6, 41)),
     *(("setsockopt", (3, 1, name), ALLOW) for name in (2, 7, 9, 15, 16, 27, 49, 53)),
     *(("setsockopt", (3, 1 | h, name | h), EPERM) for name in (26, 50, 51, 52, 60) for h in (0, HIGH)),
+    *(("getsockopt", (3, level, name), ALLOW) for level, name in ((1, 4), (1, 35), (6, 11), (6, 1), (41, 35))),
+    *(("getsockopt", (3, 6 | h, 35 | h), EINVAL) for h in (0, HIGH)),
     *(("mmap", (0, 4096, 3, flags), ALLOW) for flags in (0x22, 0x1, 0x20022, 0x100022)),
     *(("mmap", (0, 4096, 3, flags), EPERM) for flags in (0x40022, 21 << 26 | 0x40022, 0x40022 | HIGH)),
     *(("memfd_create", (0, flags), ALLOW) for flags in (0, 1, 2, 3, 8)),

@@ -58,13 +58,15 @@ class Memory:
     def exact_bytes(self, pids: list[int], limit_bytes: int) -> int:
         """Every page once, if nobody forks meanwhile: what a fork comes to share is counted too often.
 
+        None of a file on the disk: the kernel takes those back, mapped or not. What it shows as such and cannot take
+        back, packets that lie mapped, the filter refuses.
         Where nothing that is slow to see can make it pass the limit, that is left out.
         """
         private, mapped = 0, 0
         for pid in pids:
             sizes = _proportional_kib(self._proc, pid)
             mapped += sizes.get(b"Pss_Shmem:", 0)
-            private += sizes.get(b"Pss:", 0) - sizes.get(b"Pss_Shmem:", 0)
+            private += sizes.get(b"Pss_Anon:", 0)
         opened = _Opened()
         for pid in pids:
             opened.look(self._proc, pid)

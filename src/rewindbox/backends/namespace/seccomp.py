@@ -163,6 +163,7 @@ _CHECKED: _Numbers = {
     "prlimit64": (302, 261),
     "setrlimit": (160, 164),
     "setsockopt": (54, 208),
+    "getsockopt": (55, 209),
     "mmap": (9, 222),
     "memfd_create": (319, 279),
     "shmget": (29, 194),
@@ -204,6 +205,7 @@ _CLONE_REFUSED = 0x7E020000 | 0x8000
 _SOCKET = 1  # SOL_SOCKET
 _ATTACH = (26, 50, 51, 52)  # SO_ATTACH_FILTER, _BPF, _REUSEPORT_CBPF, _REUSEPORT_EBPF
 _ZERO_COPY = 60  # SO_ZEROCOPY: as vmsplice, with sockets
+_TCP, _MAP_PACKETS = 6, 35
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _RAW, _PACKET, _TYPE = 3, 10, 0xF  # SOCK_PACKET turns an INET socket into one that sees whole frames
 _IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
@@ -230,6 +232,8 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     # A program on a socket is made the processor's own, in memory of which a host has so much: where there is none left
     # nobody but root puts on a filter any more.
     "setsockopt": ((1, _ALL, (_SOCKET,), "next", "allow"), (2, _ALL, (*_ATTACH, _ZERO_COPY), "refuse", "allow")),
+    # TCP_ZEROCOPY_RECEIVE: packets that are mapped are counted as mapped files are, which the kernel can take back.
+    "getsockopt": ((1, _ALL, (_TCP,), "next", "allow"), (2, _ALL, (_MAP_PACKETS,), "no such", "allow")),
     # Huge pages that the administrator has set aside. No resident set shows them.
     "mmap": ((3, 0x40000, (0,), "allow", "refuse"),),
     "memfd_create": ((1, 0x4, (0,), "allow", "refuse"),),

@@ -142,10 +142,11 @@ class Watched:
     def counted_bytes(self, seen_bytes: int) -> int:
         """The most that counted against the limit, as far as was seen.
 
-        Pages of files that somebody else read first are theirs, where the kernel counts: it lets nobody pass.
+        Pages of files may not have counted: who was not ended for it has not passed the limit, and where the kernel
+        counts nobody does.
         """
-        peak = max(self.peak_bytes, seen_bytes)
-        return min(peak, int(self.limits["memory_mib"]) << 20) if self._group.holds() else peak
+        peak, is_held = max(self.peak_bytes, seen_bytes), self._group.holds() or self.why != "memory"
+        return min(peak, int(self.limits["memory_mib"]) << 20) if is_held else peak
 
     def _used_when_stopped(self, limit_bytes: int) -> tuple[int, float, int] | None:
         """Count again while nobody forks or takes more; those that were running go on where it is not too much."""
