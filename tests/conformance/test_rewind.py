@@ -63,6 +63,24 @@ async def test_specimens_survive_many_points(vm, filler):
         assert await describe(vm) == seen[number]
 
 
+SERVES = """
+import socket
+server = socket.socket(); server.bind(("127.0.0.1", 8123)); server.listen()
+client = socket.create_connection(("127.0.0.1", 8123))
+serving = server.accept()[0]
+serving.close(); assert client.recv(1) == b""; client.close()
+"""
+
+
+async def test_a_port_is_free_again(vm):
+    """What was served before going back keeps no port, nor is it seen: nothing waits for late packets of its own."""
+    point = (await vm.take_point()).state
+    for _ in range(2):
+        await out(vm, SERVES, "python")
+        await vm.go_to(point)
+        assert await out(vm, "tail -n +2 /proc/net/tcp") == ""
+
+
 FLAGS = """
 import fcntl, os, struct
 GET, SET, XGET, XSET, NODUMP, NOATIME = 0x80086601, 0x40086602, 0x801C581F, 0x401C5820, 0x40, 0xC0
