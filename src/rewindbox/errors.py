@@ -13,7 +13,7 @@ RewindboxError
 │   ├── UnknownRun             no run has that id
 │   ├── UnknownLease           nobody holds a vm of the pool by that id
 │   ├── UnknownPath            a server has nothing there; WrongMethod: not that way
-│   ├── TooLarge               a request has more bytes than a server takes; TooSlow: it took too long
+│   ├── TooLarge               a request is more than a server takes; TooSlow: it took too long
 │   ├── SnapshotNotFound       no such point or snapshot, or one of another vm
 │   ├── SessionNotFound        no such live session
 │   ├── InputClosed            nobody reads that standard input any more
@@ -277,7 +277,7 @@ class WrongMethod(BadRequest):
 
 
 class TooLarge(BadRequest):
-    """A request has more bytes than a server takes."""
+    """A request has more bytes or values than a server takes."""
 
     code = "too_large"
 

@@ -54,7 +54,7 @@ LAYERS = (
     ("running", "commands", "doctor"),
     ("siege",),
     ("server.bounds", "server.tokens", "server.metrics", "server.journal", "server.bodies", "server.encoding"),
-    ("server.problems", "server.feeds", "server.readiness", "server.turns"),
+    ("server.problems", "server.feeds", "server.readiness", "server.turns", "server.counted"),
     ("server.gate", "server.streams", "server.work"),
     ("server.runs", "server.leases"),
     ("server.access",),

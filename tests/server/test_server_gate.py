@@ -14,9 +14,11 @@ import pytest
 from served import Served, inside
 from websockets.client import ClientProtocol
 from websockets.protocol import State
+from websockets.sync.client import connect
 from websockets.uri import parse_uri
 
 from conftest import PATIENCE_S, remove, until
+from rewindbox.server import app, counted, original
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.serve import bound
 from rewindbox.server.tokens import Tokens
@@ -42,6 +44,16 @@ def client(place):
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_S) as made:
         made.post("/v1/vms", json={"name": "vm"})
         yield made
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A client of a server that takes bodies as long as usual."""
+    store = tmp_path_factory.mktemp("many") / "store"
+    headers = {"Authorization": f"Bearer {Tokens(str(store)).create('test')}"}
+    with inside(store, Bounds()) as url, httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_S) as made:
+        yield made
+    remove(store)
 
 
 def said(url: str, raw: bytes, *, then_close: bool = False) -> bytes:
@@ -96,6 +108,43 @@ def test_too_large_is_refused_before_it_is_read(client, place):
     head = f"GET /health HTTP/1.1\r\nHost: localhost\r\nX: {'x' * 2_000_000}\r\n\r\n"
     found = said(place[0], head.encode())  # an answer may be lost while we still write
     assert not found or b" 400 " in found.split(b"\r\n")[0]
+
+
+MANY = 5001
+"""Values in an object, of each of which an error would be made."""
+
+
+@pytest.mark.parametrize("path", ["/v1/vms", "/v1/vms/vm/executions", "/api/llm/execute", "/api/llm/parse-execute"])
+def test_json_of_too_many_values_is_refused_before_it_is_read(many, path):
+    """Whatever its encoding, nothing is made of it; what looks so in a text is a text."""
+    body = json.dumps({str(number): 1 for number in range(MANY)})
+    for content in (
+        body.encode(),
+        body.encode("utf-16"),
+        b'["\\\\", ' + b"[], " * MANY * 2 + b"1]",
+        b"[1" + b",1" * 10_000,
+    ):
+        answer = many.post(path, content=content, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large"), content[:40]
+    assert many.post("/v1/plan", json={"text": '",[{\\' * MANY * 3}).status_code == 200
+
+
+def test_every_route_that_takes_json_counts_it():
+    """None is forgotten: a body is read by a route that counts."""
+    routes = [route for group in (*app.ROUTES, *original.ROUTES) for route in group.routes]
+    taking = [route for route in routes if getattr(route, "body_field", None) is not None]
+    assert len(taking) > 15 and [route.path for route in taking if not isinstance(route, counted.Route)] == []
+
+
+@pytest.mark.parametrize("path", ["/v1/ws", "/ws/vm"])
+def test_a_message_of_too_many_values_is_refused(place, path):
+    """So is one of a WebSocket, and the connection goes on."""
+    url, token = place
+    headers = {"Authorization": f"Bearer {token}"}
+    with connect(f"ws{url.removeprefix('http')}{path}", additional_headers=headers) as talk:
+        for _ in range(2):
+            talk.send(json.dumps({str(number): 1 for number in range(MANY)}))
+            assert json.loads(talk.recv(PATIENCE_S))["data"]["code"] == "too_large"
 
 
 def test_who_says_nothing_is_let_go(place):

@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from rewindbox import errors
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import TEXT_CHARS, Asked, LimitsBody, Name, Removed, Text
+from rewindbox.server.counted import Route
 from rewindbox.server.executions import last_id
 from rewindbox.server.problems import Responses, responses
 from rewindbox.server.runs import Run, decision_body
 from rewindbox.server.streams import MEDIA_TYPE, EventStream
 from rewindbox.vm import AsyncVm
 
-routes = APIRouter(prefix="/v1", tags=["runs"])
+routes = APIRouter(prefix="/v1", tags=["runs"], route_class=Route)
 _REQUEST = "What the user had asked for: it counts in `execution_confidence`. Null: unknown."
 LastId = Annotated[str | None, last_id(r"^(|\d{1,9}(:\d{1,18}-\d{1,18})?)$")]
 _EVENTS: Responses = {200: {"content": {MEDIA_TYPE: {}}, "description": "The events."}}

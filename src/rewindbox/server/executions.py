@@ -26,13 +26,14 @@ from rewindbox.server.bodies import (
     execution_body,
     is_whole,
 )
+from rewindbox.server.counted import Route
 from rewindbox.server.feeds import Event, Feed, Place
 from rewindbox.server.problems import Responses, responses
 from rewindbox.server.streams import MEDIA_TYPE, EventStream, until_gone
 from rewindbox.stdin import Stdin
 from rewindbox.vm import AsyncVm
 
-routes = APIRouter(tags=["executions"])
+routes = APIRouter(tags=["executions"], route_class=Route)
 _RUNNING = (
     *(errors.UnsupportedLanguage, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable),
     *(errors.SnapshotFailed, errors.ExecutionFailed),

@@ -12,10 +12,11 @@ from rewindbox.execution import rfc3339
 from rewindbox.points import Point as Recorded
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import Asked, Name, Text
+from rewindbox.server.counted import Route
 from rewindbox.server.problems import responses
 from rewindbox.vm import AsyncVm
 
-routes = APIRouter(prefix="/v1/vms/{vm}", tags=["points"])
+routes = APIRouter(prefix="/v1/vms/{vm}", tags=["points"], route_class=Route)
 _MOST = 1000
 """Points on a page."""
 _STARTING = (errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable)

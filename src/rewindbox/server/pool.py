@@ -11,11 +11,12 @@ from rewindbox import errors
 from rewindbox.meanwhile import meanwhile
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Text
+from rewindbox.server.counted import Route
 from rewindbox.server.problems import responses
 from rewindbox.server.streams import until_gone
 from rewindbox.server.vms import Vm, shown
 
-routes = APIRouter(prefix="/v1/pool", tags=["pool"])
+routes = APIRouter(prefix="/v1/pool", tags=["pool"], route_class=Route)
 LeaseId = Annotated[str, Path(pattern=r"^lease_[a-z2-7]{26}$")]
 
 

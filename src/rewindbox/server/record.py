@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from rewindbox import errors
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Text, execution_body
+from rewindbox.server.counted import Route
 from rewindbox.server.encoding import told
 from rewindbox.server.problems import responses
 
-routes = APIRouter(prefix="/v1", tags=["history"])
+routes = APIRouter(prefix="/v1", tags=["history"], route_class=Route)
 _LINES = "application/jsonl"
 _OF_ALL = "this is the record of all agents"
 

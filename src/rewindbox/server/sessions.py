@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from rewindbox import errors
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Name, Text
+from rewindbox.server.counted import Route
 from rewindbox.server.problems import responses
 
-routes = APIRouter(prefix="/v1/vms/{vm}/sessions", tags=["sessions"])
+routes = APIRouter(prefix="/v1/vms/{vm}/sessions", tags=["sessions"], route_class=Route)
 _STARTING = (errors.UnknownVm, errors.VmBusy, errors.VmDamaged, errors.VmNotAvailable, errors.UnsupportedLanguage)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from rewindbox.errors import TooMany, UnknownExecution
 from rewindbox.execution import Execution
-from rewindbox.server import executions
+from rewindbox.server import counted, executions
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.bodies import Asked, ExecutionRequest, Text
 from rewindbox.server.feeds import Event
@@ -96,6 +96,7 @@ class _Connection:
         """Do what a message says, or answer why not."""
         ref: Any = None
         try:
+            counted.check(text)
             try:
                 message = _MESSAGE.validate_json(text)
             except ValidationError as error:

@@ -11,10 +11,11 @@ from rewindbox.errors import InvalidArgument, TooManyVms, UnknownVm, VmBusy
 from rewindbox.registry import VmRecord
 from rewindbox.server.access import Who
 from rewindbox.server.bodies import Asked, Name, Removed, Text
+from rewindbox.server.counted import Route
 from rewindbox.server.problems import responses
 from rewindbox.vm import AsyncVm
 
-routes = APIRouter(prefix="/v1/vms", tags=["vms"])
+routes = APIRouter(prefix="/v1/vms", tags=["vms"], route_class=Route)
 
 
 class NewVm(Asked):

@@ -6,14 +6,13 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from rewindbox.errors import InvalidArgument, RewindboxError
-from rewindbox.server import problems
+from rewindbox.server import counted, problems
 
 
-class Route(APIRoute):
+class Route(counted.Route):
     """A route whose errors are JSON as the original's clients read it: `error` and `message`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -4,7 +4,6 @@ One message is answered after the other. What a program writes is told as it com
 end it.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,11 +14,11 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from rewindbox.errors import InvalidArgument, NotYet, RewindboxError
+from rewindbox.errors import InvalidArgument, NotYet, RewindboxError, TooLarge
 from rewindbox.execution import Execution, rfc3339
 from rewindbox.ids import new_id
 from rewindbox.opened import beside
-from rewindbox.server import problems
+from rewindbox.server import counted, problems
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.encoding import encoded
 from rewindbox.server.feeds import Feed, Place
@@ -75,14 +74,17 @@ class Talk:
             message = await self.socket.receive()
             if message["type"] == "websocket.disconnect":
                 return None
+            why: RewindboxError = InvalidArgument("a message that is no JSON object", remedy="send one")
             try:
-                heard = json.loads(message.get("text") or message.get("bytes") or "")
+                heard = counted.loads(message.get("text") or message.get("bytes") or b"")
+            except TooLarge as error:
+                heard, why = None, error
             except (ValueError, RecursionError):
                 heard = None
             if isinstance(heard, dict):
                 return heard
             self._heard = {}
-            await self.fail(InvalidArgument("a message that is no JSON object", remedy="send one"), {})
+            await self.fail(why, {})
 
     async def fail(self, error: RewindboxError, data: Data) -> None:
         """Say what is wrong with the message."""
