@@ -10,6 +10,7 @@ from written import write
 
 from conftest import PATIENCE_S, remove, until
 from rewindbox import history
+from rewindbox.server import files
 from rewindbox.server.bounds import Bounds
 from rewindbox.server.tokens import Tokens
 
@@ -26,16 +27,22 @@ class Gate(threading.Event):
 
 @pytest.fixture
 def gate(monkeypatch):
-    made, read = Gate(), history.read_execution
+    made = Gate()
 
-    def held(row):
-        if asyncio._get_running_loop() is None:
-            made.reached.set()
-            made.waiting += 1
-            assert made.wait(PATIENCE_S)
-        return read(row)
+    def hold(module, name):
+        read = getattr(module, name)
 
-    monkeypatch.setattr(history, "read_execution", held)
+        def held(given):
+            if asyncio._get_running_loop() is None and not made.is_set():
+                made.reached.set()
+                made.waiting += 1
+                assert made.wait(PATIENCE_S)
+            return read(given)
+
+        monkeypatch.setattr(module, name, held)
+
+    hold(history, "read_execution")
+    hold(files, "name_as_text")
     yield made
     made.set()
 
@@ -122,6 +129,33 @@ def test_a_token_reads_so_much_at_once(tmp_path, gate):
                 thread.join(PATIENCE_S)
         assert answers == [200] * 3
         assert [one.get(place).status_code for _ in range(3)] == [200] * 3
+    remove(store)
+
+
+def test_so_is_a_long_folder(tmp_path, gate):
+    """While its entries are made ready others are answered, but no more of one token at once than read the record."""
+    store, answers = tmp_path / "store", []
+    header = {"Authorization": f"Bearer {Tokens(str(store)).create('test', None)}"}
+    with (
+        inside(store, Bounds(readings=1, turn_s=0.2)) as url,
+        httpx.Client(base_url=url, headers=header, timeout=PATIENCE_S) as client,
+    ):
+        client.post("/v1/vms", json={"name": "full"})
+        made = {"language": "bash", "code": "mkdir d; cd d; touch $(seq 100)"}
+        assert client.post("/v1/vms/full/executions", json=made).json()["success"]
+        place = "/v1/vms/full/files?path=d"
+        asking = threading.Thread(target=lambda: answers.append(client.get(place).json()))
+        asking.start()
+        try:
+            assert gate.reached.wait(PATIENCE_S)
+            assert client.get("/health").status_code == 200 and not answers
+            assert client.get(place).json()["code"] == "too_many"
+        finally:
+            gate.set()
+            asking.join(PATIENCE_S)
+        names = [entry["name"] for entry in answers[0]["entries"]]
+        assert names == sorted(str(number) for number in range(1, 101))
+        assert client.get(place).json() == answers[0]
     remove(store)
 
 

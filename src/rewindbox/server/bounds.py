@@ -30,7 +30,8 @@ class Bounds:
     requests: int = 64
     """At once, of one token; a stream is one as long as it is open."""
     readings: int = 4
-    """At once, of one token: requests that read the record, each of which may have much in memory. Others wait."""
+    """At once, of one token: requests that read the record or a folder, each of which may have much in memory. Others
+    wait."""
     turn_s: float = 30.0
     """So long."""
     executions: int = 32

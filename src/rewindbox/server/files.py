@@ -1,13 +1,14 @@
 """/v1/vms/VM/file and /files: files into and out of a vm. Paths are the vm's own, never the host's."""
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from rewindbox.documents import name_as_text
 from rewindbox.errors import BadRequest, UnknownFile, UnknownVm, VmBusy, VmDamaged, VmNotAvailable
+from rewindbox.server import encoding
 from rewindbox.server.access import Who
 from rewindbox.server.problems import Responses, responses
 
@@ -24,6 +25,7 @@ FilePath = Annotated[
     ),
 ]
 Mode = Annotated[str, Query(pattern=r"^[0-7]{3}$", description="Its permissions, in octal.")]
+_ENTRY_CHARS = 100
 _BYTES: Responses = {200: {"content": {"application/octet-stream": {}}, "description": "Its content, byte by byte."}}
 
 
@@ -50,13 +52,15 @@ class Written(BaseModel):
     bytes: int = Field(description="Its size now, in bytes.")
 
 
-@routes.get("/files", responses=responses(*_STARTING))
-async def list_folder(who: Who, vm: str, path: FilePath = ".") -> Folder:
-    """The entries of a folder."""
+@routes.get("/files", response_model=Folder, responses=responses(*_STARTING))
+async def list_folder(who: Who, vm: str, path: FilePath = ".") -> Response:
+    """The entries of a folder, at most 100,000: one that has more is an error."""
     found = await (await who.vm(vm)).list(path)
-    return Folder(
-        path=path, entries=[FileEntry(**asdict(entry) | {"name": name_as_text(entry.name)}) for entry in found]
-    )
+
+    def told() -> dict[str, Any]:
+        return {"path": path, "entries": [asdict(entry) | {"name": name_as_text(entry.name)} for entry in found]}
+
+    return await encoding.answer(told, len(found) * _ENTRY_CHARS)
 
 
 @routes.get("/file", response_class=Response, responses=responses(*_STARTING, also=_BYTES))

@@ -24,7 +24,10 @@ from rewindbox.server.turns import Turns
 
 OPEN = ("/health", "/ready")
 """Paths that say no more than that we are there, to whoever asks."""
-_OF_THE_RECORD = re.compile(r"/v1/history|/v1/executions/[^/]+(/output/[^/]+)?|/api/vms/[^/]+/history")
+_LONG = re.compile(
+    r"/v1/history|/v1/executions/[^/]+(/output/[^/]+)?|/api/vms/[^/]+/history"  # of the record
+    r"|/v1/vms/[^/]+/files"
+)
 PROTOCOL = "rewindbox.bearer."
 """A browser cannot set a header of a WebSocket: it offers a protocol of this name with the token behind."""
 
@@ -125,8 +128,8 @@ class Gate:
                 del self._busy[token.name]
 
     def _reading(self, token: Token, scope: Scope) -> AbstractAsyncContextManager[None]:
-        """A turn to read the record, until the answer is sent, where the request is one for that. Raises TooMany."""
-        if scope["type"] != "http" or not _OF_THE_RECORD.fullmatch(scope["path"]):
+        """A turn at what may be long, until the answer is sent, where the request is for that. Raises TooMany."""
+        if scope["type"] != "http" or not _LONG.fullmatch(scope["path"]):
             return nullcontext()
         return self._turns.had(token, self._bounds.turn_s)
 

@@ -1,6 +1,6 @@
-"""Turns at the record: so many of one token at once read what may be long, the others wait.
+"""Turns at what may be long, the record and folders: so many of one token at once read it, the others wait.
 
-Each has much of it in memory for as long as its client takes the answer; another token's turns are its own.
+Each has much in memory for as long as its client takes the answer; another token's turns are its own.
 """
 
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ class Turns:
             with anyio.fail_after(wait_s):
                 await turns.acquire()
         except TimeoutError as error:
-            text = f"{self._bounds.readings} requests of this token read the record"
+            text = f"{self._bounds.readings} requests of this token read what may be long"
             raise TooMany(text, remedy="take their answers first") from error
         try:
             yield
