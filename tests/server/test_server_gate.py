@@ -94,6 +94,24 @@ def test_pages_of_others_may_not_ask(client):
     assert client.options("/v1/vms", headers={**asked, "Origin": "https://evil.example"}).status_code == 400
 
 
+def test_what_pages_of_others_ask_without_an_origin_is_refused(client, place):
+    """An image, a link or a fetch that reads nothing is known by what the browser says of it, whatever it asks for."""
+    for site in ("cross-site", "same-site"):
+        for method, path in (("GET", "/v1/history"), ("HEAD", "/v1/vms"), ("GET", "/health"), ("POST", "/v1/verify")):
+            answer = client.request(method, path, headers={"Sec-Fetch-Site": site})
+            assert answer.status_code == 403, (site, path)
+        head = (
+            f"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {place[1]}\r\nSec-Fetch-Site: {site}\r\n"
+        )
+        upgrade = "Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        assert said(place[0], (head + upgrade + key).encode()).startswith(b"HTTP/1.1 403 ")
+    for site in ("none", "same-origin"):
+        assert client.get("/v1/vms", headers={"Sec-Fetch-Site": site}).status_code == 200, site
+    listed = {"Origin": "https://page.example", "Sec-Fetch-Site": "cross-site"}
+    assert client.get("/v1/vms", headers=listed).status_code == 200
+
+
 def test_too_large_is_refused_before_it_is_read(client, place):
     """A body that is too large is 413, told by its length or not; one that fits goes through."""
     big = {"name": "x" * 3000}

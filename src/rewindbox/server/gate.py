@@ -108,7 +108,9 @@ class Gate:
             raise Refused(f"this server is not called {name[:100]!a}", remedy=remedy) from None
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
-        origin = headers.get("origin")
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin is None and site in _OF_OTHERS:
+            raise Refused(f"a page of another site ({site}) may not ask", remedy="open the address by itself")
         scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
         if origin is None or origin in self._origins or origin == f"{scheme}://{headers.get('host', '')}":
             return
@@ -144,6 +146,9 @@ class Gate:
         journal.note("request", **facts, **ids, token=token.name if token else None)
 
 
+_OF_OTHERS = ("cross-site", "same-site")
+"""What a browser says of a request that a page of others makes without an origin: an image, a link, a fetch of which
+it reads nothing."""
 _NOT_ADMITTED = 1008
 """Policy violation (RFC 6455, 7.4.1)."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "WEBSOCKET")
