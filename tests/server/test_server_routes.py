@@ -180,6 +180,38 @@ def test_a_revoked_token_ends_an_open_connection(server, path):
         assert client.get("/v1/vms/revoked").status_code == 404
 
 
+@pytest.mark.parametrize("how", ["stream", "socket"])
+def test_a_revoked_token_hears_no_more_of_what_it_follows(server, client, how):
+    """What an execution writes afterwards does not come, the stream or connection ends; the execution goes on."""
+    tokens = Tokens(str(server.store))
+    secret = tokens.create(how)
+    client.post("/v1/vms", json={"name": "followed"})
+    asked = {"language": "bash", "code": "echo one; cat", "stdin_open": True, "wait": False}
+    begun = client.post("/v1/vms/followed/executions", json=asked).json()
+
+    def say_more():
+        tokens.revoke(how)
+        client.post(f"/v1/executions/{begun['execution_id']}/stdin?close=true", content=b"two")
+
+    if how == "stream":
+        with server.client(secret) as short, short.stream("GET", begun["events"]) as answer:
+            told = events(answer.iter_lines())
+            heard = [next(told), next(told)]
+            say_more()
+            heard += told
+    else:
+        url, headers = f"{server.url.replace('http', 'ws')}/v1/ws", {"Authorization": f"Bearer {secret}"}
+        with connect(url, additional_headers=headers, proxy=None) as socket:
+            socket.send(json.dumps({"do": "follow", "execution_id": begun["execution_id"]}))
+            heard = [json.loads(socket.recv(timeout=PATIENCE_S)) for _ in range(2)]
+            say_more()
+            with pytest.raises(ConnectionClosed) as caught:
+                heard.append(json.loads(socket.recv(timeout=PATIENCE_S)))
+        assert caught.value.rcvd is not None and caught.value.rcvd.code == 1008
+    assert [event["event"] for event in heard] == ["begun", "output"] and output_of(heard) == "one\n"
+    assert output_of(list(follow(client, begun["events"]))) == "one\ntwo"
+
+
 def test_an_execution_is_what_its_schema_says():
     """Every field of an execution is in the schema, and none that it does not have."""
     assert set(ExecutionBody.model_fields) == {*Execution.__slots__, *_TOLD} - _INSIDE

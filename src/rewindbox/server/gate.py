@@ -7,7 +7,7 @@ that asks, the token, how much of this token goes on already, and, while it is r
 import ipaddress
 import json
 import re
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -60,7 +60,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         begun = anyio.current_time()
-        told = _Told(send)
+        told = _Told(scope, send, self._admitted)
         try:
             token = self._admitted(scope)
             scope.setdefault("state", {})["token"] = token
@@ -82,17 +82,13 @@ class Gate:
             return ANYBODY
         return self._tokens.check(_bearer(headers))
 
-    def _heard(self, scope: Scope, receive: Receive, send: Send) -> Receive:
+    def _heard(self, scope: Scope, receive: Receive, told: "_Told") -> Receive:
         """Of a WebSocket each message is admitted by itself: with who is not any more the connection ends."""
 
         async def received() -> Message:
             message = await receive()
-            if message["type"] == "websocket.receive":
-                try:
-                    self._admitted(scope)
-                except RewindboxError:
-                    await send({"type": "websocket.close", "code": _NOT_ADMITTED})
-                    return {"type": "websocket.disconnect", "code": _NOT_ADMITTED}
+            if message["type"] == "websocket.receive" and await told.is_ended():
+                return {"type": "websocket.disconnect", "code": _NOT_ADMITTED}
             return message
 
         return received if scope["type"] == "websocket" else receive
@@ -151,6 +147,11 @@ _OF_OTHERS = ("cross-site", "same-site")
 it reads nothing."""
 _NOT_ADMITTED = 1008
 """Policy violation (RFC 6455, 7.4.1)."""
+_END: dict[str, Message] = {
+    "http": {"type": "http.response.body", "body": b""},
+    "websocket": {"type": "websocket.close", "code": _NOT_ADMITTED},
+}
+"""Of an answer that has begun."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "WEBSOCKET")
 
 
@@ -158,18 +159,30 @@ _DRAIN_S, _DRAIN_MESSAGES = 1.0, 64
 
 
 class _Told:
-    """What was sent so far."""
+    """What was sent so far. What comes part by part, and so may take long, ends with who is not admitted any more."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status, self.has_begun = 0, False
+    def __init__(self, scope: Scope, send: Send, admit: Callable[[Scope], Token]) -> None:
+        self._scope, self._send, self._admit = scope, send, admit
+        self.status, self.has_begun, self._has_ended = 0, False, False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             self.status, self.has_begun = message["status"], True
         elif message["type"] in ("websocket.accept", "websocket.close"):
             self.status, self.has_begun = self.status or (101 if message["type"].endswith("accept") else 403), True
-        await self._send(message)
+        is_part = message["type"] == "websocket.send" or message.get("more_body")
+        if not self._has_ended and not (is_part and await self.is_ended()):
+            await self._send(message)
+
+    async def is_ended(self) -> bool:
+        """Whether it has ended, because who asks would not be admitted now."""
+        if not self._has_ended:
+            try:
+                self._admit(self._scope)
+            except RewindboxError:
+                self._has_ended = True
+                await self._send(_END[self._scope["type"]])
+        return self._has_ended
 
 
 class _Body:
