@@ -32,7 +32,7 @@ class Limits:
     file_mib: int = 4096
     """Largest file it may write. Beyond: writes fail inside (EFBIG, SIGXFSZ)."""
     open_files: int = 1024
-    """Descriptors a process may hold. Beyond: open fails inside (EMFILE)."""
+    """Descriptors a process may hold, at least 5. Beyond: open fails inside (EMFILE)."""
     disk_mib: int = 8192
     """What the vm's own files may occupy on the host. Beyond: `ended="killed"`, exit code 137."""
     inodes: int = 1_000_000
@@ -45,12 +45,23 @@ class Limits:
                 raise InvalidArgument(f"limit {field.name} is {value!r}", remedy="give a number above 0")
             if not 0 < value < 2**53:
                 raise InvalidArgument(f"limit {field.name} is {value!r}", remedy="give a number above 0")
+        self.check_open_files(None)
+
+    def check_open_files(self, session: str | None) -> None:
+        """Raises InvalidArgument: too few to begin a program, or a session of this kind (`Language.session`)."""
+        least = _OPEN_FILES[session]
+        if self.open_files < least:
+            what = f"limit open_files is {self.open_files:g}, too few for a {'session' if session else 'program'}"
+            raise InvalidArgument(what, remedy=f"give at least {least}")
 
     def as_dict(self) -> dict[str, Any]:
         """Field names and values, for the protocol and for `--json`."""
         return {name: getattr(self, name) for name in _LIMITS}
 
 
+_OPEN_FILES = {None: 5, "saved": 48, "live": 910}
+"""The fewest with which python begins, a bash session has descriptor 47, and a python session those that it keeps out
+of the way of its code, from 900 on; 906 were enough."""
 _LIMITS = tuple(field.name for field in fields(Limits))
 
 

@@ -7,7 +7,7 @@ import anyio
 
 from rewindbox import policy
 from rewindbox.backends.base import BackendVm, FileInfo, Job, OnOutput, Outcome
-from rewindbox.errors import BadRequest, ExecutionFailed, VmNotAvailable
+from rewindbox.errors import BadRequest, ExecutionFailed, InvalidArgument, VmNotAvailable
 from rewindbox.execution import Execution
 from rewindbox.history import HistoryPage
 from rewindbox.ids import new_id
@@ -98,11 +98,11 @@ class AsyncVm:
             code=code,
             limits=self._settings.limits_of(chosen.timeout_multiplier, limits, timeout_seconds),
             environment=environment or {},
-            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
+            stdin=stdin if isinstance(stdin, Stdin) else encoded(stdin, "stdin"),
             working_dir=working_dir,
             session=session,
         )
-        check_session(job)
+        _check(job)
         undo = self._settings.history.auto_rollback_on_failure if rollback_on_failure is None else rollback_on_failure
         async with self._queue:
             vm, before = await self._standing.start()
@@ -222,7 +222,7 @@ class AsyncVm:
         chosen = self._settings.languages.find(language)
         limits = self._settings.limits_of(chosen.timeout_multiplier, None, None)
         job = Job(id=new_id("ex"), language=chosen, code="", limits=limits, session=name)
-        check_session(job)
+        _check(job)
         if chosen.session == "live":
             async with self._queue:
                 vm, _ = await self._standing.start()
@@ -301,10 +301,11 @@ class AsyncVm:
 
     async def write(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Create or replace a file of the vm; folders on the way are made. Leaves a point."""
+        content = encoded(data, "the file")
         async with self._queue:
             vm, tip = await self._standing.start()
             with anyio.CancelScope(shield=True):
-                await vm.write(path, data.encode() if isinstance(data, str) else data, mode)
+                await vm.write(path, content, mode)
                 await self._standing.leave_point(vm, tip)
             self._standing.sweep(vm, 1)
 
@@ -330,6 +331,22 @@ class AsyncVm:
                 self._open.timeline.drop_states(tx, [point.id for point in kept])
             await self._open.backend.destroy(self.id)
             self._on_removed(self.id)
+
+
+def encoded(text: bytes | str, what: str, errors: str = "strict") -> bytes:
+    """Text as UTF-8. Raises InvalidArgument: it has half of a character."""
+    try:
+        return text.encode("utf-8", errors) if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        problem = f"{what} has a lone surrogate at position {error.start}"
+        raise InvalidArgument(problem, remedy="give text that UTF-8 can write, or bytes") from error
+
+
+def _check(job: Job) -> None:
+    """Raises BadRequest: what no vm can do, before one is started for it."""
+    check_session(job)
+    job.limits.check_open_files(job.language.session if job.session is not None else None)
+    encoded(job.working_dir or "", "working_dir", "surrogateescape")  # a folder may have any bytes as its name
 
 
 def is_busy(vm: AsyncVm) -> bool:

@@ -10,6 +10,7 @@ from conftest import remove
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.errors import (
     BadRequest,
+    InvalidArgument,
     LanguageRefused,
     UnknownExecution,
     UnknownVm,
@@ -200,3 +201,32 @@ async def test_limits_of_a_box(store):
         assert (await vm.execute("bash", "echo 0123456789abc")).ended == "output"
         assert (await vm.execute("bash", "echo 0123456789abc", limits=Limits())).success
         assert (await vm.execute("bash", "sleep 1000", timeout_seconds=0.2)).error == "Execution timeout after 200ms"
+
+
+@pytest.mark.parametrize(
+    ("least", "language", "session"), [(5, "python", None), (5, "bash", None), (48, "bash", "s"), (910, "python", "s")]
+)
+async def test_the_fewest_descriptors(box, least, language, session):
+    """With them a program or session begins and goes back; with fewer it is refused before anything runs."""
+    vm = await box.vm("one")
+    with pytest.raises(InvalidArgument, match=f"open_files is {least - 1}.*at least {least}"):
+        await vm.execute(language, "x=1", session=session, limits=Limits(open_files=least - 1))
+    assert (await box.history()).total == 0
+    for code in ("x=1", "x=2"):
+        execution = await vm.execute(language, code, session=session, limits=Limits(open_files=least))
+        assert execution.success, execution.stderr
+    await vm.rollback(execution)
+    assert (await vm.execute(language, "x=3", session=session, limits=Limits(open_files=least))).success
+
+
+async def test_text_with_half_of_a_character(box):
+    """What UTF-8 cannot write is no input, no file and no folder's name; bytes of a name that are none are as ever."""
+    vm = await box.vm("one")
+    for wrong in ({"stdin": "\ud800"}, {"working_dir": "\ud800"}):
+        with pytest.raises(InvalidArgument, match="lone surrogate at position 0"):
+            await vm.execute("bash", "true", **wrong)
+    with pytest.raises(InvalidArgument, match="lone surrogate"):
+        await vm.write("f", "\ud800")
+    assert (await box.history()).total == 0
+    assert (await vm.execute("bash", "mkdir $'\\xff'")).success
+    assert (await vm.execute("bash", "pwd", working_dir="\udcff")).stdout_bytes == b"/home/agent/\xff\n"

@@ -60,6 +60,15 @@ def test_malformed_requests_are_named(client, body):
     assert answer.json()["error"]
 
 
+@pytest.mark.parametrize("time", ["NaN", "Infinity", "-Infinity", "1e999", "-1"])
+def test_a_time_of_a_session_that_is_none_is_refused(client, time):
+    """As that of any execution is."""
+    assert client.post("/sessions", json={"name": "timed"}).is_success
+    body = f'{{"command": "true", "timeout_seconds": {time}}}'
+    answer = client.post("/sessions/timed/execute", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
+
+
 TEXTS = st.text(st.characters(), max_size=12) | st.sampled_from(["\ud800", "\0", "../..", "vm_", "x" * 300, "%00"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,

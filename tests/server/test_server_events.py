@@ -201,8 +201,9 @@ def test_input_over_a_websocket(server):
         name = json.loads(wire.recv(60))["execution_id"]
         wire.send(json.dumps({"do": "stdin", "execution_id": name, "data": "it\n"}))
         assert json.loads(wire.recv(60))["data"]["text"] == "got it\n"
-        wire.send(json.dumps({"do": "stdin", "execution_id": name, "data_base64": "_"}))
-        assert json.loads(wire.recv(60))["data"]["code"] == "invalid_argument"
+        for wrong in ({"data": "\ud800"}, {"data_base64": "_"}):
+            wire.send(json.dumps({"do": "stdin", "execution_id": name, **wrong}))
+            assert json.loads(wire.recv(60))["data"]["code"] == "invalid_argument"
         wire.send(json.dumps({"do": "stdin", "execution_id": name, "data_base64": "/v8=", "close": True}))
         assert json.loads(wire.recv(60))["data"]["text"].split() == ["fe", "ff"]
         assert json.loads(wire.recv(60))["data"]["exit_code"] == 0

@@ -339,6 +339,10 @@ def test_what_is_refused(client):
         (run, {**good, "limits": {"memory": 1}}, 400, "invalid_argument"),
         (run, {**good, "wall_s": 1}, 400, "invalid_argument"),
         (run, {**good, "environment": {"A=B": "c"}}, 400, "invalid_argument"),
+        (run, {**good, "stdin": "\ud800"}, 400, "invalid_argument"),
+        (run, {**good, "working_dir": "\ud800"}, 400, "invalid_argument"),
+        (run, {**good, "limits": {"open_files": 4}}, 400, "invalid_argument"),
+        (run, {**good, "limits": {"open_files": 47}, "session": "s"}, 400, "invalid_argument"),
         ("/v1/vms/none/executions", good, 404, "unknown_vm"),
         ("/v1/vms/mine/rollback", {}, 400, "invalid_argument"),
         ("/v1/vms/mine/rollback", {"to": "x", "last_success": True}, 400, "invalid_argument"),
@@ -349,7 +353,7 @@ def test_what_is_refused(client):
         ("/v1/history", {}, 405, "wrong_method"),
     ]
     for url, body, status, code in cases:
-        answer = client.post(url, json=body)
+        answer = client.post(url, content=json.dumps(body), headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (status, code), (url, str(body)[:80], answer.text)
         assert answer.headers["Content-Type"] == "application/problem+json"
     assert client.get("/v1/vms/mine/files").json()["entries"] == []

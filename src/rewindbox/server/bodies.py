@@ -52,7 +52,10 @@ class LimitsBody(Asked):
     processes: Whole | None = Field(None, description="Processes and threads at once.")
     output_bytes: Whole | None = Field(None, description="Kept of each of stdout and stderr, in bytes.")
     file_mib: Whole | None = Field(None, description="Largest file it may write, in MiB.")
-    open_files: Whole | None = Field(None, description="Descriptors that a process may hold.")
+    open_files: Whole | None = Field(
+        None,
+        description="Descriptors that a process may hold; at least 5, for a bash session 48, for a python session 910.",
+    )
     disk_mib: Whole | None = Field(None, description="What the vm's own files may occupy, in MiB.")
     inodes: Whole | None = Field(None, description="How many files and folders of its own the vm may have.")
 

@@ -31,7 +31,7 @@ from rewindbox.server.feeds import Event, Feed, Place
 from rewindbox.server.problems import Responses, responses
 from rewindbox.server.streams import MEDIA_TYPE, EventStream, until_gone
 from rewindbox.stdin import Stdin
-from rewindbox.vm import AsyncVm
+from rewindbox.vm import AsyncVm, encoded
 
 routes = APIRouter(tags=["executions"], route_class=Route)
 _RUNNING = (
@@ -122,7 +122,7 @@ async def _known(who: Caller, execution_id: str) -> Feed | Execution | None:
     return feed
 
 
-def _input(asked: ExecutionRequest) -> bytes | str | Stdin:
+def _input(asked: ExecutionRequest) -> bytes | Stdin:
     if not asked.stdin_open:
         return written(asked.stdin, asked.stdin_base64)
     if asked.stdin or asked.stdin_base64:
@@ -131,10 +131,10 @@ def _input(asked: ExecutionRequest) -> bytes | str | Stdin:
     return Stdin()
 
 
-def written(text: str | None, exact: str | None) -> bytes | str:
+def written(text: str | None, exact: str | None) -> bytes:
     """Bytes as a client has them in JSON: as text, or in base64. Raises InvalidArgument."""
     if exact is None:
-        return text or ""
+        return encoded(text or "", "stdin")
     try:
         return base64.b64decode(exact, validate=True)
     except ValueError as error:
@@ -265,7 +265,7 @@ async def stdin(who: Who, execution: str, request: Request, close: Close = False
     return await give(who, execution, data, close=close, at=at)
 
 
-async def give(who: Caller, execution: str, data: bytes | str, *, close: bool, at: int | None) -> Given:
+async def give(who: Caller, execution: str, data: bytes, *, close: bool, at: int | None) -> Given:
     """See `stdin`. Raises what `Stdin.write` raises; UnknownExecution, InputClosed: nobody reads it."""
     feed = live(who, execution)
     if feed is None:
@@ -273,10 +273,10 @@ async def give(who: Caller, execution: str, data: bytes | str, *, close: bool, a
         raise errors.InputClosed(f"{ended.id} has ended", remedy="nothing that is written now can be read")
     if feed.stdin is None:
         raise errors.InputClosed(f"{feed.execution_id} was given its input whole", remedy="begin it with `stdin_open`")
-    content, before = data.encode() if isinstance(data, str) else data, feed.stdin.given_bytes
-    if at is not None and not at <= before <= at + len(content):
+    before = feed.stdin.given_bytes
+    if at is not None and not at <= before <= at + len(data):
         raise errors.InvalidArgument(f"at {at}, and {before} bytes were given", remedy=f"go on at {before}")
-    if content := content[before - at if at is not None else 0 :]:
+    if content := data[before - at if at is not None else 0 :]:
         feed.stdin.write(content)
     if close:
         feed.stdin.close()

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Response
@@ -21,6 +21,9 @@ from rewindbox.server.original.vms import shown
 routes = APIRouter(route_class=Route, include_in_schema=False)
 
 
+Time = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
+
+
 class Run(Lenient):
     """Code to run. The time comes in seconds or in milliseconds; 0, to which one client rounds down, is none."""
 
@@ -29,8 +32,8 @@ class Run(Lenient):
     agent_id: str | None = None
     vm_id: str | None = None
     requirements: list[str] | None = None
-    timeout_seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    timeout_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    timeout_seconds: Time = None
+    timeout_ms: Time = None
     working_dir: str | None = None
 
     @property

@@ -12,7 +12,7 @@ from rewindbox.execution import rfc3339
 from rewindbox.server import encoding
 from rewindbox.server.access import Caller, Who
 from rewindbox.server.original.route import Lenient, Route, both
-from rewindbox.server.original.runs import Run, ran, response
+from rewindbox.server.original.runs import Run, Time, ran, response
 from rewindbox.server.original.vms import check_vm_type, labelled, leased, rolled_back, shown
 from rewindbox.vm import AsyncVm
 
@@ -32,7 +32,7 @@ class Command(Lenient):
     """A line for bash."""
 
     command: str
-    timeout_seconds: float | None = None
+    timeout_seconds: Time = None
 
 
 class SnapshotName(Lenient):
