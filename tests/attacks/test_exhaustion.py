@@ -27,7 +27,7 @@ from conftest import (
 )
 from rewindbox import backends
 from rewindbox.backends.base import Job, Outcome
-from rewindbox.backends.namespace import parked, starting, trees
+from rewindbox.backends.namespace import occupied, parked, starting
 
 pytestmark = pytest.mark.anyio
 _SLACK_KIB = 16 * 1024
@@ -127,8 +127,8 @@ class Seen:
             "terminals": lambda: sum(_linked(pid, "/dev/pts/ptmx") for pid in survivors(self._inside)),
             "timers": lambda: max((_queued(status) for status in self._statuses()), default=0),
             "bytes in a file": lambda: max(map(_largest, survivors(self._inside)), default=0),
-            "bytes on disk": lambda: trees.usage(str(folder)).size_bytes,
-            "files": lambda: trees.usage(str(folder)).files,
+            "bytes on disk": lambda: occupied.usage(str(folder)).size_bytes,
+            "files": lambda: occupied.usage(str(folder)).files,
             "bytes of output": lambda: len(self.heard),
             "seconds of CPU": lambda: cpu_s(survivors(self._inside)),
             "seconds": lambda: time.monotonic() - self._started,

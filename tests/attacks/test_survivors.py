@@ -22,7 +22,7 @@ from conftest import (
     status_of,
     survivors,
 )
-from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace import occupied
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +122,7 @@ async def test_nothing_survives(backend, vms_folder, capsys):
     footprint = Footprint(inside, vms_folder)
     await back_at_rest(vms, states)
     before, resident = await footprint.at_rest(), footprint.resident_kib()
-    disk = trees.usage(str(vms_folder))
+    disk = occupied.usage(str(vms_folder))
     ends: dict[str, int] = {}
     rollbacks = 0
     for count in range(COUNT):
@@ -141,11 +141,11 @@ async def test_nothing_survives(backend, vms_folder, capsys):
     await eventually(lambda: footprint.look() == before, f"threads that delete files have ended: {before}")
     grown = [now - then for now, then in zip(footprint.resident_kib(), resident, strict=True)]
     assert max(grown) < _GROWTH_KIB, grown
-    after = trees.usage(str(vms_folder))
+    after = occupied.usage(str(vms_folder))
     await eventually(
-        lambda: trees.usage(str(vms_folder)).files <= disk.files + 10 * VMS, f"as few files: {disk} {after}"
+        lambda: occupied.usage(str(vms_folder)).files <= disk.files + 10 * VMS, f"as few files: {disk} {after}"
     )
-    assert trees.usage(str(vms_folder)).size_bytes < disk.size_bytes + (VMS << 20)
+    assert occupied.usage(str(vms_folder)).size_bytes < disk.size_bytes + (VMS << 20)
     for vm in vms:
         assert await out(vm, "echo fine") == "fine\n"
         await backend.destroy(vm.id)

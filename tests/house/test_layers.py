@@ -72,6 +72,7 @@ INSIDE = (
         "paths",
         "attributes",
         "trees",
+        "occupied",
         "folds",
         "files",
         "changes",

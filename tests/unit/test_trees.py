@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import scaled
-from rewindbox.backends.namespace import folds, kernel, trees
+from rewindbox.backends.namespace import folds, kernel, occupied, trees
 
 ALL = (1 << 31, 1 << 62)
 
@@ -326,23 +326,25 @@ def test_usage(place):
     os.link("source/f", "source/dir/g")
     with open("source/sparse", "wb") as file:
         file.truncate(1 << 40)
-    found = trees.usage("source")
+    found = occupied.usage("source")
     assert found.files == 4
     assert 100_000 <= found.size_bytes <= 130_000
-    assert trees.usage("missing") == trees.Usage()
+    os.link("source/f", "name-of-another-tree")
+    assert occupied.usage("source") == found
+    assert occupied.usage("missing") == occupied.Usage()
 
 
 def test_usage_does_not_follow_links(place):
     """A link to elsewhere counts as itself."""
     os.mkdir("source")
     os.symlink("/usr", "source/usr")
-    assert trees.usage("source").files == 1
+    assert occupied.usage("source").files == 1
 
 
 def test_usage_of_a_deep_tree(place):
     """What lies deeper than a path can say is not lost from the count, and measuring it ends."""
     make_deep("deep", 300, "x" * 100)
-    assert trees.usage("deep").files == 301
+    assert occupied.usage("deep").files == 301
 
 
 def test_delete_deep(place):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from itertools import takewhile
 from typing import Any
 
-from rewindbox.backends.namespace import folds, likeness, trees
+from rewindbox.backends.namespace import folds, likeness, occupied, trees
 from rewindbox.backends.namespace.changes import Comparison
 from rewindbox.backends.namespace.machine import LAYER_NAME, SHARED, Damaged, Machine, StepFailed
 
@@ -199,10 +199,11 @@ class Layers:
             os.close(root)
             os.close(top)
 
-    def usage(self) -> trees.Usage:
+    def usage(self) -> occupied.Usage:
         """What the vm's own files occupy, without the points that were taken of them."""
-        parts = [trees.usage(name) for name in (*self.layers, self.upper)]
-        return trees.Usage(sum(part.files for part in parts), sum(part.size_bytes for part in parts))
+        weight = occupied.on_disk()
+        parts = [occupied.usage(name, weight) for name in (*self.layers, self.upper)]
+        return occupied.Usage(sum(part.files for part in parts), sum(part.size_bytes for part in parts))
 
     def sweep(self, keep: Collection[str]) -> None:
         """Delete what is not needed. What goes is decided now; it may take long, and nothing asks for it again."""

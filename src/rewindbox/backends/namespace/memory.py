@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rewindbox.backends.namespace import kernel, lists, parked, trees
+from rewindbox.backends.namespace import kernel, lists, occupied, parked
 from rewindbox.backends.namespace.machine import MEMORY
 from rewindbox.backends.namespace.processes import entries, processes
 
@@ -105,7 +105,7 @@ class Memory:
         """Memory files, the vm's /run and /dev/shm, what System V has, whoever has them mapped."""
         scratch = os.statvfs(MEMORY)
         used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize + _own_files(scratch) * _FILE_BYTES
-        used += trees.usage(MEMORY, trees.in_attributes).size_bytes
+        used += occupied.usage(MEMORY, occupied.in_attributes).size_bytes
         return used + sum(files.values()) + _system_v_bytes(self._ipc_ns(), parked.system_v_bytes)
 
 

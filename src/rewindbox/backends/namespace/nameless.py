@@ -9,7 +9,7 @@ import os
 import stat
 from functools import cache
 
-from rewindbox.backends.namespace import parked, trees
+from rewindbox.backends.namespace import occupied, parked
 from rewindbox.backends.namespace.machine import MEMORY
 from rewindbox.backends.namespace.processes import entries, lines, living, processes
 
@@ -21,7 +21,7 @@ File = tuple[int, int]
 """Device and inode."""
 
 
-def usage(proc: int) -> tuple[trees.Usage, bool]:
+def usage(proc: int) -> tuple[occupied.Usage, bool]:
     """What those files occupy that processes of a vm hold, and whether there may be more of them."""
     found: dict[File, int] = {}
     is_more = False
@@ -30,7 +30,7 @@ def usage(proc: int) -> tuple[trees.Usage, bool]:
         is_more = _look_at_descriptors(proc, pid, found) or is_more
     inodes = {inode for _, inode in found}
     is_more = is_more or any(_maps_others(proc, pid, inodes) for pid in pids)
-    return trees.Usage(len(found), sum(found.values())), is_more
+    return occupied.Usage(len(found), sum(found.values())), is_more
 
 
 def _look_at_descriptors(proc: int, pid: int, found: dict[File, int]) -> bool:

@@ -20,7 +20,11 @@ _WORD_S = 30.0
 """A holder waits 5 s for its database at most."""
 
 _KINDS: dict[type[Exception], str] = {
-    **{BadPath: "bad", Lost: "lost", Changed: "changed", Damaged: "damaged", Unmet: "unmet"},
+    BadPath: "bad",
+    Lost: "lost",
+    Changed: "changed",
+    Damaged: "damaged",
+    Unmet: "unmet",
 }
 
 Request = dict[str, Any]

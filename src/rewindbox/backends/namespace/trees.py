@@ -1,4 +1,4 @@
-"""Folders written by hostile code: measured, copied and deleted without following anything.
+"""Folders written by hostile code: seen, copied and deleted without following anything.
 
 Everything goes by descriptors of folders, never by a path that the code could have changed into a link,
 and holds a bounded number of them. The caller makes sure that nobody writes meanwhile; but a process that is stopped
@@ -11,8 +11,7 @@ import itertools
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from rewindbox.backends.namespace import attributes
 
@@ -22,8 +21,6 @@ _CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.EINVAL
 """What is said of a name that has become another thing."""
 PATH_MAX = 3000
 """Bytes of a path that all of us take: the kernel takes 4095, with whatever it begins at."""
-_LONG_PATH = 2000
-_WITHOUT_BOUND = 1 << 62
 
 Signature = dict[str, tuple[int, int, int, int]]
 """Path -> inode, change time, size and mode: what tells an unchanged file."""
@@ -35,14 +32,6 @@ class TooBig(Exception):
 
 class Uncopied(OSError):
     """A copy would not be what is there: an attribute is refused to it, or somebody has changed something meanwhile."""
-
-
-@dataclass(slots=True)
-class Usage:
-    """What a tree occupies."""
-
-    files: int = 0
-    size_bytes: int = 0
 
 
 def signature(root: str, max_files: int, max_bytes: int) -> Signature:
@@ -100,75 +89,6 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     if stat.S_ISCHR(status.st_mode):
         return 0, 0, 0, status.st_mode
     return status.st_ino, status.st_ctime_ns, status.st_size, status.st_mode
-
-
-Weight = Callable[[int, str, os.stat_result], int]
-"""The bytes of an entry: the folder that it is in, its name, its status."""
-
-
-def on_disk(folder: int, name: str, status: os.stat_result) -> int:
-    """Blocks as the disk counts them, divided among a file's names."""
-    return status.st_blocks * 512 // max(1, status.st_nlink)
-
-
-def in_attributes(folder: int, name: str, status: os.stat_result) -> int:
-    """What the extended attributes of an entry take: in memory's own file systems that is memory, and no block."""
-    from rewindbox.backends.namespace import kernel  # noqa: PLC0415  as in _measure
-
-    path, size = f"/proc/self/fd/{folder}/{name}", 0
-    with contextlib.suppress(OSError):  # it is gone meanwhile, or one of them
-        for attribute in os.listxattr(path, follow_symlinks=False):
-            size += kernel.attribute_bytes(path, attribute)
-    return size
-
-
-def usage(root: str, weight: Weight = on_disk) -> Usage:
-    """Entries and bytes below `root`, while code may be changing it.
-
-    A tree that is nested too deep for our descriptors counts as without bound; one that is gone as nothing.
-    """
-    total, waiting = Usage(), [(0, ".")]
-    try:
-        anchors = [os.open(root, _FOLDER)]
-    except FileNotFoundError:
-        return total
-    try:
-        while waiting:
-            depth, path = waiting.pop()
-            while len(anchors) > depth + 1:  # what lies below it was measured
-                os.close(anchors.pop())
-            try:
-                waiting += _measure(anchors, path, total, weight)
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    return Usage(_WITHOUT_BOUND, _WITHOUT_BOUND)  # else it is gone meanwhile
-    finally:
-        for anchor in anchors:
-            os.close(anchor)
-    return total
-
-
-def _measure(anchors: list[int], path: str, total: Usage, weight: Weight) -> list[tuple[int, str]]:
-    """Add up one folder; returns its folders. A path that gets long goes on from a descriptor of its own."""
-    from rewindbox.backends.namespace import paths  # noqa: PLC0415  ctypes, which the holder's side does without
-
-    folder = paths.open_in(anchors[-1], path, _FOLDER, 0, paths.NO_LINKS)
-    if len(os.fsencode(path)) > _LONG_PATH:
-        anchors.append(folder)
-        path = "."
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                total.files += 1
-                total.size_bytes += weight(folder, entry.name, status)
-                if stat.S_ISDIR(status.st_mode):
-                    found.append((len(anchors) - 1, os.path.join(path, entry.name)))
-    finally:
-        if anchors[-1] != folder:
-            os.close(folder)
-    return found
 
 
 def copy(source: str, target: str, found: Signature, previous: str | None = None, same: Signature | None = None) -> int:

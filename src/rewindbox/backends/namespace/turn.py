@@ -94,6 +94,7 @@ class Turn(Watched):
     def reap(self) -> dict[str, Any]:
         """Call when there is a result, or the head has ended: say how it was. A session without a head is ended."""
         wall_s = self.elapsed_s()
+        self.let_go()
         is_alive = self.session.head.is_alive
         self.ran_out_of_memory()
         status = self._said() if is_alive and self.why is None else None

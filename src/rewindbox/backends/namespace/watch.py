@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from rewindbox.backends.namespace import trees
+from rewindbox.backends.namespace import occupied
 from rewindbox.backends.namespace.groups import Nowhere
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import Memory, proportional_bytes
@@ -21,6 +21,9 @@ _FASTEST_GROWTH = 4 << 30
 _LOOK_S = (0.002, 0.05)
 _COUNTING_S = (0.05, 0.25)
 """So long the code may go on while it is counted what it has, at least and at most, see `Watched._patience_s`."""
+_PATIENCE_S = 0.05
+"""So long what may have passed its limit of the disk goes on while that is counted: a walk over 15,000 files. The next
+walk begins after as long as one took."""
 _SAMPLE_S = 0.1
 _LONGEST_LOOK_S = 0.1
 """At five hundred processes it takes 10 to 40 ms. One that takes longer does not put off the next."""
@@ -48,6 +51,8 @@ class Watched:
         self.peak_bytes = self._left_bytes = 0
         self.spent_s = 0.0
         """CPU time, as far as it was counted."""
+        self._held: list[int] = []
+        """Whom we have stopped until it is known what they have on the disk."""
         self.most_threads = math.inf
         """Above so many it ends; infinite where the kernel refuses the next one."""
         self._memory = Memory(machine.proc, ipc_ns, growth)
@@ -89,11 +94,25 @@ class Watched:
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + self._look(now)
+            if self._disk.is_awaited:
+                self._hold()
+            else:
+                self.let_go()
             took_s = min(time.monotonic() - now, _LONGEST_LOOK_S)
             if self._next_look + 2 * took_s > self.deadline > now:  # it could end after the deadline
                 self._next_look = self.deadline
             now += took_s
         return max(self._next_look - now, 0.0)
+
+    def _hold(self) -> None:
+        fresh = [pid for pid in self.members() if not is_stopped(self.machine.proc, pid)]
+        signal_each(self.machine.proc, fresh, signal.SIGSTOP)
+        self._held += fresh
+
+    def let_go(self) -> None:
+        """Whom we hold goes on."""
+        signal_each(self.machine.proc, self._held, signal.SIGCONT)
+        self._held = []
 
     def _look(self, now: float) -> float:
         if now >= self.deadline:
@@ -193,7 +212,7 @@ class _InTime(list[int]):
             yield pid
 
 
-def usage(proc: int, files: trees.Usage) -> dict[str, float]:
+def usage(proc: int, files: occupied.Usage) -> dict[str, float]:
     """What all processes of a vm have, and what its files occupy; see `base.Usage`. Takes a tenth of a second."""
     before, since = _ticks(proc), time.monotonic()
     time.sleep(_SAMPLE_S)
@@ -218,18 +237,26 @@ class Disk:
     space, which is cheap to ask, has fallen by enough that the limit could be passed."""
 
     def __init__(
-        self, usage: Callable[[], trees.Usage], held: Callable[[], tuple[trees.Usage, bool]], *, is_new: bool
+        self, usage: Callable[[], occupied.Usage], held: Callable[[], tuple[occupied.Usage, bool]], *, is_new: bool
     ) -> None:
         """`held`: of files that no folder has, see nameless.py."""
         self._usage, self._held = usage, held
-        self._known = trees.Usage() if is_new else None
+        self._known = occupied.Usage() if is_new else None
         self._free = self._before = os.statvfs(".")
         self._walk: threading.Thread | None = None
-        self._not_before = 0.0
+        self._began = self._not_before = 0.0
+        self._is_pressing = False
+        """By what the disk has less the limit may be passed."""
 
     def begin(self) -> None:
         """Something begins to run."""
         self._before = os.statvfs(".")
+
+    @property
+    def is_awaited(self) -> bool:
+        """It takes long to say whether a limit is passed: nobody should write meanwhile."""
+        is_walking = self._walk is not None and self._walk.is_alive()
+        return self._is_pressing and is_walking and time.monotonic() > self._began + _PATIENCE_S
 
     def is_over(self, limits: dict[str, float]) -> bool:
         """Whether the last walk found more than the limits allow; starts a walk when one is due."""
@@ -246,6 +273,7 @@ class Disk:
             if known.size_bytes + grown_bytes <= limit_bytes and known.files + grown_files <= limit_files:
                 return False
         if time.monotonic() >= self._not_before:
+            self._began, self._is_pressing = time.monotonic(), known is not None
             self._walk = threading.Thread(target=self._measure, daemon=True)
             self._walk.start()
         return False
@@ -255,18 +283,17 @@ class Disk:
         self._known = None
 
     def _measure(self) -> None:
-        began = time.monotonic()
         self._free = os.statvfs(".")
         self._known = self._counted()
-        self._not_before = time.monotonic() + 10 * (time.monotonic() - began)
+        self._not_before = 2 * time.monotonic() - self._began
 
-    def _counted(self) -> trees.Usage:
+    def _counted(self) -> occupied.Usage:
         """Where files are held whose size nobody sees, what the disk has less than before is taken to be theirs."""
         tree, (held, is_more) = self._usage(), self._held()
         size_bytes = tree.size_bytes + held.size_bytes
         if is_more:
             size_bytes = max(size_bytes, _fallen_bytes(self._before, os.statvfs(".")))
-        return trees.Usage(tree.files + held.files, size_bytes)
+        return occupied.Usage(tree.files + held.files, size_bytes)
 
 
 def _fallen_bytes(before: os.statvfs_result, now: os.statvfs_result) -> int:
