@@ -356,6 +356,8 @@ def test_what_is_refused(client):
         answer = client.post(url, content=json.dumps(body), headers={"Content-Type": "application/json"})
         assert (answer.status_code, answer.json()["code"]) == (status, code), (url, str(body)[:80], answer.text)
         assert answer.headers["Content-Type"] == "application/problem+json"
+    assert client.post("/v1/history").headers["Allow"] == "GET"
+    assert client.patch("/v1/vms/mine/file").headers["Allow"] == "GET, PUT"
     assert client.get("/v1/vms/mine/files").json()["entries"] == []
     assert client.get("/v1/history").json()["total"] == before
     answer = client.post(run, json={**good, "working_dir": "/nowhere"})

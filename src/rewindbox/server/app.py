@@ -67,9 +67,10 @@ def routed() -> FastAPI:
     app = FastAPI(
         title="Rewindbox", version=__version__, description=_TEXT, docs_url=None, redoc_url=None, openapi_url=None
     )
-    for routes in (*ROUTES, *original.ROUTES):
-        app.include_router(routes)
-    problems.install(app)
+    routers = (*ROUTES, *original.ROUTES)
+    for router in routers:
+        app.include_router(router)
+    problems.install(app, routers)
     generated = app.openapi
     app.openapi = lambda: described(generated())  # type: ignore[method-assign]  # FastAPI's way to change it
     return app

@@ -4,10 +4,10 @@ What a client gets to see is an error of ours or a sentence of ours: never a tra
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
@@ -132,14 +132,15 @@ def _of_http(error: HTTPException) -> RewindboxError:
     return errors.BadRequest("the request cannot be read", remedy=_REMEDY)
 
 
-def _methods(app: FastAPI, path: str) -> set[str]:
+def _methods(routers: Sequence[APIRouter], path: str) -> set[str]:
     """What a path can be asked for; the framework knows only the first of several routes."""
-    found = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    every = (route for router in routers for route in router.routes)
+    found = [route for route in every if isinstance(route, Route) and route.path_regex.match(path)]
     return {method for route in found for method in route.methods or ()}
 
 
-def install(app: FastAPI) -> None:
-    """Have every error answered as a problem."""
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Have every error answered as a problem. `routers`: all that it has."""
 
     async def told(_: Request, error: Exception) -> Response:
         return answer(ours(error))
@@ -152,7 +153,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         made = answer(_of_http(error), request.url.path)
         if error.status_code == 405:
-            made.headers["Allow"] = ", ".join(sorted(_methods(app, request.url.path)))
+            made.headers["Allow"] = ", ".join(sorted(_methods(routers, request.url.path)))
         return made
 
     app.add_exception_handler(RewindboxError, told)
