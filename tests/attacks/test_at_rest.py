@@ -98,6 +98,29 @@ async def test_what_executions_park_adds_up(vm):
             await vm.go_to(point)
 
 
+WAITS = "import os, time\nprint(1, flush=True)\nwhile not os.path.exists('told'): time.sleep(0.01)\nos.unlink('told')"
+HIDES = "import mmap, time\nshared = mmap.mmap(-1, 4096); shared[0] = 1\ntime.sleep(0.2)"
+
+
+@pytest.mark.alone
+async def test_what_others_take_does_not_add_up(vm):
+    """What the host has more of with each execution is not a session's that had nothing out of sight then."""
+    for _ in range(3):
+        begun = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(
+                partial(run, vm, WAITS, "python", on_output=lambda *_, begun=begun: begun.set(), session="s", **SMALL)
+            )
+            await begun.wait()
+            taken = os.memfd_create("much")
+            for _ in range(60):
+                os.write(taken, bytes(1 << 20))
+            await vm.write("told", b"")
+        await vm.take_point()  # its checkpoint is taken: nobody looks any more
+        os.close(taken)
+    await out(vm, HIDES, "python", session="s", **SMALL)
+
+
 def resident_kib(inside: str) -> int:
     return max(int(status_of(pid).get("VmRSS", "0").split()[0]) for pid in survivors(inside))
 

@@ -43,6 +43,16 @@ def test_what_was_theirs_stays_theirs(times):
     assert growth.until({b"Shmem:": 0})[b"Shmem:"] == 7
 
 
+@given(st.lists(SIZES, min_size=1))
+def test_a_line_of_theirs_alone_begins_once(sizes):
+    """However often one begins to look, such a line counts from its lowest: ups and downs do not add up."""
+    growth = Growth(b"pinned")
+    for size in sizes:
+        growth.go_on({b"pinned": size})
+        growth.until({b"pinned": size})
+    assert growth.known[b"pinned"] == sizes[-1] - min(sizes)
+
+
 KINDS = {"stream": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET, "datagrams": socket.SOCK_DGRAM}
 _SENT = 20 * 50_000
 

@@ -22,9 +22,12 @@ _ATTRIBUTES_MAX_BYTES = 256 << 10
 """Two access lists of 64 KiB each, which take more in memory."""
 _FILE_BYTES = 1536
 """An empty file in memory: its inode and its name, which may be long."""
+_UNSETTLED_BYTES = 8 << 20
+"""So little is not worth a look at what a session has open."""
 _MEMFD, _SOCKET, _WATCHER = "/memfd:", "socket:", "anon_inode:inotify"
 _SHARED, _LISTED = b"Shmem:", (b"SUnreclaim:", b"VmallocUsed:")
-_ELSEWHERE = (_SHARED, b"PageTables:", parked.PINNED, *_LISTED)
+_TABLES = b"PageTables:"
+_ELSEWHERE = (_SHARED, _TABLES, parked.PINNED, *_LISTED)
 
 
 class Memory:
@@ -36,6 +39,7 @@ class Memory:
         `growth`: of the host, as far as it was theirs before.
         """
         self._proc, self._ipc_ns, self._growth = proc, ipc_ns, growth
+        self._settled: dict[bytes, int] | None = None
         self.go_on()
 
     def go_on(self) -> None:
@@ -45,6 +49,16 @@ class Memory:
     def note(self) -> None:
         """Nobody looks for a while: what the host has more of by now stays theirs."""
         self._growth.until(parked.host_bytes(*_ELSEWHERE))
+
+    def settle(self, pids: list[int]) -> None:
+        """Of that only what these may have out of sight; else others' ups would add up over a session's executions."""
+        known = self._growth.known
+        if known is self._settled or sum(known.get(name, 0) for name in (_SHARED, *_LISTED)) < _UNSETTLED_BYTES:
+            return
+        is_hidden, listed = self._out_of_sight(pids, _opened(self._proc, pids), known)
+        self._settled = known | {_SHARED: known[_SHARED] if is_hidden else 0, _TABLES: 0}
+        self._settled |= {name: min(known[name], listed) for name in _LISTED}
+        self._growth.become(self._settled)
 
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
@@ -67,39 +81,35 @@ class Memory:
             sizes = _proportional_kib(self._proc, pid)
             mapped += sizes.get(b"Pss_Shmem:", 0)
             private += sizes.get(b"Pss_Anon:", 0)
-        opened = _Opened()
-        for pid in pids:
-            opened.look(self._proc, pid)
+        opened = _opened(self._proc, pids)
         grown = self._growth.until(parked.host_bytes(*_ELSEWHERE))
         own = private * 1024 + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
-        beside_streams, left_behind = parked.most_left_behind_bytes()
-        own += left_behind + grown[parked.PINNED]
+        own += parked.most_left_behind_bytes()[1] + grown[parked.PINNED]
         # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
         shared = max(mapped * 1024, self._unmapped_bytes(opened.memory))
         most_listed = sum(grown[name] for name in _LISTED)
         if own + shared + grown[_SHARED] + most_listed <= limit_bytes:
             return own + shared
-        most_beside = beside_streams + opened.watchers * parked.most_queued_bytes()
-        memory, listed = self._listed(pids, most_beside, most_listed)
-        # Files that lie in a socket, and pages of files that only a mapping holds, cannot be seen: then what the host
-        # has more of than before is taken to be theirs.
-        if opened.parks or memory is None or not memory <= opened.memory.keys():
-            shared = max(shared, grown[_SHARED])
-        return own + shared + (most_listed if opened.parks else listed)
+        is_hidden, listed = self._out_of_sight(pids, opened, grown)
+        return own + (max(shared, grown[_SHARED]) if is_hidden else shared) + listed
 
-    def _listed(self, pids: list[int], beside_bytes: int, most_bytes: int) -> tuple[set[int] | None, int]:
-        """Memory files that are mapped, and what the lists take, at most; nothing is known where they are too long.
+    def _out_of_sight(self, pids: list[int], opened: "_Opened", grown: dict[bytes, int]) -> tuple[bool, int]:
+        """Whether memory of theirs cannot be seen, and the most that the kernel has for them, as far as it has grown.
 
-        `beside_bytes`: the most that the kernel has beside them, `most_bytes`: in all.
+        Files that lie in a socket, and pages of files that only a mapping holds, cannot be seen: then what the host
+        has more of than before is taken to be theirs; all of it also where lists are too long.
         """
-        there = len(processes(self._proc)) + 1
+        there, most_bytes = len(processes(self._proc)) + 1, sum(grown[name] for name in _LISTED)
         try:
             found = lists.of(self._proc, pids, there)
         except lists.TooLong:
-            return None, most_bytes
-        size_bytes = found.size_bytes + beside_bytes + parked.most_in_options_bytes()
+            return True, most_bytes
+        if opened.parks:
+            return True, most_bytes
+        size_bytes = found.size_bytes + parked.most_in_options_bytes() + parked.most_left_behind_bytes()[0]
+        size_bytes += opened.watchers * parked.most_queued_bytes()
         size_bytes += _system_v_bytes(self._ipc_ns(), lambda: parked.most_undone_bytes(there))
-        return found.memory, min(size_bytes, most_bytes)
+        return not found.memory <= opened.memory.keys(), min(size_bytes, most_bytes)
 
     def _unmapped_bytes(self, files: dict[int, int]) -> int:
         """Memory files, the vm's /run and /dev/shm, what System V has, whoever has them mapped."""
@@ -158,6 +168,13 @@ class _Opened:
                         self.parks = self.parks or parked.is_parking(proc, pid, name)
                     elif target == _WATCHER:
                         self.watchers += 1
+
+
+def _opened(proc: int, pids: list[int]) -> _Opened:
+    opened = _Opened()
+    for pid in pids:
+        opened.look(proc, pid)
+    return opened
 
 
 def _system_v_bytes(ipc_ns: int, counted: Callable[[], int]) -> int:

@@ -196,7 +196,9 @@ def memory_device() -> int:
 class Growth:
     """By how much lines of the host's memory have grown since their lowest: what others give back hides nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *lasting: bytes) -> None:
+        """`lasting`: of these lines others take so little that nobody is to begin anew."""
+        self._lasting = lasting
         self.known: dict[bytes, int] = {}
         """Of each line, at the last look."""
         self._lowest: dict[bytes, int] = {}
@@ -207,7 +209,8 @@ class Growth:
 
     def go_on(self, now: dict[bytes, int]) -> None:
         """Begin, or go on after a time that nobody has looked at: what the host took meanwhile is not counted."""
-        self._lowest = {name: size - self.known.get(name, 0) for name, size in now.items()}
+        lasting = {name: size for name, size in self._lowest.items() if name in self._lasting}
+        self._lowest = {name: size - self.known.get(name, 0) for name, size in now.items()} | lasting
 
     def until(self, now: dict[bytes, int]) -> dict[bytes, int]:
         """Of each line. Call it as often as may be: what comes and goes between two looks is not seen."""

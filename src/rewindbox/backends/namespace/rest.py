@@ -81,6 +81,7 @@ class Rest(Watched):
         fields = [stat_fields(self.machine.proc, pid) for pid in self.members()]
         trace = [(one[11], one[12], one[17], one[21]) for one in fields if len(one) > 21]
         if (self._trace is None or trace == self._trace) and not isinstance(self._beside, Turn):
+            self._memory.settle(processes(self.machine.proc))
             self._memory.go_on()
         if trace == self._trace:
             return _QUIET_S

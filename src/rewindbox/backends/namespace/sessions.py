@@ -35,7 +35,7 @@ from rewindbox.backends.namespace.forks import (
 )
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.parked import Growth
+from rewindbox.backends.namespace.parked import PINNED, Growth
 from rewindbox.backends.namespace.processes import (
     Spare,
     StillAlive,
@@ -102,7 +102,7 @@ class Sessions:
         self._last = 0
         self.look: Look = lambda: _DEADLY_S
         """Looks at what rests, and at `coming`, while one of us forks."""
-        self.growth = Growth()
+        self.growth = Growth(PINNED)
         """Of the host, as far as it may be theirs."""
         self._leaving: list[Process] = []
         self._coming: dict[tuple[str, str], socket.socket] = {}

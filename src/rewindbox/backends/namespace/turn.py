@@ -16,7 +16,7 @@ from typing import Any
 
 from rewindbox.backends.namespace.forks import ENDING_S, readable
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.processes import stat_fields
+from rewindbox.backends.namespace.processes import processes, stat_fields
 from rewindbox.backends.namespace.replies import memory_file
 from rewindbox.backends.namespace.sessions import Session, Sessions
 from rewindbox.backends.namespace.watch import TICK, Disk, Watched
@@ -142,5 +142,6 @@ class Turn(Watched):
     def close(self) -> None:
         """When its answer has gone out."""
         self._memory.note()
+        self._memory.settle(processes(self.machine.proc))
         self.result.close()
         self._theirs.close()
