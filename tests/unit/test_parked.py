@@ -1,6 +1,8 @@
 """Memory that lies with the kernel, as far as it tells of it."""
 
+import contextlib
 import multiprocessing
+import os
 import socket
 
 import pytest
@@ -51,6 +53,27 @@ def test_a_line_of_theirs_alone_begins_once(sizes):
         growth.go_on({b"pinned": size})
         growth.until({b"pinned": size})
     assert growth.known[b"pinned"] == sizes[-1] - min(sizes)
+
+
+def _pinned_bytes() -> int:
+    return parked.host_bytes(parked.PINNED)[parked.PINNED]
+
+
+@pytest.mark.alone
+def test_pages_that_pipes_hold_of_no_file_are_seen(tmp_path):
+    """What is cut off a file and still lies in pipes counts until they are closed."""
+    before, pages, page = _pinned_bytes(), 5000, os.sysconf("SC_PAGE_SIZE")
+    with contextlib.ExitStack() as held, open(tmp_path / "file", "w+b", buffering=0) as file:
+        file.write(bytes(pages * page))
+        for first in range(0, pages, 16):
+            reader, writer = os.pipe()
+            held.callback(os.close, reader)
+            held.callback(os.close, writer)
+            for number in range(first, min(first + 16, pages)):
+                os.splice(file.fileno(), writer, 1, offset_src=number * page)
+        os.ftruncate(file.fileno(), 0)
+        assert _pinned_bytes() - before > pages * page // 2
+    assert _pinned_bytes() - before < pages * page // 2
 
 
 KINDS = {"stream": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET, "datagrams": socket.SOCK_DGRAM}
