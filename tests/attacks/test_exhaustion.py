@@ -290,6 +290,37 @@ def test_every_road_is_shown_to_be_closed_by_its_limit(record_property):
     assert f"| programs that want all there is | {counts} |" in page
 
 
+INNOCENT = {
+    "given-back": """
+import mmap, time
+part = mmap.mmap(-1, 150 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for n in range(0, len(part), 4096): part[n] = 1
+part.madvise(mmap.MADV_FREE); time.sleep(0.3)""",
+    "closed-sockets": """
+import socket, time
+held = []
+for _ in range(40):
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        sender, reader = socket.socketpair(socket.AF_UNIX, kind)
+        sender.send(b"x"); sender.close(); held.append(reader)
+time.sleep(0.3)""",
+    "mapped-file": """
+import mmap, os, time
+file = os.open("large", os.O_RDWR | os.O_CREAT)
+for _ in range(400): os.write(file, bytes(1 << 20))
+part = mmap.mmap(file, 0, prot=mmap.PROT_READ)
+seen = sum(part[n] for n in range(0, len(part), 4096)); time.sleep(0.3)""",
+}
+"""Programs that take less than 250 MiB, in ways that look like more."""
+
+
+@pytest.mark.parametrize("code", INNOCENT.values(), ids=INNOCENT)
+@pytest.mark.parametrize("session", [None, "s"], ids=["execution", "session"])
+async def test_who_keeps_to_the_limit_is_not_ended(vm, code, session):
+    """What is no memory of its own, or no longer, counts for nobody."""
+    await out(vm, code, "python", session=session, memory_mib=250)
+
+
 @pytest.mark.alone
 async def test_what_others_take_ends_nobody(vm, tmp_path):
     """A program with children that stays within its limit goes on while others take more of the host than that."""

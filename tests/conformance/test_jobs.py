@@ -163,6 +163,19 @@ async def test_cpu_time_of_commands(vm):
     assert outcome.cpu_s >= 0.5
 
 
+async def test_cpu_time_where_the_first_thread_has_ended(vm):
+    """What the others use counts once, and not again with each that ends."""
+    code = """
+import ctypes, os, platform, threading, time
+def burn(more):
+    while time.thread_time() < 0.15: pass
+    threading.Thread(target=burn, args=(more - 1,)).start() if more else os._exit(0)
+threading.Thread(target=burn, args=(9,)).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)"""
+    outcome = await run(vm, code, "python", cpu_s=4, wall_s=50)
+    assert outcome.ended == "exit" and outcome.cpu_s < 3, outcome
+
+
 async def test_memory_limit(vm):
     """Too much memory ends the job as such, with the output so far."""
     code = "print('so far', flush=True)\nx = []\nwhile True: x.append(bytearray(1 << 20))"

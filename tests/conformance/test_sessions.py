@@ -229,6 +229,14 @@ async def test_threads_and_children_live_on(session):
     assert "sleep" not in (await session.vm.execute("bash", "ps -e")).stdout
 
 
+async def test_cpu_time_of_children(session):
+    """What a child uses is told once, of the execution during which it did, and not of the one that waits for it."""
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    await good(session, f"import subprocess; p = subprocess.Popen(['python3', '-c', {burn!r}], stdout=-1)")
+    assert (await good(session, "p.stdout.read()")).cpu_s < 1
+    assert (await good(session, "p.wait()")).cpu_s < 0.3
+
+
 async def test_an_end_of_file_arrives(session):
     """A checkpoint keeps no end of a pipe or connection open that the session closes."""
     await good(

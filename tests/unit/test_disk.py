@@ -62,4 +62,6 @@ def test_what_nobody_knows_is_counted_beside_the_code(monkeypatch):
     assert not disk.is_over(LIMITS)
     until(lambda: time.monotonic() > disk._began + 0.1)
     assert not disk.is_awaited
+    slow.grow()  # since it began by more than the limit, whatever was there before
+    assert not disk.is_over(LIMITS) and disk.is_awaited
     slow.may_end.set()

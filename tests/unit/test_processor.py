@@ -10,7 +10,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["works", "ends", "vanishes", "starts
 
 @given(STEPS)
 def test_nothing_that_was_seen_is_forgotten(steps):
-    """Whoever a parent waits for and whoever vanishes: after each look the sum is what all have used by then."""
+    """Whoever a parent waits for and whoever vanishes: after two looks the sum is what all have used by then."""
     spent, own, waited, used, started = Spent(), {(2, b"0"): 0}, 0, 0, 0
     for step, which in steps:
         who = list(own)[which % len(own)] if own else None
@@ -25,6 +25,7 @@ def test_nothing_that_was_seen_is_forgotten(steps):
         else:
             own.pop(who)
         shown = {(1, b"0"): (0, waited)} | {who: (ticks, 0) for who, ticks in own.items()}
+        spent.ticks(shown, 0)
         assert spent.ticks(shown, 0) == used
 
 
@@ -33,4 +34,14 @@ def test_who_was_reaped_by_us_counts_once():
     spent = Spent()
     assert spent.ticks({(2, b"0"): (5, 1), (3, b"0"): (4, 0)}, 0) == 10
     assert spent.ticks({(3, b"0"): (4, 0)}, 7) == 11
+    assert spent.ticks({}, 7) == 7
     assert spent.ticks({}, 7) == 11
+
+
+def test_who_ends_during_a_look_counts_once():
+    """A parent that was looked at before its child ended shows it at the next look only."""
+    spent, parent, child = Spent(), (2, b"0"), (3, b"0")
+    assert spent.ticks({parent: (1, 0), child: (40, 0)}, 0) == 41
+    assert spent.ticks({parent: (1, 0)}, 0) == 1
+    assert spent.ticks({parent: (1, 40)}, 0) == 41
+    assert spent.ticks({parent: (1, 40)}, 0) == 41

@@ -28,6 +28,7 @@ _MEMFD, _SOCKET, _WATCHER = "/memfd:", "socket:", "anon_inode:inotify"
 _SHARED, _LISTED = b"Shmem:", (b"SUnreclaim:", b"VmallocUsed:")
 _TABLES = b"PageTables:"
 _ELSEWHERE = (_SHARED, _TABLES, parked.PINNED, *_LISTED)
+_LOOKED_AT = (*_ELSEWHERE, parked.UNLISTED)
 
 
 class Memory:
@@ -44,11 +45,13 @@ class Memory:
 
     def go_on(self) -> None:
         """From now on what the host has more of may be theirs, until now it was not."""
-        self._growth.go_on(parked.host_bytes(*_ELSEWHERE))
+        self._growth.go_on(parked.host_bytes(*_LOOKED_AT))
 
     def note(self) -> None:
         """Nobody looks for a while: what the host has more of by now stays theirs."""
-        self._growth.until(parked.host_bytes(*_ELSEWHERE))
+        known = self._growth.until(parked.host_bytes(*_LOOKED_AT))
+        if known[parked.UNLISTED] > _UNSETTLED_BYTES:
+            known[parked.UNLISTED] = min(known[parked.UNLISTED], parked.most_left_behind_bytes()[1])
 
     def settle(self, pids: list[int]) -> None:
         """Of that only what these may have out of sight; else others' ups would add up over a session's executions."""
@@ -63,7 +66,8 @@ class Memory:
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
         estimate = resident_pages * _PAGE
-        elsewhere = sum(self._growth.until(parked.host_bytes(*_ELSEWHERE)).values())
+        grown = self._growth.until(parked.host_bytes(*_LOOKED_AT))
+        elsewhere = sum(grown[name] for name in _ELSEWHERE)
         elsewhere += parked.most_in_sockets_bytes() + _most_in_attributes_bytes()
         if estimate + elsewhere <= limit_bytes:
             return estimate
@@ -82,9 +86,9 @@ class Memory:
             mapped += sizes.get(b"Pss_Shmem:", 0)
             private += sizes.get(b"Pss_Anon:", 0)
         opened = _opened(self._proc, pids)
-        grown = self._growth.until(parked.host_bytes(*_ELSEWHERE))
+        grown = self._growth.until(parked.host_bytes(*_LOOKED_AT))
         own = private * 1024 + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
-        own += parked.most_left_behind_bytes()[1] + grown[parked.PINNED]
+        own += min(parked.most_left_behind_bytes()[1], grown[parked.UNLISTED]) + grown[parked.PINNED]
         # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
         shared = max(mapped * 1024, self._unmapped_bytes(opened.memory))
         most_listed = sum(grown[name] for name in _LISTED)
@@ -106,7 +110,7 @@ class Memory:
             return True, most_bytes
         if opened.parks:
             return True, most_bytes
-        size_bytes = found.size_bytes + parked.most_in_options_bytes() + parked.most_left_behind_bytes()[0]
+        size_bytes = found.size_bytes + parked.most_in_options_bytes() + sum(parked.most_left_behind_bytes())
         size_bytes += opened.watchers * parked.most_queued_bytes()
         size_bytes += _system_v_bytes(self._ipc_ns(), lambda: parked.most_undone_bytes(there))
         return not found.memory <= opened.memory.keys(), min(size_bytes, most_bytes)

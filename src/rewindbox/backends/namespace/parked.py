@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 
 from rewindbox.backends.namespace.processes import read
@@ -19,9 +20,10 @@ _BY_FAMILY, _REQUEST_DUMP, _DONE, _ERROR = 20, 0x301, 3, 2
 _TCP, _UDP = 6, 17
 _ALL = 0xFFFFFFFF
 _PEER, _UNREAD = 2, 4
-"""Attributes of a Unix socket: who it is tied to (0: who was closed), and how much of a stream it has not read."""
+"""Attributes of a Unix socket: who it is tied to (0: who was closed); what it has not read, of datagrams the first."""
+_UNIX = (struct.pack("BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, 0x34, 0, 0), 16, 5)
 _KINDS = (
-    (struct.pack("BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, 0x34, 0, 0), 16, 5),
+    _UNIX,
     *(
         (struct.pack("BBBxI48x", family, protocol, 1 << 6, _ALL), 72, 7)
         for family in (socket.AF_INET, socket.AF_INET6)
@@ -48,7 +50,13 @@ _EVENT_BYTES = 512
 """Of a watcher of files, with a long name."""
 PINNED = b"pinned"
 """In what `host_bytes` tells: pages of files that are in no file any more, and held, as a pipe holds all of a huge one
-for a byte of it. The kernel lists them as pages of files, and counts them in no file's cache."""
+for a byte of it. The kernel lists them, and counts them in no file's cache."""
+UNLISTED = b"unlisted"
+"""There, too: what is not free and in no line, as what lies in sockets."""
+_LINES = (
+    *(b"MemFree:", b"Buffers:", b"Cached:", b"SwapCached:", b"AnonPages:", b"Slab:", b"KernelStack:"),
+    *(b"PageTables:", b"SecPageTables:", b"VmallocUsed:", b"Percpu:"),
+)
 
 
 def tables_bytes(proc: int, pids: list[int]) -> int:
@@ -100,7 +108,7 @@ def most_in_options_bytes() -> int:
 def most_left_behind_bytes() -> tuple[int, int]:
     """More than Unix sockets hold that are closed, and whose data others have not read: no list has them any more.
 
-    Of streams, and of others. Of a stream it is `sockets_bytes` that tells the data, and this what goes with it.
+    Of streams, and of those that send datagrams. Of streams it is `sockets_bytes` that tells the data.
     """
     with open("/proc/self/net/protocols", "rb") as file:
         there = Counter({row[0]: int(row[2]) for row in (line.split(None, 3) for line in file.read().splitlines()[1:])})
@@ -108,6 +116,7 @@ def most_left_behind_bytes() -> tuple[int, int]:
         types = Counter(line.split(None, 5)[4] for line in file.read().splitlines()[1:])
     listed_streams = types[_STREAM] if _STREAMS in there else 0
     streams, others = there[_STREAMS] - listed_streams, there[_OTHERS] - types.total() + listed_streams
+    others -= sum(fixed[1] == socket.SOCK_SEQPACKET and _is_orphan(more) for fixed, more in _answers(*_UNIX[:2]))
     return max(streams, 0) * _most_in_one_bytes(), max(others, 0) * _most_in_one_bytes()
 
 
@@ -138,20 +147,25 @@ def sockets_bytes() -> int:
 
     Asked by sock_diag(7); a kernel without it, or without it for a kind, says nothing, which counts as nothing.
     """
-    return sum(_of_kind_bytes(*kind) for kind in _KINDS)
+    return sum(
+        _held_bytes(attributes, memory)
+        for question, fixed_bytes, memory in _KINDS
+        for _, attributes in _answers(question, fixed_bytes)
+    )
 
 
-def _of_kind_bytes(question: bytes, fixed_bytes: int, attribute: int) -> int:
+def _answers(question: bytes, fixed_bytes: int) -> Iterator[tuple[bytes, dict[int, bytes]]]:
+    """Of each socket the fixed part, and the attributes."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as link:
         link.send(_HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _REQUEST_DUMP, 1, 0) + question)
-        total = 0
         while True:
             answer = link.recv(_ANSWER_BYTES)
             while answer:
                 size, kind, *_ = _HEADER.unpack_from(answer)
                 if kind in (_DONE, _ERROR):
-                    return total
-                total += _held_bytes(_attributes(answer[_HEADER.size + fixed_bytes : size]), attribute)
+                    return
+                body = answer[_HEADER.size : size]
+                yield body[:fixed_bytes], _attributes(body[fixed_bytes:])
                 answer = answer[_aligned(size) :]
 
 
@@ -164,10 +178,15 @@ def _attributes(rest: bytes) -> dict[int, bytes]:
     return found
 
 
+def _is_orphan(attributes: dict[int, bytes]) -> bool:
+    """Whether the socket on the other side was closed."""
+    return attributes.get(_PEER) == bytes(4)
+
+
 def _held_bytes(attributes: dict[int, bytes], memory: int) -> int:
     """What a socket has of what was sent to it or by it; and what was sent by one that is closed."""
     told = struct.unpack_from("8I", attributes.get(memory, bytes(32)))
-    orphaned = attributes.get(_UNREAD, b"")[:4] if attributes.get(_PEER) == bytes(4) else b""
+    orphaned = attributes.get(_UNREAD, b"")[:4] if _is_orphan(attributes) else b""
     return int(told[_TO_READ] + max(told[_SENT], told[_TO_SEND]) + told[_IN_HAND]) + int.from_bytes(
         orphaned, sys.byteorder
     )
@@ -222,19 +241,35 @@ class Growth:
 
 
 def host_bytes(*names: bytes) -> dict[bytes, int]:
-    """Lines of the host's /proc/meminfo, and `PINNED`."""
+    """Lines of the host's /proc/meminfo, `PINNED` and `UNLISTED`."""
     descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = os.read(descriptor, 8192)
     finally:
         os.close(descriptor)
-    return {name: _pinned_bytes(text) if name == PINNED else _told_bytes(text, name) for name in names}
+    return {name: _MADE_UP[name](text) if name in _MADE_UP else _told_bytes(text, name) for name in names}
 
 
 def _pinned_bytes(meminfo: bytes) -> int:
-    """Can be below zero: what is locked in memory is in neither list."""
-    listed = sum(_told_bytes(meminfo, name) for name in (b"Active(file):", b"Inactive(file):", b"Shmem:"))
-    return listed - sum(_told_bytes(meminfo, name) for name in (b"Cached:", b"Buffers:"))
+    """The smaller of two, each of which sees something else, too: what programs have given back and the kernel not yet
+    taken (`MADV_FREE`), and huge pages of which they have given back a part. Can be below zero.
+    """
+    of_files = _sum_bytes(meminfo, b"Active(file):", b"Inactive(file):", b"Shmem:")
+    of_all = _sum_bytes(meminfo, b"Active:", b"Inactive:", b"Unevictable:")
+    cached = _sum_bytes(meminfo, b"Cached:", b"Buffers:")
+    return min(of_files - cached, of_all - cached - _sum_bytes(meminfo, b"AnonPages:", b"SwapCached:"))
+
+
+def _unlisted_bytes(meminfo: bytes) -> int:
+    """The first line has no line feed before it."""
+    return int(meminfo.split(None, 2)[1]) * 1024 - _sum_bytes(meminfo, *_LINES)
+
+
+_MADE_UP = {PINNED: _pinned_bytes, UNLISTED: _unlisted_bytes}
+
+
+def _sum_bytes(meminfo: bytes, *names: bytes) -> int:
+    return sum(_told_bytes(meminfo, name) for name in names)
 
 
 def _told_bytes(text: bytes, name: bytes) -> int:

@@ -16,14 +16,19 @@ class Spent:
     def __init__(self) -> None:
         self._shown: Shown = {}
         self._reaped = 0
-        self._lost = 0
+        self._lost = self._missing = 0
 
     def ticks(self, shown: Shown, reaped: int) -> int:
-        """All that processes have used in their lives. `reaped`: of those that the supervisor itself has waited for."""
+        """All that processes have used in their lives. `reaped`: of those that the supervisor itself has waited for.
+
+        Who ends while others are looked at is not there, and his parent, who was looked at before, does not show it
+        yet: so what is missing is lost when it is still missing at the next look.
+        """
         before = self._shown
         gone = sum(sum(used) for who, used in before.items() if who not in shown)
         handed_on = reaped - self._reaped
         handed_on += sum(waited - before.get(who, (0, 0))[1] for who, (_, waited) in shown.items())
-        self._lost += max(gone - handed_on, 0)
+        self._lost += max(self._missing - handed_on, 0)
+        self._missing = max(gone - max(handed_on - self._missing, 0), 0)
         self._shown, self._reaped = shown, reaped
         return sum(map(sum, shown.values())) + reaped + self._lost

@@ -48,6 +48,7 @@ class Rest(Watched):
     def beside(self, job: Job | Turn | None) -> None:
         """What runs in the vm."""
         if job is not self._beside:
+            self.let_go()
             self._beside, self._trace = job, None
             self._sessions.beside_job = isinstance(job, Job)
 
@@ -65,6 +66,11 @@ class Rest(Watched):
     def _is_of_one_at_rest(self, pid: int) -> bool:
         marks = {session.mark for session in self.sessions()}
         return self._sessions.owns(pid) and mark_of(self.machine.proc, pid) in marks
+
+    def _hold(self) -> None:
+        """Nobody who is to be stopped for good, when it has forked, must go on later."""
+        if not self._sessions.coming:
+            super()._hold()
 
     def cpu_s(self, spent_ticks: int) -> float:
         """See `Watched.cpu_s`. It is nobody's."""

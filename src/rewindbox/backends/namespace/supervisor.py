@@ -143,6 +143,7 @@ class Supervisor:
         message, descriptors, _, _ = socket.recv_fds(self.link, MESSAGE_BYTES, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         if not message or not descriptors:
             return False
+        self.rest.let_go()
         self.points.checkpoint()
         self.layers.settle()
         answer = socket.socket(fileno=descriptors[0])

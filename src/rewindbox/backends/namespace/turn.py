@@ -24,6 +24,7 @@ from rewindbox.backends.namespace.watch import TICK, Disk, Watched
 _INLINE_BYTES = 90 * 1024
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RESULT_BYTES = 64
+_CPUS = os.cpu_count() or 1
 _DEADLY_S = 10.0
 _RESULT = re.compile(rb"(\d{1,3}) (\d{1,6}) ([01])")
 """Exit code, how many python threads there are besides the first, and whether it can map files."""
@@ -101,7 +102,10 @@ class Turn(Watched):
         fields = stat_fields(self.machine.proc, self.session.head.pid)
         ticks, waited = (sum(map(int, fields[at : at + 2])) if len(fields) > 14 else 0 for at in (11, 13))
         head_s = (self._head_cpu_s() if is_alive else ticks / TICK) - self._head_before
-        of_children_s = max(waited - self.session.waited_ticks, 0) / TICK
+        # Who has counted knows what they have used in this execution; those that end in one that is over before the
+        # first look may have begun in another.
+        has_looked = self._others_before is not None
+        of_children_s = 0.0 if has_looked else min(max(waited - self.session.waited_ticks, 0) / TICK, _CPUS * wall_s)
         self.session.waited_ticks = waited
         reply: dict[str, Any] = {
             "why": self.why,

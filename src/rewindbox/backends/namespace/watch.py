@@ -127,7 +127,8 @@ class Watched:
         if used is None:
             self.why = "wall"
             return 0.0
-        used_bytes, self.spent_s, threads = used
+        used_bytes, spent_s, threads = used
+        self.spent_s = max(self.spent_s, spent_s)
         self.peak_bytes, self._left_bytes = max(self.peak_bytes, used_bytes), limit_bytes - used_bytes
         if used_bytes > limit_bytes:
             self.why = "memory"
@@ -186,7 +187,8 @@ class Watched:
                 found.append(pid)
                 if len(fields) > 21:
                     pages += int(fields[21])
-                    shown[member, fields[19]] = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
+                    first = fields if pid == member else stat_fields(proc, member) or fields
+                    shown[member, first[19]] = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
                     threads += int(fields[17])
             used_bytes = self._memory.used_bytes(_InTime(found, until), pages, limit_bytes)
             return used_bytes, self.cpu_s(self._spent.ticks(shown, self.reaped_ticks())), threads
@@ -260,10 +262,11 @@ class Disk:
 
     def is_over(self, limits: dict[str, float]) -> bool:
         """Whether the last walk found more than the limits allow; starts a walk when one is due."""
-        if self._walk is not None and self._walk.is_alive():
-            return False
         limit_bytes, limit_files = int(limits["disk_mib"]) << 20, int(limits["inodes"])
         known, now = self._known, os.statvfs(".")
+        if self._walk is not None and self._walk.is_alive():
+            self._is_pressing = self._is_pressing or _fallen_bytes(self._before, now) > limit_bytes
+            return False
         if known is not None:
             if known.size_bytes > limit_bytes or known.files > limit_files:
                 self._known = None  # look again at the next job
