@@ -111,8 +111,12 @@ class Watched:
 
     def let_go(self) -> None:
         """Whom we hold goes on."""
-        signal_each(self.machine.proc, self._held, signal.SIGCONT)
+        self._continue(self._held)
         self._held = []
+
+    def _continue(self, stopped: list[int]) -> None:
+        """The youngest first: a parent that goes on is not to see a child that is stopped (`WUNTRACED`)."""
+        signal_each(self.machine.proc, stopped[::-1], signal.SIGCONT)
 
     def _look(self, now: float) -> float:
         if now >= self.deadline:
@@ -175,7 +179,7 @@ class Watched:
         signal_each(proc, running, signal.SIGSTOP)
         used = self._used(limit_bytes, self.deadline)
         if used is not None and used[0] <= limit_bytes:
-            signal_each(proc, running, signal.SIGCONT)
+            self._continue(running)
         return used
 
     def _used(self, limit_bytes: int, until: float) -> tuple[int, float, int] | None:
