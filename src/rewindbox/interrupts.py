@@ -17,6 +17,7 @@ _NUMBERS = tuple(int(number) for number in signal.valid_signals())
 _kernel_side: Any = import_module("_signal")
 """`signal.signal` and `getsignal` make enums of what they take and give: 100 us for a call from the cold."""
 _handler_of, _set_handler = _kernel_side.getsignal, _kernel_side.signal
+_wake_by = _kernel_side.set_wakeup_fd
 _LOOK_S = 0.05
 """A signal that comes after Python has looked for one and before the wait begins does not end the wait."""
 
@@ -24,9 +25,9 @@ _LOOK_S = 0.05
 class Interrupts:
     """What interrupts one call. Use it in a `with` block; its end raises what a handler did."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None]) -> None:
-        """`cancel` is called in the loop when a handler has raised something."""
-        self._loop, self._cancel = loop, cancel
+    def __init__(self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None], bell: int) -> None:
+        """`cancel` is called in the loop when a handler has raised something. What is written to `bell` wakes it."""
+        self._loop, self._cancel, self._bell = loop, cancel, bell
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._caught: list[tuple[int, FrameType | None]] = []
         self._waits = False
@@ -68,6 +69,17 @@ class Interrupts:
         self._waits = False  # until it has returned: what it raises must come through alone
         self._handlers[number](number, frame)
         self._waits = True
+
+    def while_driving(self, drive: Callable[[], None]) -> None:
+        """Have this thread drive the loop: a signal that comes just before the loop waits wakes it, too."""
+        if not self._handlers:
+            drive()
+            return
+        before = _wake_by(self._bell, warn_on_full_buffer=False)
+        try:
+            drive()
+        finally:
+            _wake_by(before)
 
     def while_waiting(self, bell: threading.Lock) -> None:
         """Wait a while for another thread, which drives the loop, to release it: meanwhile handlers run at once.

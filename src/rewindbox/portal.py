@@ -7,9 +7,11 @@ is called.
 """
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -17,6 +19,7 @@ import anyio
 from rewindbox.interrupts import Interrupts
 
 T = TypeVar("T")
+_RINGS = 4096
 
 
 class Portal:
@@ -30,9 +33,14 @@ class Portal:
         self._driver: _Call[Any] | None = None
         self._waiting: list[_Call[Any]] = []
         self._loop: asyncio.AbstractEventLoop
+        self._heard: int
+        self._bell: int
+        """What is written there wakes the loop."""
 
     def __enter__(self) -> "Portal":
         self._loop = asyncio.new_event_loop()
+        self._heard, self._bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._loop.add_reader(self._heard, os.read, self._heard, _RINGS)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,6 +49,8 @@ class Portal:
             self._has_ended = True
         self._run(_Call(self._leave, self._end_of), can_drive)
         self._loop.close()
+        os.close(self._heard)
+        os.close(self._bell)
 
     async def _leave(self) -> None:
         while tasks := [call.task for call in list(self._calls) if call.task is not None]:
@@ -74,12 +84,12 @@ class Portal:
         return False
 
     def _run(self, call: "_Call[T]", can_drive: bool) -> T:
-        with Interrupts(self._loop, call.cancel) as interrupts:
+        with Interrupts(self._loop, call.cancel, self._bell) as interrupts:
             has_seat = self._takes_seat(call)
             (self._loop.call_soon if has_seat else self._loop.call_soon_threadsafe)(call.start)
             while not call.ended:
                 if has_seat and can_drive:
-                    self._drive(call)
+                    interrupts.while_driving(partial(self._drive, call))
                 elif has_seat:
                     self._have_driven(call, interrupts)
                 else:

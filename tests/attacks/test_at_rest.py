@@ -72,7 +72,7 @@ async def test_who_takes_too_much_at_rest_is_ended(backend, vm):
 
 
 PARK = """
-import os, socket
+import os, socket, time
 parked = globals().get("parked", [])
 pair = socket.socketpair()
 parked.append(pair)
@@ -81,9 +81,9 @@ for _ in range(6):
     for _ in range(10): os.write(file, bytes(1 << 20))
     socket.send_fds(pair[0], [b"x"], [file])
     os.close(file)
-print(len(parked))
+print(len(parked)); time.sleep(0.3)
 """
-"""Puts 60 MiB where no process shows them."""
+"""Puts 60 MiB where no process shows them, and can be looked at."""
 
 
 async def test_what_executions_park_adds_up(vm):

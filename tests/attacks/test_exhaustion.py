@@ -104,6 +104,8 @@ def check(order: Job, outcome: Outcome, ended: tuple[str, ...]) -> None:
     """How it ended, and that what was kept of its output is bounded."""
     said = outcome.stderr[-2000:].decode(errors="replace")
     assert outcome.ended in (ended if ended != FULL else ("killed",)), (outcome, said)
+    if ended == ("timeout",):
+        assert ("CPU" in outcome.error) == (order.limits.cpu_s < order.limits.wall_s), outcome
     if ended == ("exit",):
         assert outcome.exit_code == 0, said
     assert max(len(outcome.stdout), len(outcome.stderr)) <= order.limits.output_bytes

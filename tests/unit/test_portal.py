@@ -187,6 +187,27 @@ def test_interrupted_in_a_notebook(portal):
         loop.close()
 
 
+def test_a_signal_that_does_not_end_the_wait(portal):
+    """As one that comes just before the loop begins to wait, or to another thread: the loop is woken for it."""
+    waits, ended = threading.Event(), []
+
+    async def wait():
+        asyncio.get_running_loop().call_later(0.05, waits.set)  # in the wait of half a minute after that
+        await anyio.sleep(30)
+        ended.append("by itself")
+
+    def take_it():
+        assert waits.wait(60)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = threading.Thread(target=take_it)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(wait)
+    thread.join()
+    assert not ended and signal.set_wakeup_fd(-1) == -1
+
+
 @pytest.mark.parametrize("others", [0, 1], ids=["in a notebook", "while another drives"])
 def test_interrupted_at_any_moment(portal, others):
     """Wherever the waiting thread is when Ctrl-C comes: between looking for it and beginning to wait, say."""

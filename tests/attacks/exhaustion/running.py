@@ -104,7 +104,7 @@ TIME = (
     Greedy(
         id="spin-one-after-the-other",
         wants="CPU of children that have ended and were waited for",
-        code=f"{_BURN}for _ in range(15): os.fork() or burn(0.1); os.wait()",
+        code=f"{_BURN}for _ in range(15): os.waitpid(os.fork() or burn(0.1), 0)",
         limits={"cpu_s": 0.5, "wall_s": 50},
         ended=("timeout",),
         more={"cpu_s": 50, "wall_s": 50},
@@ -115,8 +115,8 @@ TIME = (
         code=f"""{_BURN}
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for _ in range(8):
-    os.fork() or burn(0.25)
-    try: os.wait()
+    child = os.fork() or burn(0.25)
+    try: os.waitpid(child, 0)
     except ChildProcessError: pass""",
         limits={"cpu_s": 0.5, "wall_s": 50},
         ended=("timeout",),
@@ -128,8 +128,9 @@ for _ in range(8):
         code=f"""{_BURN}
 for _ in range(8):
     end, theirs = os.pipe()
-    if not os.fork(): os.fork() and os._exit(0); burn(0.25)
-    os.close(theirs); os.wait(); os.read(end, 1); os.close(end)""",
+    child = os.fork()
+    if not child: os.fork() and os._exit(0); burn(0.25)
+    os.close(theirs); os.waitpid(child, 0); os.read(end, 1); os.close(end)""",
         limits={"cpu_s": 0.5, "wall_s": 50},
         ended=("timeout",),
         more={"cpu_s": 50, "wall_s": 50},
