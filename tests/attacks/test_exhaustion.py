@@ -229,7 +229,12 @@ def seen(backend, vm):
     return lambda inside, quantity: Seen(vm, Path(backend.folder, vm.id), inside, quantity)
 
 
-@pytest.mark.parametrize("greedy", GREEDY, ids=lambda greedy: greedy.id)
+def cases(greedy: list[Greedy]) -> list[object]:
+    """Whose own pages of files others might be taken to hold has the host for itself."""
+    return [pytest.param(one, marks=[pytest.mark.alone] * (one.id == "pages-in-pipes")) for one in greedy]
+
+
+@pytest.mark.parametrize("greedy", cases(GREEDY), ids=lambda greedy: greedy.id)
 async def test_greedy_programs(backend, vm, seen, greedy, record_property):
     """The run ends as its limit says, nothing of it is left, and the vm goes on."""
     record_property("road", greedy.id)
@@ -241,7 +246,7 @@ BY_THEMSELVES = [greedy for greedy in GREEDY if greedy.more and greedy.past is N
 FURTHER = [greedy for greedy in GREEDY if greedy.more and greedy.past is not None]
 
 
-@pytest.mark.parametrize("greedy", BY_THEMSELVES, ids=lambda greedy: greedy.id)
+@pytest.mark.parametrize("greedy", cases(BY_THEMSELVES), ids=lambda greedy: greedy.id)
 async def test_it_is_the_limit(vm, seen, greedy, record_property):
     """With a higher limit the same program ends by itself: it was that limit that ended it."""
     record_property("road's control", greedy.id)
@@ -345,6 +350,31 @@ while True: print("on", flush=True); time.sleep(0.05)"""
     assert outcomes[0].ended == "killed", outcomes
 
 
+@pytest.mark.alone
+async def test_what_another_vm_pins_ends_nobody(backend, vm):
+    """A program with pipes, empty or not, goes on while another vm has huge pages of files in its own."""
+    code = """
+import os, time
+end, theirs = os.pipe(), os.pipe()
+os.write(theirs[1], b"much")
+while True: print("on", flush=True); time.sleep(0.02)"""
+    pins = next(greedy for greedy in GREEDY if greedy.id == "pages-in-pipes")
+    heard, outcomes = bytearray(), []
+
+    async def execute() -> None:
+        outcomes.append(await vm.execute(job(code, "python", memory_mib=50), lambda _, data: heard.extend(data)))
+
+    other = await backend.create("vm_other")
+    async with anyio.create_task_group() as group:
+        group.start_soon(execute)
+        await eventually(lambda: b"on" in heard, "it runs")
+        await out(other, pins.code, "python", **pins.more)
+        most = heard.count(b"on") + 5
+        await eventually(lambda: bool(outcomes) or heard.count(b"on") > most, "it has been looked at")
+        await vm.cancel()
+    assert outcomes[0].ended == "killed", outcomes
+
+
 @contextlib.contextmanager
 def taken_of_the_host(folder: Path):
     """Much of what is not in the resident set of anybody: locks, and memory files."""
@@ -363,7 +393,7 @@ def taken_of_the_host(folder: Path):
         yield
 
 
-@pytest.mark.parametrize("greedy", [g for g in GREEDY if g.in_session], ids=lambda greedy: greedy.id)
+@pytest.mark.parametrize("greedy", cases([g for g in GREEDY if g.in_session]), ids=lambda greedy: greedy.id)
 async def test_greedy_sessions(vm, seen, greedy):
     """In a live session the same: it ends as its limit says, goes back to what it was, and nothing but it is left."""
     fixed = {name: value for name, value in greedy.limits.items() if name in ("processes", "file_mib", "open_files")}

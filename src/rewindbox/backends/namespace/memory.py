@@ -23,7 +23,7 @@ _ATTRIBUTES_MAX_BYTES = 256 << 10
 _FILE_BYTES = 1536
 """An empty file in memory: its inode and its name, which may be long."""
 _UNSETTLED_BYTES = 8 << 20
-"""So little is not worth a look at what a session has open."""
+"""So little is not worth a look at what processes have open."""
 _MEMFD, _SOCKET, _WATCHER = "/memfd:", "socket:", "anon_inode:inotify"
 _SHARED, _LISTED = b"Shmem:", (b"SUnreclaim:", b"VmallocUsed:")
 _TABLES = b"PageTables:"
@@ -88,7 +88,9 @@ class Memory:
         opened = _opened(self._proc, pids)
         grown = self._growth.until(parked.host_bytes(*_LOOKED_AT))
         own = private * 1024 + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
-        own += min(parked.most_left_behind_bytes()[1], grown[parked.UNLISTED]) + grown[parked.PINNED]
+        own += min(parked.most_left_behind_bytes()[1], grown[parked.UNLISTED])
+        if grown[parked.PINNED] > _UNSETTLED_BYTES:
+            own += min(parked.most_pinned_bytes(self._proc, pids), grown[parked.PINNED])
         # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
         shared = max(mapped * 1024, self._unmapped_bytes(opened.memory))
         most_listed = sum(grown[name] for name in _LISTED)

@@ -4,15 +4,19 @@ Runs in the supervisor, which shares the vm's network namespace. Not seen, and b
 user's processes: pipes (64 MiB, then 8 KiB for each).
 """
 
+import contextlib
+import fcntl
 import os
 import socket
+import stat
 import struct
 import sys
+import termios
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
-from rewindbox.backends.namespace.processes import read
+from rewindbox.backends.namespace.processes import entries, read
 
 _NETLINK_SOCK_DIAG = 4
 _HEADER, _ATTRIBUTE = struct.Struct("IHHII"), struct.Struct("HH")
@@ -46,6 +50,11 @@ _SEMAPHORE_BYTES = 64
 _UNDOING_BYTES, _UNDONE_BYTES = 192, 4
 """What a process has for each set that it is to undo something in, and for each semaphore of it; allocated in powers of
 two."""
+_HUGE_BYTES = 2 << 20
+"""The largest that a file's pages are."""
+_WITHOUT_BOUND = 1 << 62
+_OWN_SOCKETS_BYTES = 16 << 10
+"""What lies in the supervisor's own, in the same network namespace: 5 KiB were seen."""
 _EVENT_BYTES = 512
 """Of a watcher of files, with a long name."""
 PINNED = b"pinned"
@@ -258,6 +267,39 @@ def _pinned_bytes(meminfo: bytes) -> int:
     of_all = _sum_bytes(meminfo, b"Active:", b"Inactive:", b"Unevictable:")
     cached = _sum_bytes(meminfo, b"Cached:", b"Buffers:")
     return min(of_files - cached, of_all - cached - _sum_bytes(meminfo, b"AnonPages:", b"SwapCached:"))
+
+
+def most_pinned_bytes(proc: int, pids: list[int]) -> int:
+    """More than processes can hold of files' pages by what lies in their pipes and sockets; each byte may keep a page.
+
+    So nobody who has nothing there answers for what others hold of the host.
+    """
+    if sockets_bytes() > _OWN_SOCKETS_BYTES:
+        return _WITHOUT_BOUND
+    pipes: dict[int, int] = {}
+    for pid in pids:
+        with entries(proc, f"{pid}/fd") as (folder, names):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # closed meanwhile
+                    status = os.stat(name, dir_fd=folder)
+                    if stat.S_ISSOCK(status.st_mode) and is_parking(proc, pid, name):
+                        return _WITHOUT_BOUND
+                    if stat.S_ISFIFO(status.st_mode) and status.st_ino not in pipes:
+                        pipes[status.st_ino] = _most_pieces(folder, name)
+    return sum(pipes.values()) * _HUGE_BYTES
+
+
+def _most_pieces(folder: int, name: str) -> int:
+    """How many pieces lie in a pipe, at most. Whoever opens it to read takes nothing, and lets no writer wait."""
+    try:
+        pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except PermissionError:
+        return _WITHOUT_BOUND
+    try:
+        (filled,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+        return min(int(filled), fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) // _PAGE)
+    finally:
+        os.close(pipe)
 
 
 def _unlisted_bytes(meminfo: bytes) -> int:
