@@ -45,7 +45,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def client(tmp_path, monkeypatch, clock):
     store = tmp_path / "store"
-    for name, value in (("MAX", "3"), ("WAIT_S", "0.1"), ("LEASE_S", "100")):
+    for name, value in (("MAX", "3"), ("WAIT_S", "3"), ("LEASE_S", "100")):
         monkeypatch.setenv(f"REWINDBOX_POOL_{name}", value)
     header = {"Authorization": f"Bearer {Tokens(str(store)).create('test', None)}"}
     with (
