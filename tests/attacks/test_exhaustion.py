@@ -27,7 +27,8 @@ from conftest import (
 )
 from rewindbox import backends
 from rewindbox.backends.base import Job, Outcome
-from rewindbox.backends.namespace import occupied, parked, starting
+from rewindbox.backends.namespace import occupied, starting
+from rewindbox.backends.namespace.growth import Growth, host_bytes
 
 pytestmark = pytest.mark.anyio
 _SLACK_KIB = 16 * 1024
@@ -379,8 +380,8 @@ while True: print("on", flush=True); time.sleep(0.02)"""
 def taken_of_the_host(folder: Path):
     """Much of what is not in the resident set of anybody: locks, and memory files."""
     lines = (b"SUnreclaim:", b"Shmem:")
-    growth = parked.Growth()
-    growth.go_on(parked.host_bytes(*lines))
+    growth = Growth()
+    growth.go_on(host_bytes(*lines))
     with contextlib.ExitStack() as held:
         memory = held.enter_context(open(os.memfd_create("much"), "wb", buffering=0))
         memory.write(bytes(80 << 20))
@@ -388,7 +389,7 @@ def taken_of_the_host(folder: Path):
             file = held.enter_context(open(folder / f"lock{n}", "wb", buffering=0))
             for place in range(1000):
                 fcntl.fcntl(file, fcntl.F_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 2 * place, 1, 0))
-            grown = growth.until(parked.host_bytes(*lines))
+            grown = growth.until(host_bytes(*lines))
         assert min(grown.values()) > 50 << 20, grown
         yield
 

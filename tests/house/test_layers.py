@@ -83,6 +83,7 @@ INSIDE = (
         "processes",
         "memory",
         "parked",
+        "growth",
         "lists",
         "watch",
     ),

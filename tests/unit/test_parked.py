@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewindbox.backends.namespace import kernel, parked
-from rewindbox.backends.namespace.parked import Growth
+from rewindbox.backends.namespace.growth import PINNED, Growth, host_bytes
 
 SIZES = st.integers(0, 1 << 40)
 
@@ -56,7 +56,7 @@ def test_a_line_of_theirs_alone_begins_once(sizes):
 
 
 def _pinned_bytes() -> int:
-    return parked.host_bytes(parked.PINNED)[parked.PINNED]
+    return host_bytes(PINNED)[PINNED]
 
 
 @pytest.mark.alone

@@ -82,6 +82,31 @@ def burn(seconds):
     os._exit(0)
 """
 
+_BURNERS = {
+    "spin-one-after-the-other": (
+        "children that have ended and were waited for",
+        "for _ in range(15): os.waitpid(os.fork() or burn(0.1), 0)",
+    ),
+    "spin-unwaited": (
+        "children that the kernel reaps",
+        """
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(8):
+    child = os.fork() or burn(0.25)
+    try: os.waitpid(child, 0)
+    except ChildProcessError: pass""",
+    ),
+    "spin-in-orphans": (
+        "grandchildren whose parents have ended",
+        """
+for _ in range(8):
+    end, theirs = os.pipe()
+    child = os.fork()
+    if not child: os.fork() and os._exit(0); burn(0.25)
+    os.close(theirs); os.waitpid(child, 0); os.read(end, 1); os.close(end)""",
+    ),
+}
+
 TIME = (
     Greedy(
         id="spin",
@@ -101,39 +126,16 @@ TIME = (
         more={"cpu_s": 50, "wall_s": 50},
         past=("seconds of CPU", 1),
     ),
-    Greedy(
-        id="spin-one-after-the-other",
-        wants="CPU of children that have ended and were waited for",
-        code=f"{_BURN}for _ in range(15): os.waitpid(os.fork() or burn(0.1), 0)",
-        limits={"cpu_s": 0.5, "wall_s": 50},
-        ended=("timeout",),
-        more={"cpu_s": 50, "wall_s": 50},
-    ),
-    Greedy(
-        id="spin-unwaited",
-        wants="CPU of children that the kernel reaps",
-        code=f"""{_BURN}
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-for _ in range(8):
-    child = os.fork() or burn(0.25)
-    try: os.waitpid(child, 0)
-    except ChildProcessError: pass""",
-        limits={"cpu_s": 0.5, "wall_s": 50},
-        ended=("timeout",),
-        more={"cpu_s": 50, "wall_s": 50},
-    ),
-    Greedy(
-        id="spin-in-orphans",
-        wants="CPU of grandchildren whose parents have ended",
-        code=f"""{_BURN}
-for _ in range(8):
-    end, theirs = os.pipe()
-    child = os.fork()
-    if not child: os.fork() and os._exit(0); burn(0.25)
-    os.close(theirs); os.waitpid(child, 0); os.read(end, 1); os.close(end)""",
-        limits={"cpu_s": 0.5, "wall_s": 50},
-        ended=("timeout",),
-        more={"cpu_s": 50, "wall_s": 50},
+    *(
+        Greedy(
+            id=name,
+            wants=f"CPU of {whose}",
+            code=f"{_BURN}{code}",
+            limits={"cpu_s": 0.5, "wall_s": 50},
+            ended=("timeout",),
+            more={"cpu_s": 50, "wall_s": 50},
+        )
+        for name, (whose, code) in _BURNERS.items()
     ),
     Greedy(
         id="sleep",

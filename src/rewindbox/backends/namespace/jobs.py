@@ -4,8 +4,8 @@ import os
 import resource
 from typing import Any
 
+from rewindbox.backends.namespace.growth import Growth
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.parked import Growth
 from rewindbox.backends.namespace.processes import Spare, kill_all, processes, strike
 from rewindbox.backends.namespace.spawner import Spawner
 from rewindbox.backends.namespace.watch import TICK, Disk, Watched

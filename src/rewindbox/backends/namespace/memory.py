@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rewindbox.backends.namespace import kernel, lists, occupied, parked
+from rewindbox.backends.namespace.growth import PINNED, UNLISTED, Growth, host_bytes
 from rewindbox.backends.namespace.machine import MEMORY
 from rewindbox.backends.namespace.processes import entries, processes
 
@@ -27,14 +28,16 @@ _UNSETTLED_BYTES = 8 << 20
 _MEMFD, _SOCKET, _WATCHER = "/memfd:", "socket:", "anon_inode:inotify"
 _SHARED, _LISTED = b"Shmem:", (b"SUnreclaim:", b"VmallocUsed:")
 _TABLES = b"PageTables:"
-_ELSEWHERE = (_SHARED, _TABLES, parked.PINNED, *_LISTED)
-_LOOKED_AT = (*_ELSEWHERE, parked.UNLISTED)
+_ELSEWHERE = (_SHARED, _TABLES, PINNED, *_LISTED)
+_LOOKED_AT = (*_ELSEWHERE, UNLISTED)
+_OWN_SOCKETS_BYTES = 16 << 10
+"""What lies in the supervisor's own, which are in the vm's network namespace: 5 KiB were seen."""
 
 
 class Memory:
     """The memory of everything that runs in one vm during one job, or of its live sessions."""
 
-    def __init__(self, proc: int, ipc_ns: Callable[[], int], growth: parked.Growth) -> None:
+    def __init__(self, proc: int, ipc_ns: Callable[[], int], growth: Growth) -> None:
         """`proc`: a descriptor of the vm's /proc. `ipc_ns` gives that of the job's ipc namespace.
 
         `growth`: of the host, as far as it was theirs before.
@@ -45,13 +48,13 @@ class Memory:
 
     def go_on(self) -> None:
         """From now on what the host has more of may be theirs, until now it was not."""
-        self._growth.go_on(parked.host_bytes(*_LOOKED_AT))
+        self._growth.go_on(host_bytes(*_LOOKED_AT))
 
     def note(self) -> None:
         """Nobody looks for a while: what the host has more of by now stays theirs."""
-        known = self._growth.until(parked.host_bytes(*_LOOKED_AT))
-        if known[parked.UNLISTED] > _UNSETTLED_BYTES:
-            known[parked.UNLISTED] = min(known[parked.UNLISTED], parked.most_left_behind_bytes()[1])
+        known = self._growth.until(host_bytes(*_LOOKED_AT))
+        if known[UNLISTED] > _UNSETTLED_BYTES:
+            known[UNLISTED] = min(known[UNLISTED], parked.most_left_behind_bytes()[1])
 
     def settle(self, pids: list[int]) -> None:
         """Of that only what these may have out of sight; else others' ups would add up over a session's executions."""
@@ -66,7 +69,7 @@ class Memory:
     def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
         estimate = resident_pages * _PAGE
-        grown = self._growth.until(parked.host_bytes(*_LOOKED_AT))
+        grown = self._growth.until(host_bytes(*_LOOKED_AT))
         elsewhere = sum(grown[name] for name in _ELSEWHERE)
         elsewhere += parked.most_in_sockets_bytes() + _most_in_attributes_bytes()
         if estimate + elsewhere <= limit_bytes:
@@ -86,11 +89,15 @@ class Memory:
             mapped += sizes.get(b"Pss_Shmem:", 0)
             private += sizes.get(b"Pss_Anon:", 0)
         opened = _opened(self._proc, pids)
-        grown = self._growth.until(parked.host_bytes(*_LOOKED_AT))
-        own = private * 1024 + parked.tables_bytes(self._proc, pids) + parked.sockets_bytes()
-        own += min(parked.most_left_behind_bytes()[1], grown[parked.UNLISTED])
-        if grown[parked.PINNED] > _UNSETTLED_BYTES:
-            own += min(parked.most_pinned_bytes(self._proc, pids), grown[parked.PINNED])
+        grown = self._growth.until(host_bytes(*_LOOKED_AT))
+        in_sockets = parked.sockets_bytes()
+        own = private * 1024 + parked.tables_bytes(self._proc, pids) + in_sockets
+        own += min(parked.most_left_behind_bytes()[1], grown[UNLISTED])
+        # Pages that pipes and sockets hold: nobody who has nothing lying there answers for what others have.
+        if grown[PINNED] > _UNSETTLED_BYTES and (opened.parks or in_sockets > _OWN_SOCKETS_BYTES):
+            own += grown[PINNED]
+        elif grown[PINNED] > _UNSETTLED_BYTES:
+            own += min(parked.most_in_pipes_bytes(self._proc, pids), grown[PINNED])
         # Mapped and unmapped shared memory overlap; counting both would end a program that does no harm.
         shared = max(mapped * 1024, self._unmapped_bytes(opened.memory))
         most_listed = sum(grown[name] for name in _LISTED)

@@ -10,7 +10,6 @@ import os
 import socket
 import stat
 import struct
-import sys
 import termios
 from collections import Counter
 from collections.abc import Iterator
@@ -53,19 +52,8 @@ two."""
 _HUGE_BYTES = 2 << 20
 """The largest that a file's pages are."""
 _WITHOUT_BOUND = 1 << 62
-_OWN_SOCKETS_BYTES = 16 << 10
-"""What lies in the supervisor's own, in the same network namespace: 5 KiB were seen."""
 _EVENT_BYTES = 512
 """Of a watcher of files, with a long name."""
-PINNED = b"pinned"
-"""In what `host_bytes` tells: pages of files that are in no file any more, and held, as a pipe holds all of a huge one
-for a byte of it. The kernel lists them, and counts them in no file's cache."""
-UNLISTED = b"unlisted"
-"""There, too: what is not free and in no line, as what lies in sockets."""
-_LINES = (
-    *(b"MemFree:", b"Buffers:", b"Cached:", b"SwapCached:", b"AnonPages:", b"Slab:", b"KernelStack:"),
-    *(b"PageTables:", b"SecPageTables:", b"VmallocUsed:", b"Percpu:"),
-)
 
 
 def tables_bytes(proc: int, pids: list[int]) -> int:
@@ -195,10 +183,8 @@ def _is_orphan(attributes: dict[int, bytes]) -> bool:
 def _held_bytes(attributes: dict[int, bytes], memory: int) -> int:
     """What a socket has of what was sent to it or by it; and what was sent by one that is closed."""
     told = struct.unpack_from("8I", attributes.get(memory, bytes(32)))
-    orphaned = attributes.get(_UNREAD, b"")[:4] if _is_orphan(attributes) else b""
-    return int(told[_TO_READ] + max(told[_SENT], told[_TO_SEND]) + told[_IN_HAND]) + int.from_bytes(
-        orphaned, sys.byteorder
-    )
+    (unread,) = struct.unpack_from("I", attributes.get(_UNREAD, bytes(4))) if _is_orphan(attributes) else (0,)
+    return int(told[_TO_READ] + max(told[_SENT], told[_TO_SEND]) + told[_IN_HAND] + unread)
 
 
 def _aligned(size: int) -> int:
@@ -221,69 +207,14 @@ def memory_device() -> int:
         os.close(file)
 
 
-class Growth:
-    """By how much lines of the host's memory have grown since their lowest: what others give back hides nothing."""
-
-    def __init__(self, *lasting: bytes) -> None:
-        """`lasting`: of these lines others take so little that nobody is to begin anew."""
-        self._lasting = lasting
-        self.known: dict[bytes, int] = {}
-        """Of each line, at the last look."""
-        self._lowest: dict[bytes, int] = {}
-
-    def become(self, known: dict[bytes, int]) -> None:
-        """What it was at another time."""
-        self.known, self._lowest = known, {}
-
-    def go_on(self, now: dict[bytes, int]) -> None:
-        """Begin, or go on after a time that nobody has looked at: what the host took meanwhile is not counted."""
-        lasting = {name: size for name, size in self._lowest.items() if name in self._lasting}
-        self._lowest = {name: size - self.known.get(name, 0) for name, size in now.items()} | lasting
-
-    def until(self, now: dict[bytes, int]) -> dict[bytes, int]:
-        """Of each line. Call it as often as may be: what comes and goes between two looks is not seen."""
-        if not self._lowest:
-            self.go_on(now)
-        self._lowest = {name: min(size, now[name]) for name, size in self._lowest.items()}
-        self.known = {name: now[name] - size for name, size in self._lowest.items()}
-        return self.known
-
-
-def host_bytes(*names: bytes) -> dict[bytes, int]:
-    """Lines of the host's /proc/meminfo, `PINNED` and `UNLISTED`."""
-    descriptor = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(descriptor, 8192)
-    finally:
-        os.close(descriptor)
-    return {name: _MADE_UP[name](text) if name in _MADE_UP else _told_bytes(text, name) for name in names}
-
-
-def _pinned_bytes(meminfo: bytes) -> int:
-    """The smaller of two, each of which sees something else, too: what programs have given back and the kernel not yet
-    taken (`MADV_FREE`), and huge pages of which they have given back a part. Can be below zero.
-    """
-    of_files = _sum_bytes(meminfo, b"Active(file):", b"Inactive(file):", b"Shmem:")
-    of_all = _sum_bytes(meminfo, b"Active:", b"Inactive:", b"Unevictable:")
-    cached = _sum_bytes(meminfo, b"Cached:", b"Buffers:")
-    return min(of_files - cached, of_all - cached - _sum_bytes(meminfo, b"AnonPages:", b"SwapCached:"))
-
-
-def most_pinned_bytes(proc: int, pids: list[int]) -> int:
-    """More than processes can hold of files' pages by what lies in their pipes and sockets; each byte may keep a page.
-
-    So nobody who has nothing there answers for what others hold of the host.
-    """
-    if sockets_bytes() > _OWN_SOCKETS_BYTES:
-        return _WITHOUT_BOUND
+def most_in_pipes_bytes(proc: int, pids: list[int]) -> int:
+    """More than what lies in the pipes of processes can hold of files' pages; each byte may keep a huge one."""
     pipes: dict[int, int] = {}
     for pid in pids:
         with entries(proc, f"{pid}/fd") as (folder, names):
             for name in names:
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # closed meanwhile
                     status = os.stat(name, dir_fd=folder)
-                    if stat.S_ISSOCK(status.st_mode) and is_parking(proc, pid, name):
-                        return _WITHOUT_BOUND
                     if stat.S_ISFIFO(status.st_mode) and status.st_ino not in pipes:
                         pipes[status.st_ino] = _most_pieces(folder, name)
     return sum(pipes.values()) * _HUGE_BYTES
@@ -293,25 +224,15 @@ def _most_pieces(folder: int, name: str) -> int:
     """How many pieces lie in a pipe, at most. Whoever opens it to read takes nothing, and lets no writer wait."""
     try:
         pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except PermissionError:
+    except (FileNotFoundError, ProcessLookupError):
+        raise
+    except OSError:  # we may not look
         return _WITHOUT_BOUND
     try:
         (filled,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
         return min(int(filled), fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) // _PAGE)
     finally:
         os.close(pipe)
-
-
-def _unlisted_bytes(meminfo: bytes) -> int:
-    """The first line has no line feed before it."""
-    return int(meminfo.split(None, 2)[1]) * 1024 - _sum_bytes(meminfo, *_LINES)
-
-
-_MADE_UP = {PINNED: _pinned_bytes, UNLISTED: _unlisted_bytes}
-
-
-def _sum_bytes(meminfo: bytes, *names: bytes) -> int:
-    return sum(_told_bytes(meminfo, name) for name in names)
 
 
 def _told_bytes(text: bytes, name: bytes) -> int:

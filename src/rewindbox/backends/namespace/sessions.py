@@ -33,9 +33,9 @@ from rewindbox.backends.namespace.forks import (
     readable,
     spared,
 )
+from rewindbox.backends.namespace.growth import PINNED, Growth
 from rewindbox.backends.namespace.guard import Guard
 from rewindbox.backends.namespace.machine import Machine
-from rewindbox.backends.namespace.parked import PINNED, Growth
 from rewindbox.backends.namespace.processes import (
     Spare,
     StillAlive,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from rewindbox.backends.namespace import occupied
 from rewindbox.backends.namespace.groups import Nowhere
+from rewindbox.backends.namespace.growth import Growth
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import Memory, proportional_bytes
-from rewindbox.backends.namespace.parked import Growth
 from rewindbox.backends.namespace.processes import is_stopped, living, processes, signal_each, stat_fields
 from rewindbox.backends.namespace.processor import Shown, Spent
 
