@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from conftest import SOAK, data, out, run
-from rewindbox.errors import BadRequest
+from rewindbox.errors import BadRequest, InvalidArgument
 
 pytestmark = pytest.mark.anyio
 BIG = 1 << 30
@@ -251,6 +251,14 @@ async def test_traversals(vm, canary, name):
             assert await vm.read(payload, BIG) != SECRET
         with contextlib.suppress(BadRequest):
             await vm.write(payload, b"x")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", "x" * 4001, "\udcff" * 4001])
+async def test_what_is_no_path(vm, path):
+    """Empty, NUL, more bytes than a path has, text that is no bytes: refused by every verb before the vm is asked."""
+    for verb in (vm.read(path, BIG), vm.write(path, b"x"), vm.list(path)):
+        with pytest.raises(InvalidArgument, match=r"path '"):
+            await verb
 
 
 async def test_verbs_do_not_wait_for_a_job(vm):

@@ -34,6 +34,7 @@ ENVIRONMENT = {
 }
 _STATES = "/var/lib/rewindbox/sessions"
 _ENVIRONMENT_MAX_BYTES = 64 * 1024
+_PATH_MAX_BYTES = 4000
 
 
 def order(job: Job) -> dict[str, Any]:
@@ -148,9 +149,17 @@ def _ending(job: Job, answer: dict[str, Any], output: Output) -> tuple[Ended, in
 
 
 def checked_path(path: str) -> str:
-    """A path as the vm takes it. Raises InvalidArgument: empty, NUL, or longer than the kernel takes."""
-    if not path or "\0" in path or len(os.fsencode(path)) > 4000:
-        raise InvalidArgument(f"path {path[:80]!r}", remedy="give a path of 1 to 4000 bytes without NUL")
+    """A path as the vm takes it; bytes that are no UTF-8 as `os.fsdecode` gives them.
+
+    Raises InvalidArgument: empty, NUL, no bytes, or longer than the kernel takes.
+    """
+    try:
+        size = len(os.fsencode(path))
+    except UnicodeEncodeError as error:
+        remedy = "give it without lone surrogates, but for those of os.fsdecode"
+        raise InvalidArgument(f"path {path[:80]!r}", remedy=remedy) from error
+    if not 0 < size <= _PATH_MAX_BYTES or "\0" in path:
+        raise InvalidArgument(f"path {path[:80]!r}", remedy=f"give a path of 1 to {_PATH_MAX_BYTES} bytes without NUL")
     return path
 
 
