@@ -314,7 +314,7 @@ time.sleep(1)""",
 import fcntl, os, struct, time
 for n in range(900):
     f = os.open(f"/tmp/lock{n}", os.O_CREAT | os.O_RDWR)
-    for place in range(300): fcntl.fcntl(f, fcntl.F_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 2 * place, 1, 0))
+    for place in range(500): fcntl.fcntl(f, fcntl.F_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 2 * place, 1, 0))
 time.sleep(1)""",
         limits=_SMALLEST,
         ended=("memory",),
