@@ -19,6 +19,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import skeletons
 from rewindbox import backends
 from rewindbox.attacks.host import Host
 from rewindbox.backends.base import Job, Outcome
@@ -215,8 +216,10 @@ async def namespace(vm) -> str:
     return found[0]
 
 
-def remove(folder: Path) -> None:
-    """Whatever code in a vm has made of its files."""
+def remove(folder: Path, *, was_weak: bool = False) -> None:
+    """Whatever code in a vm has made of its files. `was_weak`: it may have changed what all vms share."""
+    if not was_weak:
+        skeletons.take_back(folder)
     trees.delete(str(folder))
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -271,6 +274,13 @@ def no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> It
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """What tests have left to each other goes with the last one."""
+    yield
+    skeletons.forget()
+
+
 @pytest.fixture(scope="module")
 def canaries() -> Iterator[Host]:
     """Files, servers and memory of the host that no code may come to."""
@@ -312,8 +322,8 @@ def backend_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def vms_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where a backend keeps the files of its vms; its name is too long for a socket's address."""
-    place = tmp_path_factory.mktemp("backend")
-    yield place / ("a-long-name-" * 10) / "vms"
+    place = tmp_path_factory.mktemp("backend") / ("a-long-name-" * 10)
+    yield skeletons.lend(place / "vms")
     remove(place)
 
 
@@ -337,7 +347,7 @@ async def vm(backend):
 def store(backend_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a box keeps everything, on the chosen backend."""
     monkeypatch.setenv("REWINDBOX_BACKEND", backend_name)
-    yield tmp_path / "store"
+    yield skeletons.lend(tmp_path / "store" / "vms").parent
     remove(tmp_path / "store")
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 import pytest
 
+import skeletons
 from conftest import boot_after, eventually, namespace, out, run, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
@@ -150,7 +151,7 @@ async def test_who_takes_too_much_while_it_is_to_fork_is_ended(vm):
 async def test_unwatched_it_has_what_it_takes(tmp_path, monkeypatch):
     """Where nobody looks at sessions that rest, it has all of it."""
     monkeypatch.setattr(starting, "_BOOT", boot_after(UNWATCHED))
-    made = backends.load("namespace", str(tmp_path / "vms"))
+    made = backends.load("namespace", str(skeletons.lend(tmp_path / "vms")))
     try:
         if await is_hard(made):
             pytest.skip("the kernel counts memory here, and needs nobody to look")

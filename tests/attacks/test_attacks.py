@@ -141,7 +141,7 @@ async def weakened(anyio_backend, tmp_path_factory):
     made = Weakened(tmp_path_factory.mktemp("weakened"))
     yield made
     await made.close()
-    remove(made.folder)
+    remove(made.folder, was_weak=True)
 
 
 @pytest.mark.parametrize("attack", CONTROLS, ids=lambda attack: attack.id)

@@ -12,6 +12,7 @@ import anyio
 import pytest
 from exhaustion import FULL, GREEDY, Greedy
 
+import skeletons
 from conftest import (
     cpu_s,
     eventually,
@@ -261,7 +262,7 @@ async def test_it_gets_further(backend, tmp_path, greedy, record_property):
     needs(backend, greedy.language)
     quantity, bound = greedy.past
     with lifted(greedy.lifted):
-        made = backends.load("namespace", str(tmp_path / "vms"), spare=False)
+        made = backends.load("namespace", str(skeletons.lend(tmp_path / "vms")), spare=False)
         made.warm()
     try:
         vm = await made.create("vm_more")

@@ -20,6 +20,7 @@ import anyio
 import pytest
 from refusing import OPENAT2, boot
 
+import skeletons
 from conftest import FULL, boot_after, eventually, out, remove, run, scaled
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
@@ -166,7 +167,7 @@ async def undefended(tmp_path, monkeypatch):
     (folder / "canary").write_bytes(SECRET)
     (folder / "canary").chmod(0o666)
     monkeypatch.setattr(starting, "_BOOT", UNDEFENDED)
-    made = backends.load("namespace", str(tmp_path / "vms"))
+    made = backends.load("namespace", str(skeletons.lend(tmp_path / "vms")))
     yield await made.create("vm_control"), folder / "canary"
     await made.close()
     remove(tmp_path / "vms")

@@ -3,6 +3,7 @@
 import anyio
 import pytest
 
+import skeletons
 from conftest import boot_after, out, run
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
@@ -37,7 +38,7 @@ async def slow_vm(request, tmp_path, monkeypatch):
     """A vm whose supervisor counts as `request.param` says."""
     lines = f"from rewindbox.backends.namespace import watch\n{request.param}"
     monkeypatch.setattr(starting, "_BOOT", boot_after(lines))
-    made = backends.load("namespace", str(tmp_path / "vms"))
+    made = backends.load("namespace", str(skeletons.lend(tmp_path / "vms")))
     yield await made.create("vm_slow")
     await made.close()
 

@@ -5,6 +5,7 @@ import secrets
 
 import pytest
 
+import skeletons
 from conftest import boot_after, eventually, job, out, run, status_of
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
@@ -45,7 +46,7 @@ sessions.ipc_ns_of = first_threads_only""",
 @pytest.fixture(params=["watchful", "blind"])
 async def vm_of(request, tmp_path, monkeypatch):
     """Makes a vm whose supervisor looks for this program, or does not; and says which."""
-    made = backends.load("namespace", str(tmp_path / "vms"))
+    made = backends.load("namespace", str(skeletons.lend(tmp_path / "vms")))
     is_blind = request.param == "blind"
 
     async def make(code: str):

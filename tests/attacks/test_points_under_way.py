@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import skeletons
 from conftest import boot_after, job, remove, scaled
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
@@ -49,7 +50,7 @@ def host():
 
 async def leaked(folder: Path, host: Path, counts: Iterable[int]) -> bool:
     """Whether something of the host came into one of so many points."""
-    made, vm = backends.load("namespace", str(folder / "vms")), None
+    made, vm = backends.load("namespace", str(skeletons.lend(folder / "vms"))), None
     try:
         for number in counts:
             code = "open('f', 'w').write('x')"

@@ -14,6 +14,7 @@ import posture
 import pytest
 from posture import MOUNTS
 
+import skeletons
 from conftest import eventually, job, members, namespace, open_files, out, remove, run, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.namespace import seccomp
@@ -87,7 +88,7 @@ async def test_descriptors(backend_name, anyio_backend, tmp_path):
     secret = os.open(tmp_path / "secret", os.O_RDWR | os.O_CREAT)
     held = [fcntl.fcntl(secret, fcntl.F_DUPFD, number) for number in (10, 251)]  # free ones: others are not ours
     assert all(os.get_inheritable(number) for number in held)
-    made = backends.load(backend_name, str(tmp_path / "vms"))
+    made = backends.load(backend_name, str(skeletons.lend(tmp_path / "vms")))
     try:
         vm = await made.create("vm_descriptors")
 
@@ -115,7 +116,7 @@ async def test_descriptors(backend_name, anyio_backend, tmp_path):
 async def test_environments(backend_name, anyio_backend, tmp_path, monkeypatch):
     """No process of the vm, nor between it and us, was given our environment."""
     monkeypatch.setenv("CANARY", SECRET)
-    made = backends.load(backend_name, str(tmp_path / "vms"))
+    made = backends.load(backend_name, str(skeletons.lend(tmp_path / "vms")))
     try:
         vm = await made.create("vm_environments")
         seen = 0
@@ -220,7 +221,7 @@ print(found)"""
 
 async def test_ends_with_its_holder(backend_name, anyio_backend, tmp_path):
     """Closing a backend ends every process of every vm of it, the host's side included."""
-    made = backends.load(backend_name, str(tmp_path / "vms"))
+    made = backends.load(backend_name, str(skeletons.lend(tmp_path / "vms")))
     vms = [await made.create(f"vm_{number}") for number in range(3)]
     inside = [await namespace(vm) for vm in vms]
     above = {int(status_of(pid)["PPid"]) for name in inside for pid in members(name)} - {1, os.getpid()}

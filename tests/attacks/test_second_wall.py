@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import skeletons
 from conftest import PATIENCE_S, cpu_s, eventually, job, members, namespace, out, remove, run, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.namespace import ground, input, landlock, starting
@@ -57,14 +58,14 @@ async def alone(backend_name, anyio_backend, tmp_path):
     made = []
 
     async def start():
-        backend = backends.load(backend_name, str(tmp_path / "vms"), spare=False)
+        backend = backends.load(backend_name, str(skeletons.lend(tmp_path / "vms")), spare=False)
         made.append(backend)
         return backend, await backend.create("vm_alone")
 
     yield start
     for backend in made:
         await backend.close()
-    remove(tmp_path / "vms")
+    remove(tmp_path / "vms", was_weak=True)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import skeletons
 from conftest import job, members, namespace, out, remove, run, status_of, until
 from defences import without
 from rewindbox import backends
@@ -147,13 +148,13 @@ async def test_children_before_their_exec_without(anyio_backend, tmp_path, defen
     """Without what hides them, or with capabilities given up too early, the same code does open them."""
     folder = tmp_path / "vms"
     with without([defence]):
-        backend = backends.load("namespace", str(folder))
+        backend = backends.load("namespace", str(skeletons.lend(folder)))
         vm = await backend.create("vm_weak")
     try:
         assert opened in await watched_children(vm, folder)
     finally:
         await backend.close()
-        remove(folder)
+        remove(folder, was_weak=True)
 
 
 async def test_children_that_are_stopped_before_their_exec(vm):

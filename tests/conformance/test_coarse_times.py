@@ -2,6 +2,7 @@
 
 import pytest
 
+import skeletons
 from conftest import boot_after, remove, run
 from rewindbox import backends
 from rewindbox.backends.namespace import starting
@@ -23,7 +24,7 @@ TRUSTING = "likeness.young = lambda *_: set()\n"
 @pytest.fixture
 async def vm_on(tmp_path, monkeypatch):
     """Makes a vm whose supervisor has this boot code before it begins."""
-    made = backends.load("namespace", str(tmp_path / "vms"))
+    made = backends.load("namespace", str(skeletons.lend(tmp_path / "vms")))
 
     async def make(lines: str):
         monkeypatch.setattr(starting, "_BOOT", boot_after(lines))

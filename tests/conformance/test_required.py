@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import skeletons
 from conftest import out, remove
 from rewindbox import AsyncRewindbox, backends
 from rewindbox.errors import BadRequest, HostUnsupported
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_what_is_there_may_be_required(backend_name, anyio_backend, tmp_path):
     """All barriers that stand and all limits that are hard, required at once, let a vm start as without."""
-    folder = str(tmp_path / "vms")
+    folder = str(skeletons.lend(tmp_path / "vms"))
     asked = backends.load(backend_name, folder, spare=False)
     barriers, limits = await asked.barriers(), await asked.limits()
     await asked.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import rewindbox
+import skeletons
 from conftest import PATIENCE_S, remove
 
 ROOT = Path(rewindbox.__file__).parents[1]
@@ -78,14 +79,14 @@ class Cli:
 
 def fresh(tmp_path: Path) -> Iterator[Cli]:
     """A fixture: a store of its own."""
-    yield Cli(tmp_path / "store")
+    yield Cli(skeletons.lend(tmp_path / "store" / "vms").parent)
     remove(tmp_path / "store")
 
 
 def once_used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """A fixture: a store with a vm that was used; tests only ask it for what it must refuse, or read."""
     folder = tmp_path_factory.mktemp("used")
-    made = Cli(folder / "store")
+    made = Cli(skeletons.lend(folder / "store" / "vms").parent)
     made.good("exec", "bash", "echo out; echo made > file")
     made("exec", "--vm", "other", "bash", "echo bad >&2; exit 3")
     yield made
@@ -110,7 +111,8 @@ class Holding:
 
     def __enter__(self) -> Cli:
         self._folder = Path(tempfile.mkdtemp())
-        return Cli(self._folder / "store")
+        return Cli(skeletons.lend(self._folder / "store" / "vms").parent)
 
     def __exit__(self, *_: object) -> None:
-        remove(self._folder)
+        remove(self._folder / "store")
+        self._folder.rmdir()

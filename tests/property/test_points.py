@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+import skeletons
 from conftest import PATIENCE_S, remove, run, scaled
 from rewindbox import backends
 
@@ -216,6 +217,7 @@ def test_points(backend_name, tmp_path):
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )
+    skeletons.lend(tmp_path / "vms")
     try:
         Machine.TestCase().runTest()
     finally:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+import skeletons
 from conftest import PATIENCE_S, until
 from rewindbox.engine import AsyncRewindbox
 from rewindbox.server import app, listener
@@ -27,6 +28,7 @@ class Served:
     def __init__(self, store: Path, *words: str, **settings: str) -> None:
         """`settings`: of the environment, without their prefix."""
         self.store = store
+        skeletons.lend(store / "vms")
         command = [sys.executable, "-W", "error", "-m", "rewindbox", "--store", str(store), "--json"]
         self.log = store.parent / f"{store.name}.log"
         with open(self.log, "ab") as log:
@@ -78,6 +80,7 @@ class Served:
 def inside(store: Path, bounds: Bounds, **choices: Any) -> Iterator[str]:
     """A server of this process, in a thread, with bounds that a test can reach; its URL."""
     ports: list[int] = []
+    skeletons.lend(store / "vms")
     gate, inner = app.made(AsyncRewindbox(store), app.Choices(tokens=Tokens(str(store)), bounds=bounds, **choices))
     with bound("127.0.0.1", 0) as sock:
         server = listener.Listener(gate, bounds, on_stop=lambda: app.stop(inner), on_started=ports.append)
