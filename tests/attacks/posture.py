@@ -9,8 +9,8 @@ CALLS = {
     "aarch64": {"allowed": 227, "allowed by argument": 18, "refused": 66, "absent": 14},
 }
 """System calls that have a name, by what the filter says to them. Numbers without a name are absent, too."""
-ASKED = 12
-"""Of the allowed ones those that send signals or say how another process runs: in a session the supervisor is asked."""
+ASKED = 13
+"""Of these those that send signals (fcntl by an argument) or say how others run: a session has the supervisor asked."""
 
 DESCRIPTORS = {"execution": 3, "template": 7, "head": 7, "checkpoint": 7}
 """Of each process when its code begins or when it rests: three streams, and of a session a control socket."""
@@ -66,7 +66,7 @@ def documented() -> dict[str, str]:
     calls = [f"{name} {CALLS['x86_64'][name]} / {CALLS['aarch64'][name]}" for name in CALLS["x86_64"]]
     return {
         "system calls (x86-64 / aarch64)": ", ".join(calls),
-        "of the allowed ones, in a session only after the supervisor was asked": f"{ASKED}",
+        "of these, in a session only after the supervisor was asked": f"{ASKED}",
         "descriptors of an execution": f"{DESCRIPTORS['execution']}",
         "descriptors of a session's template, head, checkpoint": f"{DESCRIPTORS['head']} each",
         "threads that are not the code's": f"{sum(THREADS.values()) - len(THREADS)}",

@@ -103,6 +103,22 @@ async def test_impossible_environments_are_refused(vm, environment):
     assert await vm.list(".") == []
 
 
+FILE_THAT_SIGNALS = """
+import fcntl, os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
+a, b = socket.socketpair()
+fcntl.fcntl(a, fcntl.F_SETOWN, os.getpid())
+fcntl.fcntl(a, fcntl.F_SETFL, os.O_ASYNC)
+b.send(b"x")
+print(signal.sigtimedwait([signal.SIGIO], 10) is not None)
+"""
+
+
+async def test_a_file_signals_its_program(vm):
+    """A program has its own files tell it by SIGIO that there is something to read; nginx does not start without."""
+    assert await out(vm, FILE_THAT_SIGNALS, "python") == "True\n"
+
+
 async def test_working_folder(vm):
     """A job runs in the folder it names, relative to its home."""
     await out(vm, "mkdir -p a/b")

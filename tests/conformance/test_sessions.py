@@ -315,6 +315,15 @@ async def test_jobs_beside_a_session(session):
     assert await value(session, "child.poll() is None") == "True"
 
 
+@pytest.mark.parametrize("kind", ["session", "job"])
+async def test_files_signal_only_who_asks(session, kind):
+    """With sessions in the vm a program's files may signal the program, and no other process or group."""
+    code = "import fcntl, os\nfile, _ = os.pipe()\ndef owned(by):\n  try: return fcntl.fcntl(file, fcntl.F_SETOWN, by)\n  except OSError as e: return e.errno\n"
+    code += "print([owned(by) for by in (os.getpid(), os.getppid() or 1, -os.getpgrp(), 0, 1, -1)])"
+    done = await (session.execute(code) if kind == "session" else session.vm.execute("python", code))
+    assert done.stdout == "[0, 1, 1, 0, 1, 1]\n"
+
+
 async def test_points_that_are_kept(box, session):
     """Only the newest points keep variables, and those that were given a name; the others have files."""
     vm, count = session.vm, box.settings.session_checkpoints

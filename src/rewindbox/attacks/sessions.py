@@ -13,13 +13,15 @@ SESSIONS = (
 found = []
 def sent(name, *arguments):
     if call(name, *arguments)[0] >= 0: found.append((name, arguments[0]))
-SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}
+SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424), "fcntl": (72, 25)}
 number = {n: v[platform.machine() == "aarch64"] for n, v in SIGNALS.items()}
 information = ctypes.create_string_buffer(struct.pack("iii", 0, 0, -1) + bytes(116))
+end, _ = os.pipe()
 for pid in range(2, 200):
     if pid == os.getpid(): continue
     sent(number["kill"], pid, 0)
     sent(number["tkill"], pid, 0)
+    for owner in (pid, -pid): sent(number["fcntl"], end, 8, owner)
     sent(number["tgkill"], pid, pid, 0)
     sent(number["rt_sigqueueinfo"], pid, 0, information)
     sent(number["rt_tgsigqueueinfo"], pid, pid, 0, information)

@@ -28,6 +28,8 @@ _RECEIVE, _SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, _SEND
 _REQUEST_BYTES = 80
 _CONTINUE = 1
 _GROUP_CALLS, _PIDFD_CALL = ("kill",), "pidfd_send_signal"
+_OWNER_CALL = "fcntl"
+"""F_SETOWN: a file may signal who asks. Not a group: a checkpoint may come to it, and the file would remember."""
 _WHOSE = {"setpriority": 2, "ioprio_set": 3}
 """Calls whose first argument says what the second one is; so much stands for all processes of a user."""
 
@@ -82,6 +84,8 @@ class Guard:
         """An error number or 0, and whether the kernel is to do it itself."""
         if name == _PIDFD_CALL:
             return self._by_handle(caller, arguments[0], arguments[1]), 0
+        if name == _OWNER_CALL:
+            return (0, _CONTINUE) if arguments[2] in (0, _inner_pid(caller)) else (errno.EPERM, 0)
         if arguments[0] == _WHOSE.get(name):
             return errno.EPERM, 0
         targets = arguments[:2] if name in ("tgkill", "rt_tgsigqueueinfo", *_WHOSE) else arguments[:1]

@@ -152,12 +152,13 @@ _ABSENT: _Numbers = {
     "io_pgetevents": (333, 292),
 }
 
+_FCNTL = (72, 25)
 _CHECKED: _Numbers = {
     "clone": (56, 220),
     "socket": (41, 198),
     "socketpair": (53, 199),
     "ioctl": (16, 29),
-    "fcntl": (72, 25),
+    "fcntl": _FCNTL,
     "close_range": (436, 436),
     "personality": (135, 92),
     "prlimit64": (302, 261),
@@ -212,7 +213,9 @@ _IP_PROTOCOLS = (0, 1, 6, 17, 58)  # the default, ICMP (ping), TCP, UDP, ICMPv6
 _SEND_KEYS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into, or paste to, the terminal of whoever started us
 _SET_OWNER_IOCTL = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: F_SETOWN for sockets
 _SET_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: `chattr`. No point carries what that sets
-_SET_OWNER_FCNTL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process
+# F_SETSIG, F_SETOWN_EX: a file that sends any signal to any process. F_SETOWN is what nginx does not start without: it
+# sends SIGIO and SIGURG, and to whom is a number that can be looked at.
+_SET_OWNER_FCNTL, _SET_OWNER = (10, 15), 8
 # Without end, and what takes memory must hang on a process where it can be counted (lists.py): locks of an open file
 # (F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW) do not, nor does what a thread has in a table of descriptors of its own, or
 # has to undo in semaphores by itself (it is to be born with CLONE_FILES and CLONE_SYSVSEM).
@@ -256,6 +259,7 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "ioctl": ((1, _ALL, _SEND_KEYS + _SET_OWNER_IOCTL + _SET_FLAGS, "refuse", "allow"),),
     "fcntl": (
         (1, _ALL, _SET_OWNER_FCNTL, "refuse", "next"),
+        (1, _ALL, (_SET_OWNER,), "guarded", "next"),
         (1, _ALL, _FILE_LOCKS, "no such", "allow"),
     ),
     "close_range": ((2, _OWN_TABLE, (0,), "allow", "no such"),),
@@ -288,6 +292,7 @@ _VERDICTS = {
     "kill": 0x80000000,
     "ask": 0x7FC00000,
 }
+"""And `guarded`: as `ask` where a guard listens, else as `allow`."""
 
 _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data. An argument takes 8 bytes; its low half comes first on both machines."""
@@ -310,7 +315,8 @@ def program(machine: str, *, guarded: bool = False) -> bytes:
 
 def asked_calls(machine: str) -> dict[int, str]:
     """Number -> name of the calls that a guard is asked about."""
-    return {number: name for name, numbers in _ASKED.items() if (number := numbers[_MACHINES[machine]]) is not None}
+    asked = _ASKED | {"fcntl": _FCNTL}
+    return {number: name for name, numbers in asked.items() if (number := numbers[_MACHINES[machine]]) is not None}
 
 
 def refused_calls(machine: str) -> dict[str, int]:
@@ -351,7 +357,7 @@ def _source(column: int, guarded: bool) -> list[Line]:
     lines += _search(_intervals(column, guarded))
     for name, steps in _STEPS.items():
         lines += _check(name, steps)
-    for name, value in _VERDICTS.items():
+    for name, value in {**_VERDICTS, "guarded": _VERDICTS["ask" if guarded else "allow"]}.items():
         lines += [("", 0, name, ""), ("return", value, "", "")]
     return lines
 
