@@ -305,6 +305,13 @@ import mmap, time
 part = mmap.mmap(-1, 150 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for n in range(0, len(part), 4096): part[n] = 1
 part.madvise(mmap.MADV_FREE); time.sleep(0.3)""",
+    "given-back-in-turns": """
+import mmap, time
+parts = []
+for _ in range(4):
+    parts.append(mmap.mmap(-1, 150 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    for n in range(0, len(parts[-1]), 4096): parts[-1][n] = 1
+    parts[-1].madvise(mmap.MADV_FREE); time.sleep(0.1)""",
     "closed-sockets": """
 import socket, time
 held = []

@@ -31,6 +31,23 @@ time.sleep(1000)""",
         past=("resident bytes", 150 << 20),
     ),
     Greedy(
+        id="beside-what-was-given-back",
+        wants="memory of many processes, each of which shares more that was given back",
+        code="""
+import mmap, os, time
+back = mmap.mmap(-1, 100 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for n in range(0, len(back), 4096): back[n] = 1
+back.madvise(mmap.MADV_FREE)
+for _ in range(10):
+    if os.fork() == 0:
+        part = bytearray(b'x' * (20 << 20)); time.sleep(1000)
+time.sleep(1000)""",
+        limits=_SMALL,
+        ended=("memory",),
+        more=_LARGE,
+        past=("resident bytes", 150 << 20),
+    ),
+    Greedy(
         id="one-giant",
         wants="ten gigabytes at once",
         code="x = bytearray(10 ** 10)\nfor n in range(0, len(x), 4096): x[n] = 1",

@@ -79,15 +79,15 @@ class Memory:
     def exact_bytes(self, pids: list[int], limit_bytes: int) -> int:
         """Every page once, if nobody forks meanwhile: what a fork comes to share is counted too often.
 
-        None of a file on the disk: the kernel takes those back, mapped or not. What it shows as such and cannot take
-        back, packets that lie mapped, the filter refuses.
+        None of a file on the disk: the kernel takes those back, mapped or not, and what a program has given back
+        (`MADV_FREE`). What it shows as such and cannot take back, packets that lie mapped, the filter refuses.
         Where nothing that is slow to see can make it pass the limit, that is left out.
         """
         private, mapped = 0, 0
         for pid in pids:
             sizes = _proportional_kib(self._proc, pid)
             mapped += sizes.get(b"Pss_Shmem:", 0)
-            private += sizes.get(b"Pss_Anon:", 0)
+            private += sizes.get(b"Pss_Anon:", 0) - _least_given_back_kib(sizes)
         opened = _opened(self._proc, pids)
         grown = self._growth.until(host_bytes(*_LOOKED_AT))
         in_sockets = parked.sockets_bytes()
@@ -155,6 +155,11 @@ def _proportional_kib(proc: int, pid: int) -> dict[bytes, int]:
     except OSError:  # it ended meanwhile
         return {}
     return {parts[0]: int(parts[1]) for line in lines if len(parts := line.split()) == 3 and parts[2] == b"kB"}
+
+
+def _least_given_back_kib(sizes: dict[bytes, int]) -> int:
+    """Of pages that others share Pss has a part only, but all of them are in `LazyFree`: none of those count here."""
+    return max(sizes.get(b"LazyFree:", 0) - sizes.get(b"Shared_Clean:", 0), 0)
 
 
 @dataclass
