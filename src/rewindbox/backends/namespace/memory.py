@@ -16,7 +16,6 @@ from rewindbox.backends.namespace.growth import PINNED, UNLISTED, Growth, host_b
 from rewindbox.backends.namespace.machine import MEMORY
 from rewindbox.backends.namespace.processes import entries, processes
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _OWN_FILES = 16
 """In the vm's memory, and a few more."""
 _ATTRIBUTES_MAX_BYTES = 256 << 10
@@ -66,9 +65,9 @@ class Memory:
         self._settled |= {name: min(known[name], listed) for name in _LISTED}
         self._growth.become(self._settled)
 
-    def used_bytes(self, pids: list[int], resident_pages: int, limit_bytes: int) -> int:
+    def used_bytes(self, pids: list[int], resident_bytes: float, limit_bytes: int) -> int:
         """What is in use: an estimate that is never too low, or, where that passes the limit, `exact_bytes`."""
-        estimate = resident_pages * _PAGE
+        estimate = int(resident_bytes)
         grown = self._growth.until(host_bytes(*_LOOKED_AT))
         elsewhere = sum(grown[name] for name in _ELSEWHERE)
         elsewhere += parked.most_in_sockets_bytes() + _most_in_attributes_bytes()
