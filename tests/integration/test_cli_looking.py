@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from commanded import Cli, Holding, fresh, once_used, plain_colours
+from commanded import Cli, fresh, once_used, plain_colours
 
 import rewindbox
 from conftest import PATIENCE_S
@@ -72,8 +72,9 @@ def test_show(used: Cli) -> None:
     assert shown.endswith("--- stderr, 4 bytes\nbad\n")
 
 
-def test_config_show(cli: Cli) -> None:
-    """Every setting in force and what said so, and where the file is looked for."""
+def test_config_show(tmp_path: Path) -> None:
+    """Every setting in force and what said so, and where the file is looked for; it makes no store."""
+    cli = Cli(tmp_path / "store")
     value = cli.json("config", "show")
     assert value["settings"]["store"] == str(cli.store)
     assert value["file_exists"] is False and value["file"].endswith("config.toml")
@@ -105,13 +106,13 @@ def test_verify(cli: Cli) -> None:
     assert value["ok"] is False and value["problems"]
 
 
-def test_version_and_help() -> None:
+def test_version_and_help(tmp_path: Path) -> None:
     """--version and --help need no store."""
-    with Holding() as cli:
-        assert cli.good("--version") == f"rewindbox {rewindbox.__version__}\n"
-        assert "rollback" in cli.good("--help")
-        assert "--timeout" in cli.good("exec", "--help")
-        assert not cli.store.exists()
+    cli = Cli(tmp_path / "store")
+    assert cli.good("--version") == f"rewindbox {rewindbox.__version__}\n"
+    assert "rollback" in cli.good("--help")
+    assert "--timeout" in cli.good("exec", "--help")
+    assert not cli.store.exists()
 
 
 def test_global_flags_stand_anywhere(used: Cli) -> None:

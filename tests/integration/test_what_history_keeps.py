@@ -53,7 +53,7 @@ async def test_nothing_stays(store, tmp_path, monkeypatch):
     place = tmp_path / "temporary"
     place.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(place))
-    async with opened(store, persist_history=False) as box:
+    async with opened(store / "new", persist_history=False) as box:
         vm = await box.vm("one")
         execution = await vm.execute("bash", "mkdir -p d; echo x > d/f; chmod 000 d; exit 1")
         assert (await vm.history()).entries == [execution]
@@ -61,7 +61,7 @@ async def test_nothing_stays(store, tmp_path, monkeypatch):
         assert await files(vm) == {}
         assert len(list(place.iterdir())) == 1
     assert list(place.iterdir()) == []
-    assert not store.exists() or not list(store.iterdir())
+    assert not (store / "new").exists() or not list((store / "new").iterdir())
 
 
 async def test_secrets_are_not_kept(box, store):
