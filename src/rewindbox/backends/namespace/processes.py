@@ -5,15 +5,16 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 
 from rewindbox.backends.namespace.machine import PROC
 
 _DEADLY_S = 10.0
 """Where of killed processes none has gone for so long, they sit in the kernel: the vm is broken."""
 _RESTING_S = 0.1
-_PAUSE_S = 0.002
-"""Longest between two looks at who is left. Five hundred forks of a python take the kernel 70 ms to tear down."""
+_PAUSE_S, _PAUSE_FOR_EACH_S = 0.002, 0.00005
+"""Longest between two looks at who is left, at least and for each. Five hundred forks of a python take the kernel 70 to
+160 ms to tear down, and it wants every processor for that."""
 
 _FORGETTING_S = 0.2
 """After so long a number may have been given to another process: those that were killed are looked at anew."""
@@ -72,7 +73,7 @@ def stop_all(proc: int, spare: Spare | None = None, rested: set[int] | None = No
 
 def _stop_each(proc: int, spare: Spare | None) -> set[int]:
     known: set[int] = set()
-    while fresh := _doomed(proc, spare, known):
+    while fresh := [pid for pid in processes(proc) if pid not in known and _is_doomed(proc, pid, spare)]:
         signal_each(proc, fresh, signal.SIGSTOP)
         known.update(fresh)
     return known
@@ -118,32 +119,27 @@ def kill_all(proc: int, spare: Spare | None = None, killed: set[int] | None = No
         return
     pause, since, fewest = 0.0001, time.monotonic(), math.inf
     killed, forget_at = killed or strike(proc, spare), since + _FORGETTING_S
-    while True:
-        fresh = _doomed(proc, spare, killed)
-        if not fresh and not _is_any_left(proc, spare, killed):
+    while there := processes(proc):
+        fresh = [pid for pid in there if pid not in killed and _is_doomed(proc, pid, spare)]
+        # Ended is enough for those that were killed where their parent may be spared.
+        if not fresh and not any(pid in killed and (spare is None or not has_ended(proc, pid)) for pid in there):
             return
-        if (there := len(processes(proc))) < fewest:
-            fewest, since = there, time.monotonic()
+        if len(there) < fewest:
+            fewest, since = len(there), time.monotonic()
         signal_each(proc, fresh, signal.SIGKILL)
         killed = killed.union(fresh)
         _reap()
         if time.monotonic() > since + _DEADLY_S:
-            raise StillAlive(f"{there} processes survive SIGKILL")
+            raise StillAlive(f"{len(there)} processes survive SIGKILL")
         time.sleep(pause)
-        pause = min(pause * 2, _PAUSE_S)
+        pause = min(pause * 2, max(_PAUSE_S, len(there) * _PAUSE_FOR_EACH_S))
         if time.monotonic() > forget_at:
             killed, forget_at = set(), time.monotonic() + _FORGETTING_S
 
 
-def _doomed(proc: int, spare: Spare | None, known: Container[int] = ()) -> list[int]:
-    """Who is to end, but for who is known. Where some are spared they may be parents of some that have ended."""
-    pids = [pid for pid in processes(proc) if pid not in known]
-    return pids if spare is None else [pid for pid in pids if not spare(pid) and not has_ended(proc, pid)]
-
-
-def _is_any_left(proc: int, spare: Spare | None, killed: Container[int]) -> bool:
-    """Whether one of those that were killed is still there; ended is enough where its parent may be spared."""
-    return any(pid in killed and (spare is None or not has_ended(proc, pid)) for pid in processes(proc))
+def _is_doomed(proc: int, pid: int, spare: Spare | None) -> bool:
+    """Whether it is to end. Where some are spared they may be parents of some that have ended."""
+    return spare is None or (not spare(pid) and not has_ended(proc, pid))
 
 
 def _is_empty(proc: int) -> bool:
