@@ -31,6 +31,14 @@ launcher.main()
 NO_LANDLOCK = _LEFT_OUT.format("landlock.put_on = lambda: False")
 NO_GROUPS = _LEFT_OUT.format("ground.claim = lambda owner: ground.Ground(why_not='left out')")
 NO_WEIGHT = _LEFT_OUT.format("ground.CONTROLLERS = ('memory', 'pids')")
+CORE = """import resource
+def told(): print(resource.getrlimit(resource.RLIMIT_CORE))
+told()
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); told()
+try: resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))  # asks what it was, too
+except PermissionError: told()
+resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2); told()
+"""
 CROWD = """import os, time
 for n in range(60):
     if os.fork() == 0:
@@ -168,6 +176,19 @@ async def test_checkpoints_outlive_the_code(store, is_hard):
         assert (await session.execute(children)).ended == "memory"
         await session.vm.rollback(str(big.after))
         assert (await session.execute("len(x) >> 20, x[-1]")).result == "(150, 120)"
+
+
+@pytest.mark.parametrize("session", [None, "s"])
+async def test_no_program_of_the_host_takes_core_dumps(alone, monkeypatch, session):
+    """Where one would be started (core_pattern begins with |) the limit is the one at which it is not, and stays that.
+
+    Nobody who wants no dumps is refused. That the kernel starts none then is seen on a host with such a program only.
+    """
+    monkeypatch.setattr(starting, "_BOOT", _LEFT_OUT.format("launcher._core_bytes = lambda: 1"))
+    _, vm = await alone()
+    found = await run(vm, CORE, "python", session=session)
+    assert found.stdout.split(b"\n")[:-1] == [b"(1, 1)"] * 4, found
+    assert (await out(vm, "ulimit -c 0; ulimit -c unlimited; ulimit -c")) == "0\n"
 
 
 async def test_code_goes_first_when_memory_ends(alone):

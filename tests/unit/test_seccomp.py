@@ -214,10 +214,29 @@ def test_arguments_decide(machine):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(("keeps_core", "set_new", "also_ask"), [(False, ALLOW, ALLOW), (True, 0x50000, EPERM)])
+def test_the_limit_of_core_dumps_stays(machine, keeps_core, set_new, also_ask):
+    """Where it is to, setting it does nothing and succeeds; asking for it, and every other limit, is the kernel's."""
+    real = numbers(machine)
+
+    def said(name: str, *args: int) -> int:
+        code = seccomp.program(machine, keeps_core=keeps_core)
+        return interpret(code, real[name], args, ARCH[machine])[0]
+
+    core, other, somewhere = 4, 7, 0x7F0000000000
+    assert (said("setrlimit", core, somewhere), said("setrlimit", other, somewhere)) == (set_new, ALLOW)
+    assert said("prlimit64", 0, core, somewhere, 0) == set_new
+    for old in (somewhere, 1):
+        assert said("prlimit64", 0, core, somewhere, old) == also_ask
+    assert said("prlimit64", 0, core, 0, somewhere) == said("prlimit64", 0, other, somewhere, 0) == ALLOW
+    assert said("prlimit64", 1, core, 0, 0) == said("prlimit64", 1, core, somewhere, 0) == EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 def test_program_stays_small(machine):
     """The program is short, and an ordinary call is decided after a dozen instructions."""
     code = seccomp.program(machine)
-    assert len(code) // 8 < 240
+    assert len(code) // 8 < 260
     ordinary = [number for name, number in numbers(machine).items() if name not in BY_ARGUMENT]
     assert max(interpret(code, number, arch=ARCH[machine])[1] for number in ordinary) <= 12
 

@@ -179,6 +179,14 @@ def keep_capability_over_exec(capability: int) -> None:
     _check(_libc.prctl(_PR_CAP_AMBIENT, 2, capability, 0, 0), "prctl ambient")
 
 
+NO_DUMP_BYTES = 1
+"""A limit of core dumps, at which none is made: no file is that short, and no program of the host is started for it.
+
+At 0 one is, where /proc/sys/kernel/core_pattern names it, and reads as root what code has made: core(5), and
+do_coredump() in the kernel's fs/coredump.c.
+"""
+
+
 def set_limit(pid: int, kind: int, value: int) -> None:
     """Set a resource limit of a process (0: our own), soft and hard, to `value` or what is allowed at most."""
     hard = resource.getrlimit(kind)[1]

@@ -127,12 +127,18 @@ def _bound_ourselves() -> None:
     """
     kernel.set_limit(0, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     for kind, value in (
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, _core_bytes()),
         (resource.RLIMIT_MEMLOCK, 64 << 10),
         (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_MSGQUEUE, 800 << 10),
     ):
         kernel.set_limit(0, kind, value)
+
+
+def _core_bytes() -> int:
+    """The limit of core dumps, so that there is none; 0 is what everybody expects, and not enough everywhere."""
+    with open("/proc/sys/kernel/core_pattern", "rb") as file:
+        return kernel.NO_DUMP_BYTES if file.read(1) == b"|" else 0
 
 
 def _skeleton() -> str:

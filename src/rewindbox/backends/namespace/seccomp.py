@@ -223,7 +223,7 @@ _FILE_LOCKS = (36, 37, 38)
 _THREADS, _BORN_RIGHT = 0x50400, (0x50400, 0, 0x400, 0x40000, 0x40400)
 _OWN_TABLE = 2
 _PERSONALITIES = (0, 8, 0x20000, 0x20008, _ALL)  # Linux, 32-bit names, uname 2.6, both, and the question
-_MARK = 12  # RLIMIT_MSGQUEUE
+_CORE, _MARK = 4, 12  # RLIMIT_CORE, RLIMIT_MSGQUEUE
 _OWN_ID = (1000, _ALL)  # the one there is, and leaving it as it is
 _NODE, _DEVICE = 0xB000, 0x2000  # S_IFMT without the bit in which S_IFBLK differs from S_IFCHR
 
@@ -266,9 +266,16 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "personality": ((0, _ALL, _PERSONALITIES, "allow", "refuse"),),
     # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it. And none of message queues, which
     # says whose session a process is; to ask for it is allowed, as there is no new one then.
-    "prlimit64": ((0, _ALL, (0,), "next", "refuse"), (1, _ALL, (_MARK,), "question", "allow")),
+    "prlimit64": (
+        (0, _ALL, (0,), "next", "refuse"),
+        (1, _ALL, (_CORE,), "core", "next"),
+        (1, _ALL, (_MARK,), "question", "allow"),
+    ),
+    "core": ((2, _ALL, (0,), "next", "new"), (2 + _HIGH, _ALL, (0,), "allow", "new")),
+    # Who also asks what it was would be told nothing.
+    "new": ((3, _ALL, (0,), "next", "not told"), (3 + _HIGH, _ALL, (0,), "as it is", "not told")),
     "question": ((2, _ALL, (0,), "next", "refuse"), (2 + _HIGH, _ALL, (0,), "allow", "refuse")),
-    "setrlimit": ((0, _ALL, (_MARK,), "refuse", "allow"),),
+    "setrlimit": ((0, _ALL, (_CORE,), "as it is", "next"), (0, _ALL, (_MARK,), "refuse", "allow")),
     # Devices, and with them the whiteouts of overlays (character device 0:0); FIFOs and sockets are fine.
     "mknod": ((1, _NODE, (_DEVICE,), "refuse", "allow"),),
     "mknodat": ((2, _NODE, (_DEVICE,), "refuse", "allow"),),
@@ -289,20 +296,23 @@ _VERDICTS = {
     "no family": _RET_ERRNO | errno.EAFNOSUPPORT,
     "no protocol": _RET_ERRNO | errno.EPROTONOSUPPORT,
     "no such": _RET_ERRNO | errno.EINVAL,
+    "done": _RET_ERRNO,
     "kill": 0x80000000,
     "ask": 0x7FC00000,
 }
-"""And `guarded`: as `ask` where a guard listens, else as `allow`."""
+
+_KEPT = {"as it is": "done", "not told": "refuse"}
 
 _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data. An argument takes 8 bytes; its low half comes first on both machines."""
 
 
 @cache
-def program(machine: str, *, guarded: bool = False) -> bytes:
+def program(machine: str, *, guarded: bool = False, keeps_core: bool = False) -> bytes:
     """The filter for `machine` (as `platform.machine()` spells it), as an array of `struct sock_filter`.
 
     `guarded`: calls that signal other processes, or say how they run, are put to whoever listens.
+    `keeps_core`: the limit of core dumps stays as it is, whatever is set; nobody who wants none is refused.
 
     Raises:
         ValueError: the tables do not cover that machine; the text names those they do.
@@ -310,7 +320,7 @@ def program(machine: str, *, guarded: bool = False) -> bytes:
     if machine not in _MACHINES:
         known = " and ".join(_MACHINES)
         raise ValueError(f"no system call tables for machine {machine!r}; namespace vms run on {known}")
-    return assemble(_source(_MACHINES[machine], guarded))
+    return assemble(_source(_MACHINES[machine], guarded, keeps_core))
 
 
 def asked_calls(machine: str) -> dict[int, str]:
@@ -325,7 +335,7 @@ def refused_calls(machine: str) -> dict[str, int]:
     return {name: number for name, numbers in tables.items() if (number := numbers[column]) is not None}
 
 
-def install(machine: str, *, guarded: bool = False) -> int:
+def install(machine: str, *, guarded: bool = False, keeps_core: bool = False) -> int:
     """Put the filter on the calling thread, and on whatever it starts from now on; there is no way back.
 
     Other threads of the process are not touched. The caller has set no_new_privs. Returns, where it is guarded,
@@ -335,7 +345,7 @@ def install(machine: str, *, guarded: bool = False) -> int:
         ValueError: as `program`.
         OSError: the kernel refused: no seccomp, or no no_new_privs. Nothing was installed.
     """
-    code = program(machine, guarded=guarded)
+    code = program(machine, guarded=guarded, keeps_core=keeps_core)
     buffer = ctypes.create_string_buffer(code, len(code))
     fprog = ctypes.create_string_buffer(struct.pack("HP", len(code) // 8, ctypes.addressof(buffer)))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -347,7 +357,7 @@ def install(machine: str, *, guarded: bool = False) -> int:
     return result
 
 
-def _source(column: int, guarded: bool) -> list[Line]:
+def _source(column: int, guarded: bool, keeps_core: bool) -> list[Line]:
     """The whole filter as lines with labels; jumps lead forwards only."""
     lines: list[Line] = [
         ("load", _AT_ARCH, "", ""),
@@ -357,8 +367,10 @@ def _source(column: int, guarded: bool) -> list[Line]:
     lines += _search(_intervals(column, guarded))
     for name, steps in _STEPS.items():
         lines += _check(name, steps)
-    for name, value in {**_VERDICTS, "guarded": _VERDICTS["ask" if guarded else "allow"]}.items():
-        lines += [("", 0, name, ""), ("return", value, "", "")]
+    chosen = {"guarded": "ask" if guarded else "allow"}
+    chosen |= {name: verdict if keeps_core else "allow" for name, verdict in _KEPT.items()}
+    for name, verdict in {**{name: name for name in _VERDICTS}, **chosen}.items():
+        lines += [("", 0, name, ""), ("return", _VERDICTS[verdict], "", "")]
     return lines
 
 

@@ -166,7 +166,8 @@ class Spawner:
         kernel.no_new_privileges()
         if self._is_for_job and self._guard is None:  # who wears it sees no process of a session any more
             landlock.put_on()
-        listener = seccomp.install(platform.machine(), guarded=self._guard is not None)
+        keeps_core = resource.getrlimit(resource.RLIMIT_CORE)[1] == kernel.NO_DUMP_BYTES
+        listener = seccomp.install(platform.machine(), guarded=self._guard is not None, keeps_core=keeps_core)
         if self._guard is not None:
             self._guard.watch(listener)
 
