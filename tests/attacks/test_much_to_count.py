@@ -30,6 +30,22 @@ def slow_used_bytes(self, pids, *given):
 watch.Memory.used_bytes = slow_used_bytes"""
 """A count takes twice as long as anybody may go on unasked, but the first of an execution."""
 
+WALKING = "import time; watch.Disk._measure = lambda _: time.sleep(1000)"
+"""What is on the disk is not known before the code has ended, as of millions of files."""
+AWAKE = """
+import ctypes, signal, struct, time
+libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+signal.signal(signal.SIGCONT, lambda *_: None)
+for number in range(1, 2000):
+    libc.timer_create(1, struct.pack("qii48x", 0, signal.SIGCONT, 0), ctypes.byref(timer))
+    libc.timer_settime(timer, 0, struct.pack("4q", 0, 0, *divmod(number * 10**7, 10**9)), None)
+for number in range(100):
+    with open(str(number), "wb") as file: file.write(b"x" * (5 << 20))
+    time.sleep(0.02)
+time.sleep(1000)
+"""
+"""Whoever stops it, it goes on 10 ms later."""
+
 UNREAD = "from rewindbox.backends.namespace import descriptions; descriptions._MAPS_MAX = 10"
 
 
@@ -72,6 +88,30 @@ async def test_counting_puts_off_no_deadline(slow_vm):
         for session in (None, "s"):
             outcome = await run(slow_vm, "import time; time.sleep(50)", "python", session=session, wall_s=0.5)
             assert (outcome.ended, outcome.exit_code) == ("timeout", 124)
+
+
+@pytest.mark.parametrize("slow_vm", [WALKING], indirect=True, ids=["walking"])
+@pytest.mark.parametrize("session", [None, "s"])
+async def test_who_wakes_himself_while_files_are_counted_has_too_much(slow_vm, session):
+    """Code that is stopped until its files are counted, goes on by itself, and writes as much again, is ended."""
+    outcome = await run(slow_vm, AWAKE, "python", session=session, disk_mib=20)
+    assert (outcome.ended, outcome.exit_code) == ("killed", 137), outcome
+
+
+@pytest.mark.parametrize("slow_vm", [WALKING], indirect=True, ids=["walking"])
+async def test_who_is_stopped_while_files_are_counted_is_not_ended(slow_vm):
+    """However much others write meanwhile, it waits, until its time is up."""
+    code = "x = b'x' * (30 << 20)\nfor number in range(9): open(str(number), 'wb').write(x)"
+
+    async def write() -> None:
+        for number in range(5):
+            await slow_vm.write(f"/tmp/{number}", b"x" * (30 << 20))
+            await anyio.sleep(0)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(write)
+        outcome = await run(slow_vm, code, "python", disk_mib=20, wall_s=3)
+    assert outcome.ended == "timeout", outcome
 
 
 @pytest.mark.parametrize("slow_vm", [UNREAD], indirect=True, ids=["unread"])

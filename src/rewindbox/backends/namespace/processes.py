@@ -79,8 +79,8 @@ def _stop_each(proc: int, spare: Spare | None) -> set[int]:
     return known
 
 
-def rest(proc: int, pids: list[int]) -> None:
-    """Stop these, and wait until no thread of them runs: the call that one is in is ended first.
+def rest(proc: int, pids: list[int]) -> list[int]:
+    """Stop these, and wait until no thread of them runs: the call that one is in is ended first. Says who never rested.
 
     One that waits for a child of vfork(2), stopped, does not stop, and does nothing. So nobody is waited for long.
     """
@@ -88,6 +88,7 @@ def rest(proc: int, pids: list[int]) -> None:
     deadline = time.monotonic() + _RESTING_S
     while (pids := [pid for pid in pids if not _rests(proc, pid)]) and time.monotonic() < deadline:
         time.sleep(0.0001)
+    return pids
 
 
 def _rests(proc: int, pid: int) -> bool:

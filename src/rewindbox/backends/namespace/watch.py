@@ -12,7 +12,15 @@ from rewindbox.backends.namespace.groups import Nowhere
 from rewindbox.backends.namespace.growth import Growth
 from rewindbox.backends.namespace.machine import Machine
 from rewindbox.backends.namespace.memory import Memory, proportional_bytes
-from rewindbox.backends.namespace.processes import is_stopped, living, processes, signal_each, stat_fields
+from rewindbox.backends.namespace.processes import (
+    has_ended,
+    is_stopped,
+    living,
+    processes,
+    rest,
+    signal_each,
+    stat_fields,
+)
 from rewindbox.backends.namespace.processor import Shown, Spent
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -54,6 +62,8 @@ class Watched:
         """CPU time, as far as it was counted."""
         self._held: list[int] = []
         """Whom we have stopped until it is known what they have on the disk."""
+        self._stood: set[int] = set()
+        """Of those, who was seen to stand still."""
         self.most_threads = math.inf
         """Above so many it ends; infinite where the kernel refuses the next one."""
         self._memory = Memory(machine.proc, ipc_ns, growth)
@@ -107,14 +117,24 @@ class Watched:
         return max(self._next_look - time.monotonic(), 0.0)
 
     def _hold(self) -> None:
-        fresh = [pid for pid in self.members() if not is_stopped(self.machine.proc, pid)]
-        signal_each(self.machine.proc, fresh, signal.SIGSTOP)
+        """Whoever goes on unasked (by a timer, by SIGCONT of others) while the disk falls has too much.
+
+        He stood still before, or sleeps: who was told to stop and could not yet (a long call) is not asleep.
+        """
+        proc = self.machine.proc
+        fresh = [pid for pid in self.members() if not is_stopped(proc, pid)]
+        never = rest(proc, fresh)
+        goes_on = [pid for pid in fresh if pid in self._stood and not has_ended(proc, pid)]
+        goes_on += [pid for pid in never if stat_fields(proc, pid)[:1] == [b"S"]]
+        if goes_on and self._disk.falls_on(self.limits):
+            self.why = "disk"
+        self._stood.update(set(fresh).difference(never))
         self._held += fresh
 
     def let_go(self) -> None:
         """Whom we hold goes on."""
         self._continue(self._held)
-        self._held = []
+        self._held, self._stood = [], set()
 
     def _continue(self, stopped: list[int]) -> None:
         """The youngest first: a parent that goes on is not to see a child that is stopped (`WUNTRACED`)."""
@@ -265,16 +285,24 @@ class Disk:
         self._began = self._not_before = 0.0
         self._is_pressing = False
         """By what the disk has less the limit may be passed."""
+        self._awaited: os.statvfs_result | None = None
 
     def begin(self) -> None:
         """Something begins to run."""
-        self._before = os.statvfs(".")
+        self._before, self._awaited = os.statvfs("."), None
 
     @property
     def is_awaited(self) -> bool:
         """It takes long to say whether a limit is passed: nobody should write meanwhile."""
         is_walking = self._walk is not None and self._walk.is_alive()
         return self._is_pressing and is_walking and time.monotonic() > self._began + _PATIENCE_S
+
+    def falls_on(self, limits: dict[str, float]) -> bool:
+        """Whether it has lost as much as the limit once more since it was to be awaited."""
+        now = os.statvfs(".")
+        if self._awaited is None:
+            self._awaited = now
+        return _fallen_bytes(self._awaited, now) > int(limits["disk_mib"]) << 20
 
     def is_over(self, limits: dict[str, float]) -> bool:
         """Whether the last walk found more than the limits allow; starts a walk when one is due."""
@@ -292,7 +320,7 @@ class Disk:
             if known.size_bytes + grown_bytes <= limit_bytes and known.files + grown_files <= limit_files:
                 return False
         if time.monotonic() >= self._not_before:
-            self._began, self._is_pressing = time.monotonic(), known is not None
+            self._began, self._is_pressing, self._awaited = time.monotonic(), known is not None, None
             self._walk = threading.Thread(target=self._measure, daemon=True)
             self._walk.start()
         return False
