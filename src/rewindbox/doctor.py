@@ -31,7 +31,7 @@ Verdict = Literal["good", "missing", "bad"]
 """`missing`: something that vms can do without."""
 
 _SPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
-_WITHOUT = ("landlock", "cpu_weight")
+_WITHOUT = ("landlock", "no_core_dumps", "cpu_weight")
 """Barriers that many hosts do not have."""
 _LOW_SPACE_BYTES = 1 << 30
 _MARKS: dict[Verdict, tuple[str, str]] = {"good": ("✓", "green"), "missing": ("·", "yellow"), "bad": ("✗", "red")}

@@ -74,7 +74,7 @@ def with_wall(limits: Limits, wall_s: float) -> Limits:
     return replace(limits, wall_s=wall_s) if limits.wall_s == DEFAULT_WALL_S else limits
 
 
-BARRIERS = ("kernel_ids", "capabilities", "no_new_privs", "seccomp", "landlock", "cpu_weight")
+BARRIERS = ("kernel_ids", "capabilities", "no_new_privs", "seccomp", "landlock", "no_core_dumps", "cpu_weight")
 """What stands around a vm besides the machine that it is made of, which it could be started without."""
 REQUIREMENTS = (*BARRIERS, *(f"{limit}=hard" for limit in _LIMITS))
 """What a configuration can require: the vocabulary of `require`."""

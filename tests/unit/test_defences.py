@@ -41,10 +41,24 @@ class Weighing(Nowhere):
 )
 def test_barriers_stand_or_not(change, level, fallen):
     """Each barrier is judged by what was seen of it, and all have a text."""
-    found = defences.barriers({**DRESSED, **change}, level) | defences.weight(Weighing())
+    dumps = defences.no_core_dumps("core", 0)
+    found = defences.barriers({**DRESSED, **change}, level) | dumps | defences.weight(Weighing())
     assert tuple(found) == BARRIERS
     assert {name for name, (stands, _) in found.items() if not stands} == fallen
     assert all(text for _, text in found.values())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit_bytes", "stands"),
+    [
+        *(("core\n", 0, True), ("/var/crash/%p", 0, True), ("\n", 0, True)),
+        *(("|/usr/share/apport/apport %p", 1, True), ("|/usr/share/apport/apport %p", 0, False)),
+        *(("@/run/dumps", 0, False), ("@@/run/dumps", 1, False)),
+    ],
+)
+def test_core_dumps(pattern, limit_bytes, stands):
+    """A file is kept from being by any short limit, a program of the host by a limit of 1 only, a socket by none."""
+    assert defences.no_core_dumps(pattern, limit_bytes)["no_core_dumps"][0] is stands
 
 
 def test_every_limit_is_told():
@@ -57,12 +71,19 @@ def test_every_limit_is_told():
 def test_what_is_required_and_missing_is_named():
     """Only what does not hold is named; what holds is not."""
     there = {
-        "barriers": defences.barriers(DRESSED, 0) | defences.weight(Nowhere("no groups")),
+        "barriers": defences.barriers(DRESSED, 0)
+        | defences.no_core_dumps("@/run/dumps", 0)
+        | defences.weight(Nowhere("no groups")),
         "limits": defences.limits(Nowhere("no groups")),
     }
     assert defences.unmet(["seccomp", "processes=hard"], there) == []
-    missing = defences.unmet(["landlock", "memory_mib=hard", "file_mib=hard", "cpu_weight"], there)
-    assert [text.split()[0].rstrip(":") for text in missing] == ["landlock", "memory_mib", "cpu_weight"]
+    missing = defences.unmet(["landlock", "memory_mib=hard", "file_mib=hard", "no_core_dumps", "cpu_weight"], there)
+    assert [text.split()[0].rstrip(":") for text in missing] == [
+        "landlock",
+        "memory_mib",
+        "no_core_dumps",
+        "cpu_weight",
+    ]
     for name in REQUIREMENTS:
         defences.unmet([name], there)  # none is unknown
 

@@ -4,9 +4,10 @@ A thread is dressed as the one that starts a job and looked at from outside, the
 """
 
 import os
+import resource
 from typing import Any
 
-from rewindbox.backends.namespace import landlock
+from rewindbox.backends.namespace import kernel, landlock
 from rewindbox.backends.namespace.groups import WEIGHT, Nowhere
 from rewindbox.backends.namespace.machine import PROC, Machine
 from rewindbox.backends.namespace.spawner import Spawner
@@ -23,7 +24,9 @@ def found(machine: Machine) -> dict[str, dict[str, Any]]:
     """`barriers`: name -> whether it stands, and what was seen. `limits`: field -> how it is held, and by what."""
     status = _dressed(machine)
     jobs = machine.groups.jobs
-    return {"barriers": barriers(status, landlock.level()) | weight(jobs), "limits": limits(jobs)}
+    with open("/proc/sys/kernel/core_pattern", encoding="utf-8", errors="replace") as file:
+        dumps = no_core_dumps(file.read(), resource.getrlimit(resource.RLIMIT_CORE)[1])
+    return {"barriers": barriers(status, landlock.level()) | dumps | weight(jobs), "limits": limits(jobs)}
 
 
 def barriers(status: dict[str, str], level: int) -> dict[str, tuple[bool, str]]:
@@ -46,6 +49,22 @@ def _landlock(level: int) -> str:
     if level:
         return f"level {level}, which cannot allow renaming across folders, so not used"
     return "not in this kernel, or not switched on"
+
+
+def no_core_dumps(pattern: str, limit_bytes: int) -> dict[str, tuple[bool, str]]:
+    """`pattern`: where the kernel puts them, see core(5); `limit_bytes`: how long one may be, of all that runs."""
+    if pattern.startswith("@"):
+        stands, text = False, "whatever crashes is handed to a socket of the host, which no limit keeps the kernel from"
+    elif not pattern.startswith("|"):
+        stands, text = True, f"limit {limit_bytes}: no file is that short"
+    elif limit_bytes == kernel.NO_DUMP_BYTES:
+        stands, text = True, f"limit {limit_bytes}: the host's program for them is not started"
+    else:
+        stands, text = (
+            False,
+            f"each crash starts the host's program for them, as root: the limit was {limit_bytes} before",
+        )
+    return {"no_core_dumps": (stands, text)}
 
 
 def weight(group: Nowhere) -> dict[str, tuple[bool, str]]:

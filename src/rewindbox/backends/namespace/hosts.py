@@ -19,6 +19,8 @@ _REMEDIES = {
     "`systemd-run --user --scope -p Delegate=yes`",
     "cpu_weight": "what runs in a vm weighs as one program for root, or in a control group of one's own that has the "
     "cpu controller: `systemd-run --user --scope -p Delegate=yes`",
+    "no_core_dumps": "give /proc/sys/kernel/core_pattern no socket (@), and whoever starts vms a hard limit of core "
+    "dumps above 0 (`ulimit -Hc`)",
     "landlock": "Landlock needs Linux 5.19 or later with `landlock` among the security modules (`lsm=` at boot)",
 }
 
