@@ -18,6 +18,7 @@ import skeletons
 from conftest import PATIENCE_S, cpu_s, eventually, job, members, namespace, out, remove, run, status_of, survivors
 from rewindbox import backends
 from rewindbox.backends.namespace import ground, input, landlock, starting
+from rewindbox.errors import RewindboxError
 
 pytestmark = pytest.mark.anyio
 SECRET = "canary-77e0"
@@ -189,6 +190,15 @@ async def test_no_program_of_the_host_takes_core_dumps(alone, monkeypatch, sessi
     found = await run(vm, CORE, "python", session=session)
     assert found.stdout.split(b"\n")[:-1] == [b"(1, 1)"] * 4, found
     assert (await out(vm, "ulimit -c 0; ulimit -c unlimited; ulimit -c")) == "0\n"
+
+
+async def test_what_no_job_can_wear_is_said(alone, monkeypatch):
+    """Where putting a defence on fails in a way that nobody foresaw there is an error with its reason; nothing waits."""
+    monkeypatch.setattr(starting, "_BOOT", _LEFT_OUT.format("seccomp.install = lambda: None"))
+    _, vm = await alone()
+    for _ in range(2):
+        with pytest.raises(RewindboxError, match="TypeError"):
+            await run(vm, "echo ran")
 
 
 async def test_code_goes_first_when_memory_ends(alone):

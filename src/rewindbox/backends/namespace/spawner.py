@@ -10,6 +10,7 @@ before its exec and sleeps there until we, having set its limits, open the other
 """
 
 import contextlib
+import errno
 import os
 import platform
 import resource
@@ -140,8 +141,8 @@ class Spawner:
             self._ordered.acquire()
             if self._spawn is not None:
                 self.pid = self._spawn()
-        except OSError as error:
-            self.failure = error
+        except Exception as error:  # nobody else would say why it never came
+            self.failure = error if isinstance(error, OSError) else OSError(errno.EPROTO, repr(error))
             if not self._streams:
                 self._ordered.acquire()
         finally:
