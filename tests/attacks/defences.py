@@ -17,10 +17,12 @@ from rewindbox.backends.namespace import starting
 DEFENCES = {
     "seccomp": """
 for table in (seccomp._REFUSED, seccomp._ABSENT, seccomp._CHECKED, seccomp._STEPS): table.clear()
+seccomp._STEPS["fcntl"] = ((1, seccomp._ALL, (seccomp._SET_OWNER,), "guarded", "allow"),)
 def intervals(column, guarded):
     asked = {number for numbers in (seccomp._ASKED if guarded else {}).values() if (number := numbers[column]) is not None}
-    starts = {0, (1 << 30) if column == 0 else 0, *asked, *(number + 1 for number in asked)}
-    return [(n, "ask" if n in asked else "kill" if n == 1 << 30 else "allow") for n in sorted(starts)]
+    to = {**dict.fromkeys(asked, "ask"), seccomp._FCNTL[column]: "fcntl"}
+    to = {0: "allow", **{number + 1: "allow" for number in to}, **to, **({1 << 30: "kill"} if column == 0 else {})}
+    return sorted(to.items())
 seccomp._intervals = intervals
 """,
     "word of the filter": """

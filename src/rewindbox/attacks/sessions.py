@@ -13,20 +13,33 @@ SESSIONS = (
 found = []
 def sent(name, *arguments):
     if call(name, *arguments)[0] >= 0: found.append((name, arguments[0]))
-SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424), "fcntl": (72, 25)}
+SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}
 number = {n: v[platform.machine() == "aarch64"] for n, v in SIGNALS.items()}
 information = ctypes.create_string_buffer(struct.pack("iii", 0, 0, -1) + bytes(116))
-end, _ = os.pipe()
 for pid in range(2, 200):
     if pid == os.getpid(): continue
     sent(number["kill"], pid, 0)
     sent(number["tkill"], pid, 0)
-    for owner in (pid, -pid): sent(number["fcntl"], end, 8, owner)
     sent(number["tgkill"], pid, pid, 0)
     sent(number["rt_sigqueueinfo"], pid, 0, information)
     sent(number["rt_tgsigqueueinfo"], pid, pid, 0, information)
     try: sent(number["pidfd_send_signal"], os.pidfd_open(pid), 0, 0, 0)
     except OSError: pass
+say("BROKE", found[:20]) if found else say("HELD")""",
+        held_by=("guard",),
+        in_execution=False,
+    ),
+    Attack(
+        id="files-that-signal-what-it-goes-back-to",
+        tries="have a file signal the frozen checkpoints and the template, or a group that they are in",
+        code="""
+end, _ = os.pipe()
+fcntl.fcntl(end, 8, os.getpid())
+found = []
+for pid in {*range(2, 200), -1} - {os.getpid()}:
+    for owner in (pid, -pid):
+        try: fcntl.fcntl(end, 8, owner); found.append(owner)
+        except OSError: pass
 say("BROKE", found[:20]) if found else say("HELD")""",
         held_by=("guard",),
         in_execution=False,
