@@ -12,7 +12,7 @@ from rewindbox.backends.namespace.machine import PROC
 _DEADLY_S = 10.0
 """Where of killed processes none has gone for so long, they sit in the kernel: the vm is broken."""
 _RESTING_S = 0.1
-_PAUSE_S, _PAUSE_FOR_EACH_S = 0.002, 0.00005
+_PAUSE_S, _PAUSE_FOR_EACH_S = 0.002, 0.00002
 """Longest between two looks at who is left, at least and for each. Five hundred forks of a python take the kernel 70 to
 160 ms to tear down, and it wants every processor for that."""
 
