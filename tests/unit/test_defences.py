@@ -41,7 +41,7 @@ class Weighing(Nowhere):
 )
 def test_barriers_stand_or_not(change, level, fallen):
     """Each barrier is judged by what was seen of it, and all have a text."""
-    dumps = defences.no_core_dumps("core", 0)
+    dumps = defences.no_core_dumps(b"core", 0)
     found = defences.barriers({**DRESSED, **change}, level) | dumps | defences.weight(Weighing())
     assert tuple(found) == BARRIERS
     assert {name for name, (stands, _) in found.items() if not stands} == fallen
@@ -51,9 +51,9 @@ def test_barriers_stand_or_not(change, level, fallen):
 @pytest.mark.parametrize(
     ("pattern", "limit_bytes", "stands"),
     [
-        *(("core\n", 0, True), ("/var/crash/%p", 0, True), ("\n", 0, True)),
-        *(("|/usr/share/apport/apport %p", 1, True), ("|/usr/share/apport/apport %p", 0, False)),
-        *(("@/run/dumps", 0, False), ("@@/run/dumps", 1, False)),
+        *((b"core\n", 0, True), (b"/var/crash/%p", 0, True), (b"\n", 0, True)),
+        *((b"|/usr/share/apport/apport %p", 1, True), (b"|/usr/share/apport/apport %p", 0, False)),
+        *((b"@/run/dumps", 0, False), (b"@@/run/dumps", 1, False)),
     ],
 )
 def test_core_dumps(pattern, limit_bytes, stands):
@@ -72,7 +72,7 @@ def test_what_is_required_and_missing_is_named():
     """Only what does not hold is named; what holds is not."""
     there = {
         "barriers": defences.barriers(DRESSED, 0)
-        | defences.no_core_dumps("@/run/dumps", 0)
+        | defences.no_core_dumps(b"@/run/dumps", 0)
         | defences.weight(Nowhere("no groups")),
         "limits": defences.limits(Nowhere("no groups")),
     }

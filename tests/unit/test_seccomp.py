@@ -236,7 +236,7 @@ def test_the_limit_of_core_dumps_stays(machine, keeps_core, set_new, also_ask):
 def test_program_stays_small(machine):
     """The program is short, and an ordinary call is decided after a dozen instructions."""
     code = seccomp.program(machine)
-    assert len(code) // 8 < 260
+    assert len(code) // 8 < 240
     ordinary = [number for name, number in numbers(machine).items() if name not in BY_ARGUMENT]
     assert max(interpret(code, number, arch=ARCH[machine])[1] for number in ordinary) <= 12
 

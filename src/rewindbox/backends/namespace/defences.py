@@ -24,8 +24,7 @@ def found(machine: Machine) -> dict[str, dict[str, Any]]:
     """`barriers`: name -> whether it stands, and what was seen. `limits`: field -> how it is held, and by what."""
     status = _dressed(machine)
     jobs = machine.groups.jobs
-    with open("/proc/sys/kernel/core_pattern", encoding="utf-8", errors="replace") as file:
-        dumps = no_core_dumps(file.read(), resource.getrlimit(resource.RLIMIT_CORE)[1])
+    dumps = no_core_dumps(kernel.core_pattern(), resource.getrlimit(resource.RLIMIT_CORE)[1])
     return {"barriers": barriers(status, landlock.level()) | dumps | weight(jobs), "limits": limits(jobs)}
 
 
@@ -51,20 +50,19 @@ def _landlock(level: int) -> str:
     return "not in this kernel, or not switched on"
 
 
-def no_core_dumps(pattern: str, limit_bytes: int) -> dict[str, tuple[bool, str]]:
-    """`pattern`: where the kernel puts them, see core(5); `limit_bytes`: how long one may be, of all that runs."""
-    if pattern.startswith("@"):
-        stands, text = False, "whatever crashes is handed to a socket of the host, which no limit keeps the kernel from"
-    elif not pattern.startswith("|"):
-        stands, text = True, f"limit {limit_bytes}: no file is that short"
-    elif limit_bytes == kernel.NO_DUMP_BYTES:
-        stands, text = True, f"limit {limit_bytes}: the host's program for them is not started"
-    else:
-        stands, text = (
-            False,
-            f"each crash starts the host's program for them, as root: the limit was {limit_bytes} before",
-        )
-    return {"no_core_dumps": (stands, text)}
+def no_core_dumps(pattern: bytes, limit_bytes: int) -> dict[str, tuple[bool, str]]:
+    """`pattern`: see `kernel.core_pattern`; `limit_bytes`: how long one may be, of all that runs."""
+    return {"no_core_dumps": _core_dumps(pattern, limit_bytes)}
+
+
+def _core_dumps(pattern: bytes, limit_bytes: int) -> tuple[bool, str]:
+    if pattern.startswith(b"@"):
+        return False, "whatever crashes is handed to a socket of the host, which no limit keeps the kernel from"
+    if not pattern.startswith(b"|"):
+        return True, f"limit {limit_bytes}: no file is that short"
+    if limit_bytes == kernel.NO_DUMP_BYTES:
+        return True, f"limit {limit_bytes}: the host's program for them is not started"
+    return False, f"each crash starts the host's program for them, as root: the limit was {limit_bytes} before"
 
 
 def weight(group: Nowhere) -> dict[str, tuple[bool, str]]:

@@ -187,6 +187,12 @@ do_coredump() in the kernel's fs/coredump.c.
 """
 
 
+def core_pattern() -> bytes:
+    """Where the kernel puts core dumps: a file, or behind `|` a program, or behind `@` a socket; see core(5)."""
+    with open("/proc/sys/kernel/core_pattern", "rb") as file:
+        return file.read()
+
+
 def set_limit(pid: int, kind: int, value: int) -> None:
     """Set a resource limit of a process (0: our own), soft and hard, to `value` or what is allowed at most."""
     hard = resource.getrlimit(kind)[1]

@@ -137,8 +137,7 @@ def _bound_ourselves() -> None:
 
 def _core_bytes() -> int:
     """The limit of core dumps, so that there is none; 0 is what everybody expects, and not enough everywhere."""
-    with open("/proc/sys/kernel/core_pattern", "rb") as file:
-        return kernel.NO_DUMP_BYTES if file.read(1) == b"|" else 0
+    return kernel.NO_DUMP_BYTES if kernel.core_pattern().startswith(b"|") else 0
 
 
 def _skeleton() -> str:

@@ -266,16 +266,9 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "personality": ((0, _ALL, _PERSONALITIES, "allow", "refuse"),),
     # Its own limits only (pid 0): a limit of 0 s of CPU on another process kills it. And none of message queues, which
     # says whose session a process is; to ask for it is allowed, as there is no new one then.
-    "prlimit64": (
-        (0, _ALL, (0,), "next", "refuse"),
-        (1, _ALL, (_CORE,), "core", "next"),
-        (1, _ALL, (_MARK,), "question", "allow"),
-    ),
-    "core": ((2, _ALL, (0,), "next", "new"), (2 + _HIGH, _ALL, (0,), "allow", "new")),
-    # Who also asks what it was would be told nothing.
-    "new": ((3, _ALL, (0,), "next", "not told"), (3 + _HIGH, _ALL, (0,), "as it is", "not told")),
+    "prlimit64": ((0, _ALL, (0,), "next", "refuse"), (1, _ALL, (_MARK,), "question", "allow")),
     "question": ((2, _ALL, (0,), "next", "refuse"), (2 + _HIGH, _ALL, (0,), "allow", "refuse")),
-    "setrlimit": ((0, _ALL, (_CORE,), "as it is", "next"), (0, _ALL, (_MARK,), "refuse", "allow")),
+    "setrlimit": ((0, _ALL, (_MARK,), "refuse", "allow"),),
     # Devices, and with them the whiteouts of overlays (character device 0:0); FIFOs and sockets are fine.
     "mknod": ((1, _NODE, (_DEVICE,), "refuse", "allow"),),
     "mknodat": ((2, _NODE, (_DEVICE,), "refuse", "allow"),),
@@ -287,6 +280,15 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     ),
     "fchownat": ((2, _ALL, _OWN_ID, "next", "refuse"), (3, _ALL, _OWN_ID, "allow", "refuse")),
 }
+
+_KEEPING_CORE: dict[str, tuple[_Step, ...]] = {
+    "setrlimit": ((0, _ALL, (_CORE,), "done", "next"), *_STEPS["setrlimit"]),
+    "prlimit64": (_STEPS["prlimit64"][0], (1, _ALL, (_CORE,), "core", "next"), *_STEPS["prlimit64"][1:]),
+    "core": ((2, _ALL, (0,), "next", "new"), (2 + _HIGH, _ALL, (0,), "allow", "new")),
+    # Who also asks what it was would be told nothing.
+    "new": ((3, _ALL, (0,), "next", "refuse"), (3 + _HIGH, _ALL, (0,), "done", "refuse")),
+}
+"""Instead of theirs, where `program` is told so."""
 
 _RET_ERRNO = 0x00050000
 _VERDICTS = {
@@ -301,7 +303,7 @@ _VERDICTS = {
     "ask": 0x7FC00000,
 }
 
-_KEPT = {"as it is": "done", "not told": "refuse"}
+"""And `guarded`: as `ask` where a guard listens, else as `allow`."""
 
 _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data. An argument takes 8 bytes; its low half comes first on both machines."""
@@ -365,12 +367,10 @@ def _source(column: int, guarded: bool, keeps_core: bool) -> list[Line]:
         ("load", _AT_NUMBER, "", ""),
     ]
     lines += _search(_intervals(column, guarded))
-    for name, steps in _STEPS.items():
+    for name, steps in (_STEPS | (_KEEPING_CORE if keeps_core else {})).items():
         lines += _check(name, steps)
-    chosen = {"guarded": "ask" if guarded else "allow"}
-    chosen |= {name: verdict if keeps_core else "allow" for name, verdict in _KEPT.items()}
-    for name, verdict in {**{name: name for name in _VERDICTS}, **chosen}.items():
-        lines += [("", 0, name, ""), ("return", _VERDICTS[verdict], "", "")]
+    for name, value in {**_VERDICTS, "guarded": _VERDICTS["ask" if guarded else "allow"]}.items():
+        lines += [("", 0, name, ""), ("return", value, "", "")]
     return lines
 
 

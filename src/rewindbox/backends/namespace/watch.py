@@ -285,11 +285,10 @@ class Disk:
         self._began = self._not_before = 0.0
         self._is_pressing = False
         """By what the disk has less the limit may be passed."""
-        self._awaited: os.statvfs_result | None = None
 
     def begin(self) -> None:
         """Something begins to run."""
-        self._before, self._awaited = os.statvfs("."), None
+        self._before = os.statvfs(".")
 
     @property
     def is_awaited(self) -> bool:
@@ -298,11 +297,8 @@ class Disk:
         return self._is_pressing and is_walking and time.monotonic() > self._began + _PATIENCE_S
 
     def falls_on(self, limits: dict[str, float]) -> bool:
-        """Whether it has lost as much as the limit once more since it was to be awaited."""
-        now = os.statvfs(".")
-        if self._awaited is None:
-            self._awaited = now
-        return _fallen_bytes(self._awaited, now) > int(limits["disk_mib"]) << 20
+        """Whether it has lost as much as the limit once more since it is walked over."""
+        return _fallen_bytes(self._free, os.statvfs(".")) > int(limits["disk_mib"]) << 20
 
     def is_over(self, limits: dict[str, float]) -> bool:
         """Whether the last walk found more than the limits allow; starts a walk when one is due."""
@@ -320,7 +316,7 @@ class Disk:
             if known.size_bytes + grown_bytes <= limit_bytes and known.files + grown_files <= limit_files:
                 return False
         if time.monotonic() >= self._not_before:
-            self._began, self._is_pressing, self._awaited = time.monotonic(), known is not None, None
+            self._began, self._is_pressing = time.monotonic(), known is not None
             self._walk = threading.Thread(target=self._measure, daemon=True)
             self._walk.start()
         return False
